@@ -1,0 +1,294 @@
+//! Where Redis is and how a connection to it is made: for the daemon and for the commands alike.
+//!
+//! The options come as raw arguments, are completed from the environment, and end as one
+//! [`Target`], from which any thread can open a connection of its own. No I/O happens before
+//! [`Target::connect`], except reading the password's file.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::Duration;
+
+use redis::io::tcp::TcpSettings;
+use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+
+use crate::cli::{Arg, Args, Usage};
+use crate::error::Error;
+
+/// Where Redis is expected when nobody says otherwise.
+pub const DEFAULT_ADDRESS: &str = "redis://localhost:6379";
+
+/// The options about the connection, as every command takes them.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectArgs {
+    address: Option<String>,
+    db: Option<i64>,
+    username: Option<String>,
+    password: Option<String>,
+    password_file: Option<PathBuf>,
+    ssl: bool,
+    branch: Option<String>,
+}
+
+impl ConnectArgs {
+    /// The help text of these options.
+    pub const HELP: &str = "\
+  -a, --address ADDRESS   Redis URL (redis://, rediss://, unix://) or path of a Unix socket
+                          [default: $LIBRARY_ADDRESS, else redis://localhost:6379]
+      --db N              number of the Redis database [default: 0]
+      --username NAME     Redis user (ACL)
+      --password TEXT     Redis password; others can read it in the process list: better
+                          $LIBRARY_PASSWORD, --password-file or a systemd credential
+      --password-file F   read the password from the first line of file F
+      --ssl               speak TLS, also where ADDRESS says redis://
+      --branch NAME       work on the branch NAME: every key begins with {NAME}:
+";
+
+    /// Takes one argument if it is one of these options.
+    ///
+    /// # Errors
+    /// The option's value is missing or wrong.
+    pub fn take(&mut self, arg: &Arg, args: &mut Args) -> Result<bool, Usage> {
+        let name = match arg {
+            Arg::Short('a') => "address",
+            Arg::Long(name) => name,
+            _ => return Ok(false),
+        };
+        match name {
+            "address" => self.address = Some(args.text()?),
+            "db" => {
+                let value = args.text()?;
+                let db = value.parse().ok().filter(|db| *db >= 0);
+                self.db = Some(db.ok_or_else(|| {
+                    Usage(format!("--db wants the number of a database, not {value:?}"))
+                })?);
+            }
+            "username" => self.username = Some(args.text()?),
+            "password" => self.password = Some(args.text()?),
+            "password-file" => self.password_file = Some(args.raw()?.into()),
+            "ssl" => self.ssl = true,
+            "branch" => {
+                let name = args.text()?;
+                if name.is_empty()
+                    || name.contains(['{', '}'])
+                    || name.chars().any(char::is_control)
+                {
+                    return Err(Usage(format!(
+                        "--branch {name:?}: a name without braces is wanted"
+                    )));
+                }
+                self.branch = Some(name);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The branch that was named.
+    pub fn branch(&self) -> Option<&str> {
+        self.branch.as_deref()
+    }
+
+    /// Completes the options from the environment: arguments come before it, it comes before
+    /// defaults.
+    ///
+    /// # Errors
+    /// The address is none, or the password's file cannot be read.
+    pub fn resolve(&self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Target, Usage> {
+        let text = |name: &str| -> Result<Option<String>, Usage> {
+            env(name)
+                .filter(|value| !value.is_empty())
+                .map(|value| {
+                    value.into_string().map_err(|_| Usage(format!("${name} is not UTF-8")))
+                })
+                .transpose()
+        };
+        let address = match &self.address {
+            Some(address) => address.clone(),
+            None => text("LIBRARY_ADDRESS")?.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()),
+        };
+        let mut info = parse_address(&address)?;
+        let mut settings = info.redis_settings().clone();
+        if let Some(db) = self.db {
+            settings = settings.set_db(db);
+        }
+        if let Some(username) = &self.username {
+            settings = settings.set_username(username);
+        }
+        let password = match (&self.password, &self.password_file) {
+            (Some(_), Some(_)) => {
+                return Err(Usage("--password and --password-file exclude each other".into()));
+            }
+            (Some(password), None) => Some(password.clone()),
+            (None, Some(file)) => Some(read_password(file)?),
+            (None, None) => match text("LIBRARY_PASSWORD")? {
+                Some(password) => Some(password),
+                None => credential(env)?,
+            },
+        };
+        if let Some(password) = password {
+            settings = settings.set_password(password);
+        }
+        if self.ssl {
+            info = with_tls(info)?;
+        }
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            // A peer that vanished without a word is noticed, and unacknowledged data does not
+            // wait longer than a reply may take.
+            .set_user_timeout(REPLY_TIMEOUT);
+        info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        let shown = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
+            ConnectionAddr::TcpTls { host, port, .. } => format!("{host}:{port} (TLS)"),
+            addr => addr.to_string(),
+        };
+        Ok(Target { info, shown })
+    }
+}
+
+/// A URL, or else the path of a Unix socket.
+fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
+    let fault = |why: &dyn fmt::Display| {
+        // The address may carry a password: it is not repeated.
+        Usage(format!("the address is no Redis URL and no path of a Unix socket: {why}"))
+    };
+    if address.is_empty() {
+        return Err(fault(&"it is empty"));
+    }
+    if address.contains("://") {
+        return address
+            .into_connection_info()
+            .map_err(|e| fault(&e.detail().unwrap_or("not understood")));
+    }
+    if !address.contains('/') {
+        return Err(fault(&format!("write redis://{address} or ./{address}")));
+    }
+    ConnectionAddr::Unix(address.into()).into_connection_info().map_err(|e| fault(&e))
+}
+
+fn with_tls(info: ConnectionInfo) -> Result<ConnectionInfo, Usage> {
+    match info.addr().clone() {
+        ConnectionAddr::Tcp(host, port) => Ok(info.set_addr(ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: false,
+            tls_params: None,
+        })),
+        ConnectionAddr::TcpTls { .. } => Ok(info),
+        _ => Err(Usage("--ssl does not go with a Unix socket".into())),
+    }
+}
+
+fn read_password(file: &Path) -> Result<String, Usage> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Usage(format!("cannot read the password from {}: {e}", file.display())))?;
+    // An editor leaves a line break at the end; whatever follows the first line is a mistake that
+    // would otherwise show as a wrong password.
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// The password that systemd hands over with `LoadCredential=redis-password:FILE`.
+fn credential(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<String>, Usage> {
+    let Some(directory) = env("CREDENTIALS_DIRECTORY") else {
+        return Ok(None);
+    };
+    let file = Path::new(&directory).join("redis-password");
+    if !file.exists() {
+        return Ok(None);
+    }
+    read_password(&file).map(Some)
+}
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long Redis may take to answer a command that does not block. Scripts here take
+/// milliseconds; a slow disk under `appendfsync always` takes longer. After that the connection
+/// is given up.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A Redis to connect to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    info: ConnectionInfo,
+    shown: String,
+}
+
+impl Target {
+    /// Opens a connection. Commands on it that do not answer within [`REPLY_TIMEOUT`] plus
+    /// `blocking` fail; `blocking` is how long the server itself may hold a reply back.
+    ///
+    /// # Errors
+    /// Redis cannot be reached, or refuses the password.
+    pub fn connect(&self, blocking: Duration) -> Result<Connection, Error> {
+        static CRYPTO: Once = Once::new();
+        // It fails only where one is installed already, which is as good.
+        CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        let connect = || {
+            let client = Client::open(self.info.clone())?;
+            let connection = client.get_connection_with_timeout(CONNECT_TIMEOUT)?;
+            // redis-rs takes the timeouts away once it is connected; a half-open link would then
+            // hang for ever.
+            connection.set_read_timeout(Some(REPLY_TIMEOUT + blocking))?;
+            connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
+            Ok(connection)
+        };
+        connect().map_err(Error::redis("connect to Redis"))
+    }
+}
+
+/// The address without user and password.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(args: &[&str], env: &[(&str, &str)]) -> Result<Target, Usage> {
+        let mut args = Args::from_list(args.iter().copied());
+        let mut connect = ConnectArgs::default();
+        while let Some(arg) = args.next()? {
+            assert!(connect.take(&arg, &mut args)?);
+        }
+        connect.resolve(&|name| {
+            env.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn an_address_is_a_url_or_the_path_of_a_socket() {
+        let shown = |address: &str| resolve(&["-a", address], &[]).map(|t| t.to_string());
+        assert_eq!(shown("redis://10.0.0.1"), Ok("10.0.0.1:6379".into()));
+        assert_eq!(shown("rediss://host:7000"), Ok("host:7000 (TLS)".into()));
+        assert_eq!(shown("/run/redis.sock"), Ok("/run/redis.sock".into()));
+        assert_eq!(shown("run/redis.sock"), Ok("run/redis.sock".into()));
+        assert_eq!(shown("unix:///run/redis.sock"), Ok("/run/redis.sock".into()));
+        for bad in ["", "localhost", "http://x", "redis://", "redis://h/x"] {
+            assert!(shown(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn arguments_come_before_the_environment_and_no_message_tells_the_password() {
+        let env = [("LIBRARY_ADDRESS", "redis://env:1"), ("LIBRARY_PASSWORD", "from-env")];
+        let target = resolve(&[], &env).unwrap();
+        assert_eq!(target.to_string(), "env:1");
+        assert_eq!(target.info.redis_settings().password(), Some("from-env"));
+        let target = resolve(&["-a", "redis://:secret@arg:2/3", "--db", "4"], &env).unwrap();
+        assert_eq!(target.to_string(), "arg:2");
+        assert_eq!(target.info.redis_settings().db(), 4);
+        assert_eq!(target.info.redis_settings().password(), Some("from-env"));
+        let target = resolve(&["--password", "from-arg"], &env).unwrap();
+        assert_eq!(target.info.redis_settings().password(), Some("from-arg"));
+        let Err(Usage(message)) = resolve(&["-a", "redis://:secret@h/x"], &[]) else {
+            panic!("a database is a number")
+        };
+        assert!(!message.contains("secret"), "{message}");
+    }
+}

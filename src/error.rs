@@ -1,0 +1,108 @@
+//! What can go wrong between us and Redis, and what follows from it: try again, or stop and say
+//! why. A denial is no error but an outcome.
+//!
+//! redis-rs names only some of the errors that a server sends; the others are told by their code
+//! (the first word of the message).
+
+use std::fmt;
+
+use redis::RedisError;
+
+/// An error says what was being done and what came of it.
+#[derive(Debug)]
+pub enum Error {
+    /// Redis could not be reached, answered with an error, or the link broke.
+    Redis {
+        /// What was being done, as in "could not ...".
+        doing: &'static str,
+        /// What redis-rs or the server said.
+        source: RedisError,
+    },
+    /// Redis answered something that is no answer to what was asked.
+    Reply {
+        /// What was being done.
+        doing: &'static str,
+        /// What came.
+        got: String,
+    },
+    /// The instance's lease is not ours any more: another process has taken the name, or it ran
+    /// out. Nothing was changed.
+    Fenced,
+    /// A state or a Redis that must not be worked on; it needs a person.
+    Unfit(String),
+}
+
+/// What to do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// It may heal by itself: connect anew and go on.
+    Retry,
+    /// The password is wrong or a permission is missing.
+    Credentials,
+    /// It will not heal without a person.
+    Person,
+}
+
+impl Error {
+    /// An error of redis-rs while doing something; for `map_err`.
+    pub fn redis(doing: &'static str) -> impl FnOnce(RedisError) -> Self {
+        move |source| Self::Redis { doing, source }
+    }
+
+    /// The code that the server's message began with, such as `OOM`.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Redis { source, .. } => source.code(),
+            _ => None,
+        }
+    }
+
+    /// What follows from this error.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Fenced | Self::Reply { .. } => Remedy::Retry,
+            Self::Unfit(_) => Remedy::Person,
+            Self::Redis { source, .. } => {
+                if source.kind() == redis::ErrorKind::AuthenticationFailed {
+                    return Remedy::Credentials;
+                }
+                if source.kind() == redis::ErrorKind::InvalidClientConfig {
+                    return Remedy::Person;
+                }
+                match source.code() {
+                    Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Remedy::Credentials,
+                    // A wrong type on a key that all share: no event is at fault, and working on
+                    // would lend from half a library.
+                    Some("WRONGTYPE") => Remedy::Person,
+                    // LOADING, READONLY, MASTERDOWN, OOM, BUSY, MISCONF, NOREPLICAS, NOGROUP,
+                    // UNBLOCKED, NOSCRIPT and whatever comes: the server's trouble, not ours.
+                    _ => Remedy::Retry,
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Redis { doing, source } => write!(f, "could not {doing}: {}", describe(source)),
+            Self::Reply { doing, got } => {
+                write!(f, "could not {doing}: unexpected reply {got}")
+            }
+            Self::Fenced => write!(f, "this process does not hold its lease any more"),
+            Self::Unfit(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A server's or a system's own words, without redis-rs' frame around them.
+fn describe(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        (Some(code), None) => code.to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,296 @@
+//! Requests and returns as they stand in their streams, and what makes one well-formed.
+//!
+//! Nothing here talks to Redis. A malformed event is told apart here, once, by a [`Fault`] whose
+//! word becomes the `cause` of the outcome `rejected`.
+
+use std::fmt;
+
+use crate::ids::{BookId, EventId, IdFault, UserId};
+use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, USER_ID_FIELD};
+
+/// The most books that one event may name. More is no patron's errand, and one script must stay
+/// short.
+pub const MAX_BOOKS: usize = 1_000;
+
+/// What an event asks for. The order is that of events with equal ids: the request comes first
+/// (contract, section 2, Order).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    /// To be lent books.
+    Request,
+    /// To give books back.
+    Return,
+}
+
+impl Action {
+    /// The word that outcomes and the command line use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Return => "return",
+        }
+    }
+
+    /// The action of that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "request" => Some(Self::Request),
+            "return" => Some(Self::Return),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What an event is known by: the two streams can give the same id. Ordered as the contract
+/// orders events: by id, and at equal ids the request first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventKey {
+    /// The id in its stream.
+    pub id: EventId,
+    /// Which stream it is in.
+    pub action: Action,
+}
+
+impl fmt::Display for EventKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.action, self.id)
+    }
+}
+
+/// Whether the sender wants the outcome kept under a key of its own, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerWish {
+    /// No: the outcomes stream is enough.
+    None,
+    /// Somebody is waiting for it.
+    Wait,
+    /// The event has an id of its sender's and may be sent again within a day.
+    Keep,
+}
+
+impl AnswerWish {
+    /// The word in the event's field `answer`; none for [`AnswerWish::None`].
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Wait => Some("wait"),
+            Self::Keep => Some("keep"),
+        }
+    }
+
+    /// A field that says anything else is not ours: no answer is kept.
+    fn from_word(word: &[u8]) -> Self {
+        match word {
+            b"wait" => Self::Wait,
+            b"keep" => Self::Keep,
+            _ => Self::None,
+        }
+    }
+
+    /// How long the answer is kept once it is there, in milliseconds; 0 for no answer.
+    ///
+    /// Waiting clients read it at once; an hour lets somebody who gave up waiting ask again.
+    pub fn ttl_ms(self) -> u64 {
+        const HOUR_MS: u64 = 3_600_000;
+        match self {
+            Self::None => 0,
+            Self::Wait => HOUR_MS,
+            Self::Keep => 24 * HOUR_MS,
+        }
+    }
+}
+
+/// A well-formed request or return.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What it is known by.
+    pub key: EventKey,
+    /// Who asks.
+    pub user: UserId,
+    /// The distinct books, in the order of the event; of duplicates the first counts.
+    pub books: Vec<BookId>,
+    /// Whether the sender wants an answer of its own.
+    pub answer: AnswerWish,
+}
+
+/// What is wrong with an event that can never be worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It has no fields: deleted or trimmed from its stream before it was decided.
+    Vanished,
+    /// It has no field `user_id`.
+    NoUserId,
+    /// It has no field `book_ids`, or an empty one.
+    NoBookIds,
+    /// Its `user_id` is no id.
+    UserId(IdFault),
+    /// One of its `book_ids` is no id.
+    BookId(IdFault),
+    /// It names more than [`MAX_BOOKS`] books.
+    TooManyBookIds,
+}
+
+impl Fault {
+    /// The word for outcomes and dead letters.
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::Vanished => "vanished",
+            Self::NoUserId => "no_user_id",
+            Self::NoBookIds => "no_book_ids",
+            Self::UserId(IdFault::Empty) => "user_id_empty",
+            Self::UserId(IdFault::TooLong) => "user_id_too_long",
+            Self::UserId(IdFault::NotUtf8) => "user_id_not_utf8",
+            Self::UserId(IdFault::Comma) => "user_id_with_comma",
+            Self::UserId(IdFault::Control) => "user_id_with_control_character",
+            Self::UserId(IdFault::Space) => "user_id_with_outer_space",
+            Self::BookId(IdFault::Empty) => "book_id_empty",
+            Self::BookId(IdFault::TooLong) => "book_id_too_long",
+            Self::BookId(IdFault::NotUtf8) => "book_id_not_utf8",
+            Self::BookId(IdFault::Comma) => "book_id_with_comma",
+            Self::BookId(IdFault::Control) => "book_id_with_control_character",
+            Self::BookId(IdFault::Space) => "book_id_with_outer_space",
+            Self::TooManyBookIds => "too_many_book_ids",
+        }
+    }
+}
+
+/// The value of the first field of that name.
+fn field<'a>(fields: &[(&'a [u8], &'a [u8])], name: &str) -> Option<&'a [u8]> {
+    fields.iter().find(|(field, _)| *field == name.as_bytes()).map(|(_, value)| *value)
+}
+
+/// The distinct book ids of a field `book_ids`, in its order; of duplicates the first counts.
+///
+/// # Errors
+/// The first rule that the list breaks.
+pub fn parse_book_ids(list: &[u8]) -> Result<Vec<BookId>, Fault> {
+    if list.is_empty() {
+        return Err(Fault::NoBookIds);
+    }
+    // Counted before anything is allocated for them.
+    if list.iter().filter(|&&b| b == b',').take(MAX_BOOKS).count() >= MAX_BOOKS {
+        return Err(Fault::TooManyBookIds);
+    }
+    let mut books: Vec<BookId> = Vec::new();
+    for id in list.split(|&b| b == b',') {
+        books.push(BookId::from_bytes(id).map_err(Fault::BookId)?);
+    }
+    keep_first(&mut books);
+    Ok(books)
+}
+
+/// Drops every book that stood in the list before. The order of the rest stays.
+pub fn keep_first(books: &mut Vec<BookId>) {
+    // A handful is compared faster than hashed; and it is nearly always a handful.
+    const FEW: usize = 8;
+    if books.len() <= FEW {
+        let mut kept = 0;
+        for next in 0..books.len() {
+            if !books[..kept].contains(&books[next]) {
+                books.swap(kept, next);
+                kept += 1;
+            }
+        }
+        books.truncate(kept);
+    } else {
+        let mut seen = std::collections::HashSet::with_capacity(books.len());
+        books.retain(|book| seen.insert(book.clone()));
+    }
+}
+
+impl Event {
+    /// Reads an event from the fields of its stream's entry.
+    ///
+    /// # Errors
+    /// The first rule that it breaks; it can then never be worked on.
+    pub fn parse(key: EventKey, fields: &[(&[u8], &[u8])]) -> Result<Self, Fault> {
+        if fields.is_empty() {
+            return Err(Fault::Vanished);
+        }
+        let user = field(fields, USER_ID_FIELD).ok_or(Fault::NoUserId)?;
+        let user = UserId::from_bytes(user).map_err(Fault::UserId)?;
+        let books = parse_book_ids(field(fields, BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?)?;
+        let answer = field(fields, ANSWER_FIELD).map_or(AnswerWish::None, AnswerWish::from_word);
+        Ok(Self { key, user, books, answer })
+    }
+}
+
+/// A hand-off to ShelvingService: books that are to be put on their shelves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandOff {
+    /// Its id in the stream of books for shelving.
+    pub id: EventId,
+    /// The books.
+    pub books: Vec<BookId>,
+}
+
+impl HandOff {
+    /// Reads a hand-off from the fields of its stream's entry.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn parse(id: EventId, fields: &[(&[u8], &[u8])]) -> Result<Self, Fault> {
+        if fields.is_empty() {
+            return Err(Fault::Vanished);
+        }
+        let books = parse_book_ids(field(fields, BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?)?;
+        Ok(Self { id, books })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(fields: &[(&str, &[u8])]) -> Result<Event, Fault> {
+        let fields: Vec<(&[u8], &[u8])> = fields.iter().map(|(f, v)| (f.as_bytes(), *v)).collect();
+        let key = EventKey { id: EventId { ms: 17, seq: 0 }, action: Action::Request };
+        Event::parse(key, &fields)
+    }
+
+    #[test]
+    fn of_duplicate_books_the_first_counts() {
+        for times in [1, 5] {
+            // Few and many are told apart by different code.
+            let list = ["geb,alice,geb,", &"alice,geb,".repeat(times), "momo"].concat();
+            let event = parse(&[("user_id", b"u"), ("book_ids", list.as_bytes())]).unwrap();
+            let books: Vec<_> = event.books.iter().map(BookId::as_str).collect();
+            assert_eq!(books, ["geb", "alice", "momo"]);
+        }
+    }
+
+    #[test]
+    fn a_malformed_event_says_what_is_wrong_with_it() {
+        let thousand = vec!["b"; MAX_BOOKS].join(",");
+        let more = format!("{thousand},b");
+        assert!(parse(&[("user_id", b"u"), ("book_ids", thousand.as_bytes())]).is_ok());
+        for (fields, fault) in [
+            (&[][..], Fault::Vanished),
+            (&[("book_ids", &b"geb"[..])], Fault::NoUserId),
+            (&[("user_id", b"u")], Fault::NoBookIds),
+            (&[("user_id", b"u"), ("book_ids", b"")], Fault::NoBookIds),
+            (&[("user_id", b""), ("book_ids", b"geb")], Fault::UserId(IdFault::Empty)),
+            (&[("user_id", b"u"), ("book_ids", b"a,,b")], Fault::BookId(IdFault::Empty)),
+            (&[("user_id", b"u"), ("book_ids", b"\xff")], Fault::BookId(IdFault::NotUtf8)),
+            (&[("user_id", b"u"), ("book_ids", more.as_bytes())], Fault::TooManyBookIds),
+        ] {
+            assert_eq!(parse(fields), Err(fault));
+        }
+    }
+
+    #[test]
+    fn only_known_wishes_for_an_answer_are_heard() {
+        let wish = |word: &[u8]| {
+            parse(&[("user_id", b"u"), ("book_ids", b"geb"), ("answer", word)]).unwrap().answer
+        };
+        assert_eq!(wish(b"wait"), AnswerWish::Wait);
+        assert_eq!(wish(b"keep"), AnswerWish::Keep);
+        assert_eq!(wish(b"user:user1:count"), AnswerWish::None);
+    }
+}

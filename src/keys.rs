@@ -1,0 +1,121 @@
+//! Every name that this system uses in Redis, in one file.
+//!
+//! The names of the first block are shared with the reference application (contract, section 1):
+//! they are never renamed and what is in them keeps its form. Those of the second block are ours.
+//! With a branch, every key begins with `{branch}:`; the braces are a Redis Cluster hash tag, so
+//! that all keys of a branch live in one slot and one script can touch them together.
+
+use crate::event::{Action, EventKey};
+use crate::ids::{InstanceName, UserId};
+
+/// The consumer group of LendingService on requests and returns.
+pub const LENDING_GROUP: &str = "lending_service";
+/// The consumer group of ShelvingService on the books handed over for shelving.
+pub const SHELVING_GROUP: &str = "shelving_service";
+
+/// The field of an event that names the user.
+pub const USER_ID_FIELD: &str = "user_id";
+/// The field of an event that lists the books, joined by commas.
+pub const BOOK_IDS_FIELD: &str = "book_ids";
+/// The field of an event that asks for an answer, see [`crate::event::AnswerWish`].
+pub const ANSWER_FIELD: &str = "answer";
+
+/// The keys of one branch of the library. Made once at start: the fixed names are not put
+/// together again for each event.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    prefix: String,
+
+    // Shared with the reference application.
+    /// Stream of requests.
+    pub requests: String,
+    /// Stream of returns.
+    pub returns: String,
+    /// Stream of books handed over to ShelvingService.
+    pub handoffs: String,
+    /// Set of the books in automated storage.
+    pub storage: String,
+    /// Hash: lent book -> user.
+    pub loans: String,
+    /// ShelvingService's hash: book that is out of the main storage -> request that fetched it.
+    pub shelves: String,
+
+    // New here.
+    /// LendingService's hash: book -> what lending last did with it. `?17-0` reserved by request
+    /// 17-0, `=17-0` lent to request 17-0, `>17-0` on its way to the shelves in hand-off 17-0.
+    pub book_states: String,
+    /// Stream of outcomes.
+    pub outcomes: String,
+    /// Stream of events that could not be processed.
+    pub dead_letters: String,
+    /// Hash: event -> tries alone, of events that were in hand when an instance died.
+    pub lone_tries: String,
+    /// Hash of events that wait only for others of their own millisecond.
+    pub ties: String,
+    /// Hash of facts that outlive the consumer groups: stream -> why its group must not be
+    /// recreated at 0 (contract, section 3, last paragraph).
+    pub kept_events: String,
+}
+
+impl Keys {
+    /// The keys of `branch`, or of a library without branches.
+    pub fn new(branch: Option<&str>) -> Self {
+        let prefix = branch.map(|name| format!("{{{name}}}:")).unwrap_or_default();
+        let key = |name: &str| format!("{prefix}{name}");
+        Self {
+            requests: key("lending_requests_event_stream"),
+            returns: key("book_return_requests_event_stream"),
+            handoffs: key("books_for_shelving_event_stream"),
+            storage: key("automated_book_storage"),
+            loans: key("lent_books"),
+            shelves: key("shelving_service_state"),
+            book_states: key("lending_book_states"),
+            outcomes: key("lending_outcomes_event_stream"),
+            dead_letters: key("lending_dead_letter_event_stream"),
+            lone_tries: key("lending_lone_tries"),
+            ties: key("lending_ties"),
+            kept_events: key("lending_kept_events"),
+            prefix,
+        }
+    }
+
+    /// The stream that carries events of one kind.
+    pub fn stream(&self, action: Action) -> &str {
+        match action {
+            Action::Request => &self.requests,
+            Action::Return => &self.returns,
+        }
+    }
+
+    /// String: how many books are in the user's hands.
+    pub fn count(&self, user: &UserId) -> String {
+        format!("{}user:{user}:count", self.prefix)
+    }
+
+    /// Set: the books that a request has reserved so far. We read what the reference application
+    /// left there; our own reservations are in [`Keys::book_states`].
+    pub fn reservation(&self, event: EventKey) -> String {
+        format!("{}request:{}:temp", self.prefix, event.id)
+    }
+
+    /// String with a TTL: the lease of a running instance.
+    pub fn lock(&self, instance: &InstanceName) -> String {
+        self.lock_of(instance.as_str())
+    }
+
+    /// As [`Keys::lock`], for the name of a consumer as Redis tells it.
+    pub fn lock_of(&self, consumer: &str) -> String {
+        format!("{}instance_lock:{consumer}", self.prefix)
+    }
+
+    /// List of one element, with a TTL: the outcome of an event whose sender asked for an answer.
+    /// Named after the event alone: no field that a client sent chooses a key.
+    pub fn answer(&self, event: EventKey) -> String {
+        format!("{}lending_answer:{}:{}", self.prefix, event.action, event.id)
+    }
+
+    /// String with a TTL: the event that was added for a request sent with `--id`.
+    pub fn submission(&self, id: &str) -> String {
+        format!("{}lending_submission:{id}", self.prefix)
+    }
+}

@@ -1,0 +1,235 @@
+//! The one outcome that every request or return ends in (contract, section 3): its fields in the
+//! outcomes stream, the log line, the JSON object.
+
+use std::fmt::Write as _;
+
+/// The fields of an outcome that list books, in the order in which they are written.
+pub const BOOK_LISTS: [&str; 6] =
+    ["book_ids", "already_yours", "lent_to_another", "unavailable", "not_lent", "put_back"];
+
+/// How an event ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A request: every available book was lent.
+    Accepted,
+    /// A request: nothing was lent.
+    Denied,
+    /// A return: at least one book was taken back.
+    Returned,
+    /// A return: no book was taken back.
+    Unchanged,
+    /// Not a well-formed event, or given up: it is in the dead letters.
+    Rejected,
+}
+
+impl Verdict {
+    /// The word in the field `outcome`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Denied => "denied",
+            Self::Returned => "returned",
+            Self::Unchanged => "unchanged",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Accepted, Self::Denied, Self::Returned, Self::Unchanged, Self::Rejected]
+            .into_iter()
+            .find(|verdict| verdict.as_str() == word)
+    }
+}
+
+/// An outcome as Redis keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The id of the request or return, as text.
+    pub event_id: String,
+    /// `request` or `return`.
+    pub action: String,
+    /// Who sent it; of a malformed event whatever it said, undecodable bytes replaced.
+    pub user_id: String,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Why it was denied or rejected.
+    pub cause: Option<String>,
+    /// The books by what happened to them, for each of [`BOOK_LISTS`] that is not empty.
+    pub books: Vec<(&'static str, Vec<String>)>,
+    /// How many books the user has after the event. Absent where that is not known.
+    pub in_hand: Option<u64>,
+}
+
+impl Outcome {
+    /// Reads an outcome from names and values in turn, as scripts and streams give them. A name
+    /// that is not known is passed over: a later version may add some.
+    ///
+    /// # Errors
+    /// What is missing or not understood.
+    pub fn from_fields<'a>(
+        fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, String> {
+        let (mut event_id, mut action, mut user_id, mut verdict) = (None, None, None, None);
+        let (mut cause, mut books, mut in_hand) = (None, Vec::new(), None);
+        for (name, value) in fields {
+            match name {
+                "event_id" => event_id = Some(value.to_owned()),
+                "action" => action = Some(value.to_owned()),
+                "user_id" => user_id = Some(value.to_owned()),
+                "outcome" => {
+                    let known = Verdict::from_word(value);
+                    verdict = Some(known.ok_or_else(|| format!("unknown outcome {value:?}"))?);
+                }
+                "cause" => cause = Some(value.to_owned()),
+                "in_hand" => in_hand = value.parse().ok(),
+                _ => {
+                    if let Some(list) = BOOK_LISTS.into_iter().find(|list| *list == name) {
+                        books.push((list, value.split(',').map(str::to_owned).collect()));
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            event_id: event_id.ok_or("an outcome without event_id")?,
+            action: action.ok_or("an outcome without action")?,
+            user_id: user_id.unwrap_or_default(),
+            verdict: verdict.ok_or("an outcome without outcome")?,
+            cause,
+            books,
+            in_hand,
+        })
+    }
+
+    /// Reads an answer: the fields' names and values, a line each (no id has a line break in it).
+    ///
+    /// # Errors
+    /// What is missing or not understood.
+    pub fn from_answer(answer: &str) -> Result<Self, String> {
+        let mut lines = answer.split('\n');
+        Self::from_fields(std::iter::from_fn(|| Some((lines.next()?, lines.next()?))))
+    }
+
+    /// The books of one of [`BOOK_LISTS`]; none if the list is empty.
+    pub fn list(&self, name: &str) -> &[String] {
+        self.books.iter().find(|(list, _)| *list == name).map_or(&[], |(_, books)| books)
+    }
+
+    /// One JSON object on one line, with the outcome's fields and the lists as arrays.
+    pub fn to_json(&self) -> String {
+        let mut json = String::from("{");
+        for (name, value) in [
+            ("event_id", Some(self.event_id.as_str())),
+            ("action", Some(&self.action)),
+            ("user_id", Some(&self.user_id)),
+            ("outcome", Some(self.verdict.as_str())),
+            ("cause", self.cause.as_deref()),
+        ] {
+            if let Some(value) = value {
+                push_json_name(&mut json, name);
+                push_json_string(&mut json, value);
+            }
+        }
+        for (name, books) in &self.books {
+            push_json_name(&mut json, name);
+            json.push('[');
+            for (n, book) in books.iter().enumerate() {
+                if n > 0 {
+                    json.push(',');
+                }
+                push_json_string(&mut json, book);
+            }
+            json.push(']');
+        }
+        if let Some(in_hand) = self.in_hand {
+            push_json_name(&mut json, "in_hand");
+            let _ = write!(json, "{in_hand}");
+        }
+        json.push('}');
+        json
+    }
+}
+
+fn push_json_name(json: &mut String, name: &str) {
+    if !json.ends_with('{') {
+        json.push(',');
+    }
+    push_json_string(json, name);
+    json.push(':');
+}
+
+/// Appends `text` as a JSON string. Control characters and everything that is not plain text for
+/// every reader is escaped, as RFC 8259 asks.
+pub fn push_json_string(json: &mut String, text: &str) {
+    json.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            '\n' => json.push_str("\\n"),
+            '\r' => json.push_str("\\r"),
+            '\t' => json.push_str("\\t"),
+            c if c.is_control() => {
+                let _ = write!(json, "\\u{:04x}", c as u32);
+            }
+            c => json.push(c),
+        }
+    }
+    json.push('"');
+}
+
+/// Appends `text` with everything escaped that could forge a line or send codes to a terminal:
+/// control characters, and the marks that turn the direction of writing.
+pub fn push_escaped(line: &mut String, text: &str) {
+    for c in text.chars() {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}' | '\u{2029}'
+            | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || turns {
+            line.extend(c.escape_unicode());
+        } else {
+            line.push(c);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIELDS: [(&str, &str); 7] = [
+        ("event_id", "17-0"),
+        ("action", "request"),
+        ("user_id", "us\"er"),
+        ("outcome", "accepted"),
+        ("book_ids", "geb,momo"),
+        ("lent_to_another", "alice"),
+        ("in_hand", "2"),
+    ];
+
+    #[test]
+    fn an_outcome_reads_the_same_from_stream_and_answer() {
+        let from_stream = Outcome::from_fields(FIELDS).unwrap();
+        let answer = FIELDS.map(|(name, value)| format!("{name}\n{value}")).join("\n");
+        assert_eq!(Outcome::from_answer(&answer), Ok(from_stream.clone()));
+        assert_eq!(from_stream.list("book_ids"), ["geb", "momo"]);
+        assert!(from_stream.list("not_lent").is_empty());
+        assert!(Outcome::from_answer("event_id\n17-0").is_err());
+    }
+
+    #[test]
+    fn json_is_one_line_with_lists_as_arrays() {
+        assert_eq!(
+            Outcome::from_fields(FIELDS).unwrap().to_json(),
+            r#"{"event_id":"17-0","action":"request","user_id":"us\"er","outcome":"accepted","book_ids":["geb","momo"],"lent_to_another":["alice"],"in_hand":2}"#
+        );
+        let mut json = String::new();
+        push_json_string(&mut json, "a\nb\u{1b}\\");
+        assert_eq!(json, r#""a\nb\u001b\\""#);
+    }
+
+    #[test]
+    fn escaped_text_forges_no_line_and_sends_no_escape_code() {
+        let mut line = String::new();
+        push_escaped(&mut line, "a\nb\u{1b}[31m\u{202e}é");
+        assert_eq!(line, "a\\u{a}b\\u{1b}[31m\\u{202e}é");
+    }
+}
