@@ -43,9 +43,9 @@ impl Args {
     }
 
     /// Arguments without the program's name, for tests.
-    pub fn from_list<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Self
+    pub fn from_list<T>(args: impl IntoIterator<Item = T>) -> Self
     where
-        T: Clone,
+        T: Into<OsString>,
     {
         Self(lexopt::Parser::from_args(args.into_iter().map(Into::into).collect::<Vec<_>>()))
     }

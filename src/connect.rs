@@ -109,7 +109,8 @@ impl ConnectArgs {
             None => text("LIBRARY_ADDRESS")?.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()),
         };
         let mut info = parse_address(&address)?;
-        let mut settings = info.redis_settings().clone();
+        // The library's name is shown in CLIENT LIST only, and telling it costs a round trip.
+        let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
         if let Some(db) = self.db {
             settings = settings.set_db(db);
         }
