@@ -12,3 +12,5 @@ pub mod cli;
 pub mod connect;
 pub mod error;
 pub mod keys;
+// The command `library-req`.
+pub mod request;
