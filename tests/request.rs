@@ -1,5 +1,8 @@
 //! `library-req` on a real Redis. Where an answer is wanted, the tests play the daemon by hand.
 
+// A test that fails may panic where it stands.
+#![allow(clippy::unwrap_used)]
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
