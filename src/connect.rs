@@ -45,6 +45,10 @@ impl ConnectArgs {
       --branch NAME       work on the branch NAME: every key begins with {NAME}:
 ";
 
+    /// The long names of these options, to name the nearest to one that is not known.
+    pub const NAMES: [&str; 7] =
+        ["address", "db", "username", "password", "password-file", "ssl", "branch"];
+
     /// Takes one argument if it is one of these options.
     ///
     /// # Errors

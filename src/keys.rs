@@ -118,4 +118,9 @@ impl Keys {
     pub fn submission(&self, id: &SubmissionId) -> String {
         format!("{}lending_submission:{id}", self.prefix)
     }
+
+    /// String with a TTL: the events that were added for one chunk of a batch.
+    pub fn batch_chunk(&self, batch: &SubmissionId, chunk: usize) -> String {
+        format!("{}lending_batch:{batch}:{chunk}", self.prefix)
+    }
 }
