@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{Commands as _, Connection, Value};
+use redis::{Commands as _, Connection};
 
 const REQUESTS: &str = "lending_requests_event_stream";
 const RETURNS: &str = "book_return_requests_event_stream";
@@ -295,7 +295,8 @@ fn with_no_instance_running_it_says_so_at_once_and_waits_on() {
                 "library-req: no libraryd is running on {address}: \
                  it is queued as {action} {id} and waits for one\n\
                  library-req: no outcome within 1 s: \
-                 it is queued as {action} {id} and will be processed\n"
+                 it is queued as {action} {id} and will be processed (library-req outcome \
+                 {action}:{id} tells what became of it)\n"
             ),
         );
     }
@@ -448,6 +449,18 @@ fn a_bad_command_line_ends_with_2_one_line_of_fault_and_one_of_usage() {
     for (args, fault) in [
         (&[][..], "a command is missing"),
         (&["lend", "u", "b"], "unknown command \"lend\""),
+        (&["retrun", "u", "b"], "unknown command \"retrun\": did you mean return?"),
+        (
+            &["request", "u", "b", "--timout", "3"],
+            "unknown option --timout: did you mean --timeout?",
+        ),
+        (&["request", "u", "b", "--results", "f"], "--results does not go with request"),
+        (&["outcome", "17"], "outcome wants an event's id"),
+        (&["where"], "the book is missing"),
+        (&["where", "a", "b"], "unexpected argument \"b\""),
+        (&["history", "--since", "yesterday"], "--since wants"),
+        (&["history", "--last", "0"], "--last wants"),
+        (&["batch", "a", "b"], "unexpected argument"),
         (&["request"], "the user and the books are missing"),
         (&["request", "u"], "the books are missing"),
         (&["request", "u,v", "b"], "user id \"u,v\" has a comma in it"),
@@ -479,7 +492,7 @@ fn help_and_version_need_no_redis() {
     for args in [&["--help"][..], &["-h"], &["request", "--help"], &["-a", "redis://x:1", "-h"]] {
         let ended = Ended::of(bare(args).output().unwrap());
         assert_eq!((ended.status, &*ended.err), (Some(0), ""));
-        assert!(ended.out.contains("usage:") && ended.out.contains("--timeout"), "{ended:?}");
+        assert!(ended.out.contains("usage:") && ended.out.contains("--address"), "{ended:?}");
     }
     for args in [["--version"], ["-V"]] {
         let ended = Ended::of(bare(&args).output().unwrap());
@@ -502,36 +515,73 @@ fn output_that_cannot_be_written_is_one() {
     assert_eq!(ended.status, Some(74), "{ended:?}");
 }
 
+/// Answers every event in the streams once: odd books are lent to somebody else.
+fn answer_all(db: &mut Connection) {
+    for (stream, action) in [(REQUESTS, "request"), (RETURNS, "return")] {
+        for (id, fields) in entries(db, stream) {
+            let (user, book) = (fields[1].as_str(), fields[3].as_str());
+            let outcome: &[&str] = match (action, book.ends_with('1')) {
+                ("request", false) => &["outcome", "accepted", "book_ids", book],
+                ("request", true) => {
+                    &["outcome", "denied", "cause", "none_available", "lent_to_another", book]
+                }
+                (_, false) => &["outcome", "returned", "book_ids", book],
+                (_, true) => &["outcome", "unchanged", "not_lent", book],
+            };
+            let fields = [&["user_id", user], outcome].concat();
+            answer(db, &format!("{action}:{id}"), &fields);
+        }
+    }
+}
+
 #[test]
-fn a_batch_queues_its_good_lines_in_order_and_tells_the_bad_ones() {
+fn a_batch_with_bad_lines_sends_nothing_unless_told_to_send_the_good_ones() {
     let server = Server::start();
     let mut db = server.connect();
-    let input = b"request user1 geb momo\n# a comment\n\nlend x y\nreturn 'Jorge Luis' \"a b\"\n\
-                  request u a,b\nrequest u last";
-    server.run_with_input(&["batch"], input).is(
-        2,
-        "OK\nline 4: begins with \"lend\", not with request or return\nOK\n\
-         line 6: book id \"a,b\" has a comma in it\nOK\n",
-        "",
+    let file = server.dir.path().join("events");
+    let input = b"request user1 geb,x momo\n# a comment\n\nlend x y\nreturn 'Jorge Luis' \"a b\"\n\
+                  request u last";
+    std::fs::write(&file, input).unwrap();
+    let file = file.to_str().unwrap();
+    let rejected = format!("{file}.rejected");
+    let told = format!(
+        "library-req: line 1: book id \"geb,x\" has a comma in it\n\
+         library-req: line 4: begins with \"lend\", not with request or return\n\
+         library-req: the bad lines are in {rejected}\n"
     );
-    let requests = entries(&mut db, REQUESTS);
-    assert_eq!(requests[0].1, ["user_id", "user1", "book_ids", "geb,momo"]);
-    assert_eq!(requests[1].1, ["user_id", "u", "book_ids", "last"]);
+    server.run(&["batch", file, "--no-wait"]).is(
+        2,
+        "",
+        &format!(
+            "{told}library-req: 2 bad lines, 2 good ones: nothing was sent (--partial sends the \
+             good ones)\n"
+        ),
+    );
+    assert!(entries(&mut db, REQUESTS).is_empty());
+    assert_eq!(std::fs::read_to_string(&rejected).unwrap(), "request user1 geb,x momo\nlend x y\n");
+    server.run(&["batch", file, "--no-wait", "--partial"]).is(
+        2,
+        "line 1: book id \"geb,x\" has a comma in it\n\
+         line 4: begins with \"lend\", not with request or return\nOK\nOK\n",
+        &format!("{told}library-req: 2 events queued; 2 bad lines not sent\n"),
+    );
+    assert_eq!(entries(&mut db, REQUESTS)[0].1, ["user_id", "u", "book_ids", "last"]);
     assert_eq!(entries(&mut db, RETURNS)[0].1, ["user_id", "Jorge Luis", "book_ids", "a b"]);
 }
 
 #[test]
-fn a_long_batch_keeps_the_order_of_its_lines_across_both_streams() {
+fn a_batch_keeps_the_order_of_its_lines_across_both_streams_and_is_sent_once() {
     let server = Server::start();
     let mut db = server.connect();
-    let file = server.dir.path().join("events");
     const PAIRS: usize = 5_000;
     let lines: Vec<String> =
         (0..PAIRS).map(|n| format!("request u{n} b{n}\nreturn u{n} b{n}\n")).collect();
-    std::fs::write(&file, lines.concat()).unwrap();
-    let ended = server.run(&["batch", file.to_str().unwrap()]);
-    assert_eq!((ended.status, &*ended.err), (Some(0), ""));
-    assert_eq!(ended.out, "OK\n".repeat(2 * PAIRS));
+    let lines = lines.concat();
+    for earlier in ["", " (10000 of them by an earlier run)"] {
+        let ended = server.run_with_input(&["batch", "-", "--no-wait"], lines.as_bytes());
+        let told = format!("library-req: 10000 events queued{earlier}\n");
+        ended.is(0, &"OK\n".repeat(2 * PAIRS), &told);
+    }
     let mut events: Vec<(library_lending::ids::EventId, &str, String)> = Vec::new();
     for (stream, action) in [(REQUESTS, "request"), (RETURNS, "return")] {
         for (id, fields) in entries(&mut db, stream) {
@@ -541,17 +591,311 @@ fn a_long_batch_keeps_the_order_of_its_lines_across_both_streams() {
     events.sort();
     let sent: Vec<String> =
         events.iter().map(|(_, action, text)| format!("{action} {text}\n")).collect();
-    assert!(sent.concat() == lines.concat(), "the order of the ids is that of the lines");
+    assert!(sent.concat() == lines, "the order of the ids is that of the lines");
+    // Under another name it is another batch.
+    let ended =
+        server.run_with_input(&["batch", "--no-wait", "-q", "--batch-id", "b"], lines.as_bytes());
+    ended.is(0, "", "");
+    assert_eq!(entries(&mut db, REQUESTS).len(), 2 * PAIRS);
+    let ended = server.run_with_input(&["batch", "--no-wait", "--batch-id", "b"], b"return u b\n");
+    assert_eq!(ended.status, Some(2), "{ended:?}");
+    assert!(ended.err.contains("with other content"), "{ended:?}");
+    assert_eq!(entries(&mut db, RETURNS).len(), 2 * PAIRS);
 }
 
 #[test]
-fn a_batch_that_redis_refuses_says_which_lines_are_queued() {
+fn a_batch_writes_a_result_for_every_line_and_so_does_a_second_run() {
+    let server = Server::start();
+    let mut db = server.connect();
+    alive(&mut db, REQUESTS, "worker1");
+    alive(&mut db, RETURNS, "worker1");
+    let file = server.dir.path().join("events");
+    const PAIRS: usize = 500;
+    let lines: Vec<String> =
+        (0..PAIRS).map(|n| format!("request u{n} b{n}\nreturn u{n} b{n}\n")).collect();
+    std::fs::write(&file, lines.concat()).unwrap();
+    let csv = server.dir.path().join("results.csv");
+    let args = ["batch", file.to_str().unwrap(), "--results", csv.to_str().unwrap()];
+    let child = server.start_run(&args);
+    until("all events arrive", || {
+        let lengths: (usize, usize) = redis::pipe()
+            .cmd("XLEN")
+            .arg(REQUESTS)
+            .cmd("XLEN")
+            .arg(RETURNS)
+            .query(&mut db)
+            .unwrap();
+        lengths == (PAIRS, PAIRS)
+    });
+    answer_all(&mut db);
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    // Denied is a refusal; a return of what nobody has is none.
+    ended.is(1, "", "library-req: 1000 events queued: 950 done, 50 refused\n");
+    let results = std::fs::read_to_string(&csv).unwrap();
+    let rows: Vec<&str> = results.lines().collect();
+    assert_eq!(rows.len(), 1 + 2 * PAIRS);
+    let id = entries(&mut db, REQUESTS)[1].0.clone();
+    assert_eq!(rows[3], format!("3,request,{id},denied,none_available,,,b1,,,"));
+    assert!(rows[4].starts_with("4,return,") && rows[4].ends_with(",unchanged,,,,,,b1,"));
+    std::fs::remove_file(&csv).unwrap();
+    let again = server.run(&args);
+    again.is(
+        1,
+        "",
+        "library-req: 1000 events queued (1000 of them by an earlier run): 950 done, 50 refused\n",
+    );
+    assert_eq!(std::fs::read_to_string(&csv).unwrap(), results);
+    let json = server.run(&["batch", file.to_str().unwrap(), "--json"]);
+    assert_eq!(json.out.lines().count(), 2 * PAIRS);
+    assert!(json.out.lines().nth(1).unwrap().contains("\"outcome\":\"returned\""));
+}
+
+#[test]
+fn a_batch_that_nobody_answers_ends_with_3_and_its_results_say_so() {
+    let server = Server::start();
+    let ended = server
+        .run_with_input(&["batch", "--timeout", "0.3", "--json"], b"request u a\nrequest u b\n");
+    assert_eq!(ended.status, Some(3), "{ended:?}");
+    assert_eq!(ended.out.matches("\"unanswered\"").count(), 2, "{ended:?}");
+    assert!(ended.err.contains("2 unanswered so far"), "{ended:?}");
+}
+
+#[test]
+fn a_batch_goes_on_after_redis_was_restarted_under_it() {
+    let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut db = server.connect();
+    let child = server.start_run(&["batch", "--json", "--timeout", "30"]);
+    let mut stdin = child.stdin.as_ref().unwrap();
+    stdin.write_all(b"request u a\nreturn u a\n").unwrap();
+    let mut child = child;
+    drop(child.stdin.take());
+    wait_for_entry(&mut db, RETURNS);
+    server.restart();
+    answer_all(&mut server.connect());
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert_eq!(ended.out.lines().count(), 2);
+}
+
+#[test]
+fn input_that_is_no_list_of_events_is_refused_whole() {
+    let server = Server::start();
+    let dir = server.dir.path().display().to_string();
+    let binary = server.dir.path().join("binary").display().to_string();
+    std::fs::write(&binary, b"request u b\n\x7fELF\x00\x00").unwrap();
+    let long = server.dir.path().join("long").display().to_string();
+    std::fs::write(&long, [b"request u ".as_slice(), &vec![b'b'; 10_000_000]].concat()).unwrap();
+    for (file, fault) in [
+        ("/nonexistent/file", "cannot read /nonexistent/file: No such file"),
+        (dir.as_str(), "Is a directory"),
+        (binary.as_str(), "has a zero byte in line 2"),
+        (long.as_str(), "line 1: is longer than"),
+    ] {
+        let ended = server.run(&["batch", file]);
+        assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
+        assert!(ended.err.contains(fault), "{ended:?}");
+        assert!(ended.err.contains("nothing was sent"), "{ended:?}");
+    }
+    let keys: Vec<String> = server.connect().keys("*").unwrap();
+    assert!(keys.is_empty());
+}
+
+#[test]
+fn results_that_cannot_be_written_say_what_was_sent() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let args = ["batch", "--results", "/nonexistent/results"];
+    let ended = server.run_with_input(&args, b"request u b\n");
+    assert_eq!(ended.status, Some(74), "{ended:?}");
+    assert!(ended.err.contains("nothing was sent"), "{ended:?}");
+    assert!(entries(&mut db, REQUESTS).is_empty());
+    let args = ["batch", "--results", "/dev/full", "--timeout", "0.1"];
+    let ended = server.run_with_input(&args, b"request u b\n");
+    assert_eq!(ended.status, Some(74), "{ended:?}");
+    assert!(ended.err.contains("1 events are queued"), "{ended:?}");
+}
+
+#[test]
+fn a_batch_that_redis_refuses_says_what_is_queued_and_that_it_can_be_run_again() {
     let server = Server::start();
     let mut db = server.connect();
     let _: () = db.set(RETURNS, "x").unwrap();
     let ended = server.run_with_input(&["batch"], b"request u b\nrequest u c\n");
-    assert_eq!((ended.status, &*ended.out), (Some(4), ""));
-    assert!(ended.err.contains("0 events are queued, lines 1-2 are not"), "{ended:?}");
-    let none: Value = db.get("lending_submission:x").unwrap();
-    assert_eq!(none, Value::Nil);
+    assert_eq!((ended.status, &*ended.out), (Some(4), ""), "{ended:?}");
+    assert!(ended.err.contains("at least 0 events are queued; run the same again"), "{ended:?}");
+}
+
+#[test]
+fn ctrl_c_while_waiting_says_that_the_event_stays_queued() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let child = server.start_run(&["request", "u", "geb"]);
+    let id = wait_for_entry(&mut db, REQUESTS);
+    // The answer is waited for once the command blocks.
+    until("it waits", || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
+        clients.contains("cmd=blmove")
+    });
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(2));
+    let ended = Ended::of(output);
+    assert!(ended.err.contains(&format!("library-req outcome request:{id}")), "{ended:?}");
+    let event = format!("request:{id}");
+    let still = server.run(&["outcome", &event]);
+    assert_eq!(still.status, Some(3), "{still:?}");
+    assert!(still.err.contains("still queued"), "{still:?}");
+    answer_all(&mut db);
+    server.run(&["outcome", &event]).is(0, "lent to u: geb\n", "");
+    server.run(&["outcome", &id]).is(0, "lent to u: geb\n", "");
+}
+
+#[test]
+fn an_outcome_is_found_in_the_stream_too_and_an_unknown_event_is_said_to_be_unknown() {
+    let server = Server::start();
+    let mut db = server.connect();
+    record(&mut db, "5000-0", "return:4000-0", "u", &["outcome", "returned", "book_ids", "geb"]);
+    server.run(&["outcome", "4000-0"]).is(0, "taken back from u: geb\n", "");
+    let ended = server.run(&["outcome", "request:4000-0"]);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.err.contains("nothing is known about event"), "{ended:?}");
+}
+
+/// Adds an outcome to the stream of outcomes.
+fn record(db: &mut Connection, id: &str, event: &str, user: &str, fields: &[&str]) {
+    let (action, event_id) = event.split_once(':').unwrap();
+    let common = ["event_id", event_id, "action", action, "user_id", user];
+    redis::cmd("XADD")
+        .arg("lending_outcomes_event_stream")
+        .arg(id)
+        .arg(&common)
+        .arg(fields)
+        .exec(db)
+        .unwrap();
+}
+
+#[test]
+fn loans_tell_all_books_of_one_user_among_many() {
+    let server = Server::start();
+    let mut db = server.connect();
+    for n in 0..5_000 {
+        let _: () = db.hset("lent_books", format!("b{n}"), format!("u{n}")).unwrap();
+    }
+    for book in ["geb", "momo"] {
+        let _: () = db.hset("lent_books", book, "me").unwrap();
+    }
+    let _: () = db.set("user:me:count", 2).unwrap();
+    server.run(&["loans", "me"]).is(0, "me has 2 books: geb, momo\n", "");
+    server.run(&["loans", "me", "--json"]).is(
+        0,
+        "{\"user_id\":\"me\",\"in_hand\":2,\"book_ids\":[\"geb\",\"momo\"]}\n",
+        "",
+    );
+    server.run(&["loans", "nobody"]).is(0, "nobody has no books\n", "");
+}
+
+#[test]
+fn where_tells_the_place_of_a_book_and_only_when_asked_who_has_it() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let _: () = redis::pipe()
+        .hset("lent_books", "lent", "user1")
+        .ignore()
+        .sadd("automated_book_storage", "stored")
+        .ignore()
+        .hset("lending_book_states", "reserved", "?17-0")
+        .ignore()
+        .hset("lending_book_states", "returning", ">18-0")
+        .ignore()
+        .hset("shelving_service_state", "returning", "17-0")
+        .ignore()
+        .hset("lending_book_states", "back", ">18-0")
+        .ignore()
+        .hset("shelving_service_state", "theirs", "19-0")
+        .ignore()
+        .sadd("request:19-0:temp", "theirs")
+        .ignore()
+        .hset("shelving_service_state", "lost", "20-0")
+        .ignore()
+        .query(&mut db)
+        .unwrap();
+    for (book, words) in [
+        ("lent", "lent"),
+        ("stored", "in automated storage"),
+        ("reserved", "reserved by a request that is being worked on"),
+        ("returning", "on its way to its shelf"),
+        ("back", "on its shelf"),
+        ("theirs", "reserved by a request that is being worked on"),
+        ("lost", "out of main storage, on its way or missing (library-admin check)"),
+        ("never seen", "on its shelf"),
+    ] {
+        server.run(&["where", book]).is(0, &format!("{book}: {words}\n"), "");
+    }
+    server.run(&["where", "lent", "--show-user"]).is(0, "lent: lent to user1\n", "");
+    let json = "{\"book_id\":\"lent\",\"where\":\"lent\"}\n";
+    server.run(&["where", "lent", "--json"]).is(0, json, "");
+}
+
+#[test]
+fn history_tells_the_latest_outcomes_and_how_far_back_it_reaches() {
+    let server = Server::start();
+    let mut db = server.connect();
+    server.run(&["history"]).is(0, "", "library-req: there are no outcomes yet\n");
+    for n in 1..=2_500_u64 {
+        let (id, event) = (format!("{}-0", n * 1_000), format!("request:{n}-0"));
+        let book = format!("b{n}");
+        let user = if n % 1_000 == 0 { "rare" } else { "u" };
+        record(&mut db, &id, &event, user, &["outcome", "accepted", "book_ids", &book]);
+    }
+    let reach = "library-req: outcomes are kept from 1970-01-01T00:00:01.000Z on\n";
+    server.run(&["history", "--last", "2"]).is(
+        0,
+        "1970-01-01T00:41:39.000Z request 2499-0: lent to a user: b2499\n\
+         1970-01-01T00:41:40.000Z request 2500-0: lent to a user: b2500\n",
+        reach,
+    );
+    server.run(&["history", "--user", "rare"]).is(
+        0,
+        "1970-01-01T00:16:40.000Z request 1000-0: lent to rare: b1000\n\
+         1970-01-01T00:33:20.000Z request 2000-0: lent to rare: b2000\n",
+        reach,
+    );
+    server.run(&["history", "--since", "1970-01-01T00:41:40Z", "--json"]).is(
+        0,
+        "{\"time\":\"1970-01-01T00:41:40.000Z\",\"event_id\":\"2500-0\",\"action\":\"request\",\
+         \"outcome\":\"accepted\",\"book_ids\":[\"b2500\"]}\n",
+        "",
+    );
+    assert_eq!(server.run(&["history", "--since", "1970-01-01"]).out.lines().count(), 2_500);
+    assert_eq!(server.run(&["history", "--book", "b7"]).out.lines().count(), 1);
+}
+
+#[test]
+fn watch_tells_outcomes_as_they_happen_and_survives_a_restart_of_redis() {
+    let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut db = server.connect();
+    record(&mut db, "1000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "old"]);
+    let mut child = server.start_run(&["watch"]);
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    until("it watches", || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
+        clients.contains("cmd=xread")
+    });
+    record(&mut db, "2000-0", "request:2-0", "u", &["outcome", "accepted", "book_ids", "new"]);
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line, "1970-01-01T00:00:02.000Z request 2-0: lent to a user: new\n");
+    server.restart();
+    let mut db = server.connect();
+    record(&mut db, "3000-0", "return:3-0", "u", &["outcome", "returned", "book_ids", "new"]);
+    line.clear();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line, "1970-01-01T00:00:03.000Z return 3-0: taken back from a user: new\n");
+    // Nobody reads any more: it ends by itself, quietly.
+    drop(lines);
+    record(&mut db, "4000-0", "return:4-0", "u", &["outcome", "returned", "book_ids", "new"]);
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert!(ended.err.contains("lost Redis at") && ended.err.contains("is back"), "{ended:?}");
 }

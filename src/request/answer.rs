@@ -98,7 +98,11 @@ impl Waiter<'_> {
 }
 
 /// The outcome under `key`, waited for as long as `slice`.
-fn take(connection: &mut Connection, key: &str, slice: Duration) -> Result<Option<Outcome>, Error> {
+pub fn take(
+    connection: &mut Connection,
+    key: &str,
+    slice: Duration,
+) -> Result<Option<Outcome>, Error> {
     const DOING: &str = "read the answer";
     // To Redis, 0 is for ever.
     let slice = slice.max(Duration::from_millis(1));

@@ -12,19 +12,27 @@ use crate::error::Remedy;
 use crate::event::{AnswerWish, EventKey};
 
 // What was asked for.
+pub mod clock;
 pub mod lines;
 pub mod options;
-// How it is done.
+// Sending one event or many, and waiting for what comes of them.
 pub mod answer;
 pub mod batch;
+pub mod interrupt;
+pub mod spool;
 pub mod submit;
-// What is said about it.
+// Questions.
+pub mod query;
+// What is said.
 pub mod failure;
+pub mod progress;
+pub mod results;
 pub mod show;
 
 use answer::{Note, Waiter};
 use failure::{DONE, Failure, Sent, UNANSWERED};
-use options::{Job, Run, Send, Task, USAGE};
+use interrupt::Interrupt;
+use options::{Job, Run, Send, Task};
 use show::{Form, print, print_outcome, say};
 use submit::{Chunk, Refused};
 
@@ -33,16 +41,21 @@ pub fn main() -> ExitCode {
     let task = match options::parse(Args::from_env(), &|name| std::env::var_os(name)) {
         Ok(task) => task,
         Err(fault) => {
-            say(&fault.0);
-            say(USAGE);
+            say(&fault.what.0);
+            say(&fault.usage);
             return failure::USAGE.into();
         }
     };
     let status = match task {
-        Task::Print(text) => print(&text).map(|()| DONE),
+        Task::Print(text) => print(&text).map(|_| DONE),
         Task::Run(run) => match &run.job {
             Job::Send(order) => send(&run, order),
-            Job::Batch(file) => batch::run(&run, file.as_deref()),
+            Job::Batch(order) => batch::run(&run, order),
+            Job::Outcome(events) => query::outcome(&run, events),
+            Job::Loans(user) => query::loans(&run, user),
+            Job::Where { book, show_user } => query::whereabouts(&run, book, *show_user),
+            Job::History { filter, since, last } => query::history(&run, filter, *since, *last),
+            Job::Watch(filter) => query::watch(&run, filter),
         },
     };
     match status {
@@ -57,7 +70,16 @@ pub fn main() -> ExitCode {
 /// Queues one event, and waits for its outcome if that is wanted.
 fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
     let deadline = Instant::now() + order.timeout;
+    // From here on Ctrl-C says what is known to be sent.
+    let interrupt = Interrupt::listen(format!("interrupted; {}", Sent::Unknown));
     let (connection, event) = submit(run, order, deadline)?;
+    if let Some(interrupt) = &interrupt {
+        interrupt.set(format!(
+            "interrupted; {} {} stays queued and will be processed: library-req outcome {event} \
+             tells what became of it",
+            event.action, event.id
+        ));
+    }
     if !order.wait {
         if run.form != Form::Quiet {
             print("OK\n")?;
@@ -87,7 +109,8 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
         }
         Ok(None) => Err(Failure {
             message: format!(
-                "no outcome within {} s: {queued} and will be processed",
+                "no outcome within {} s: {queued} and will be processed (library-req outcome \
+                 {event} tells what became of it)",
                 order.timeout.as_secs_f64()
             ),
             status: UNANSWERED,
@@ -105,7 +128,8 @@ fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, Eve
         (None, true) => AnswerWish::Wait,
         (None, false) => AnswerWish::None,
     });
-    chunk.push(&order.draft);
+    let draft = &order.draft;
+    chunk.push(draft.action, draft.user.to_string(), draft.book_ids());
     let command = chunk.command(&run.keys, submission.as_deref());
     let mut sent = Sent::Nothing;
     loop {

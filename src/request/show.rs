@@ -107,17 +107,19 @@ pub fn colours() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Writes to stdout. A reader that has gone away wants no more: that is no failure.
+/// Writes to stdout. A reader that has gone away wants no more, which is no failure; the answer
+/// is whether there still is one.
 ///
 /// # Errors
 /// The output could not be written, for another reason.
-pub fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
             Err(Failure { message: format!("could not write the answer: {error}"), status: OUTPUT })
         }
-        _ => Ok(()),
     }
 }
 
@@ -132,10 +134,11 @@ pub fn say(line: &str) {
 /// The output could not be written.
 pub fn print_outcome(outcome: &Outcome, form: Form) -> Result<(), Failure> {
     match form {
-        Form::Words => print(&(words(outcome, colours()) + "\n")),
-        Form::Json => print(&(outcome.to_json() + "\n")),
-        Form::Quiet => Ok(()),
-    }
+        Form::Words => print(&(words(outcome, colours()) + "\n"))?,
+        Form::Json => print(&(outcome.to_json() + "\n"))?,
+        Form::Quiet => true,
+    };
+    Ok(())
 }
 
 #[cfg(test)]
