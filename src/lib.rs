@@ -12,3 +12,11 @@ pub mod cli;
 pub mod connect;
 pub mod error;
 pub mod keys;
+pub mod script;
+pub mod stream;
+// The two services.
+pub mod lending;
+pub mod shelving;
+// The daemon around them.
+pub mod daemon;
+pub mod session;
