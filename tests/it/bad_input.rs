@@ -2,8 +2,11 @@
 
 use crate::common::*;
 
+/// Fields as they are sent.
+type Sent = Vec<(&'static str, Vec<u8>)>;
+
 /// Events that can never be worked on, and the word for what is wrong with each.
-fn malformed() -> Vec<(Vec<(&'static str, Vec<u8>)>, &'static str)> {
+fn malformed() -> Vec<(Sent, &'static str)> {
     let thousand_and_one = vec!["b"; 1001].join(",").into_bytes();
     let event =
         |user: &[u8], books: &[u8]| vec![("user_id", user.to_vec()), ("book_ids", books.to_vec())];
@@ -31,10 +34,8 @@ fn malformed() -> Vec<(Vec<(&'static str, Vec<u8>)>, &'static str)> {
 }
 
 /// The fields of the dead letters, in their order, as they are.
-fn dead_letters(redis: &Redis) -> Vec<Vec<(Vec<u8>, Vec<u8>)>> {
-    let entries: Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)> =
-        redis.ask(&["XRANGE", &redis.key(DEAD_LETTERS), "-", "+"]);
-    entries.into_iter().map(|(_, fields)| fields).collect()
+fn dead_letters(redis: &Redis) -> Vec<RawFields> {
+    redis.raw_entries(DEAD_LETTERS).into_iter().map(|(_, fields)| fields).collect()
 }
 
 /// Checks that the only dead letter is this event, complete.
@@ -52,7 +53,7 @@ fn assert_dead_letter(
     assert_eq!(deliveries.0, b"deliveries");
     assert!(String::from_utf8(deliveries.1).unwrap().parse::<u32>().is_ok());
     let first = [("stream", stream), ("event_id", id), ("cause", cause)];
-    let mut expected: Vec<(Vec<u8>, Vec<u8>)> =
+    let mut expected: RawFields =
         first.iter().map(|(f, v)| (f.as_bytes().to_vec(), v.as_bytes().to_vec())).collect();
     expected.extend(original.iter().map(|(f, v)| (f.as_bytes().to_vec(), v.to_vec())));
     assert_eq!(letter, expected);
@@ -74,7 +75,7 @@ fn a_malformed_event_is_rejected_with_its_cause_and_the_service_goes_on() {
             if let Some((_, sent)) = fields.iter().find(|(name, _)| *name == "user_id")
                 && sent.len() <= 256
             {
-                assert_eq!(user, String::from_utf8_lossy(sent));
+                assert_eq!(user, text(sent.to_vec()), "as in the event");
             }
             rejected.remove("in_hand");
             let mut expected = outcome(action, &id, "", "rejected", &[("cause", cause)]);

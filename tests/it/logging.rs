@@ -4,7 +4,10 @@ use crate::common::*;
 
 /// The lines that have all of these words.
 fn lines_with(daemon: &Daemon, words: &[&str]) -> Vec<String> {
-    let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
+    let has_all = |line: &&str| {
+        let line = line.to_lowercase();
+        words.iter().all(|word| line.contains(word))
+    };
     daemon.log().lines().filter(has_all).map(str::to_owned).collect()
 }
 

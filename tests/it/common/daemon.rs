@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{DEADLINE, Process, Redis, Signal, eventually};
+use super::{DEADLINE, Process, Redis, Signal};
 
 /// A running `libraryd`, with its log in the directory of its Redis.
 pub struct Daemon {
@@ -79,12 +79,6 @@ impl Daemon {
     /// All that it has written so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
-    }
-
-    /// Waits until its log has this text.
-    pub fn wait_for_log(&self, text: &str) {
-        let came = eventually(DEADLINE, || self.log().contains(text));
-        assert!(came, "the log never said {text:?}:\n{}", self.log());
     }
 
     pub fn signal(&mut self, signal: Signal) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::state::{RawEntries, text};
+use super::state::{RawEntries, RawFields, text};
 use super::{DEADLINE, Ledger, Redis, eventually};
 
 // The contract's names, written out here once more: a test that took them from the program could
@@ -74,14 +74,18 @@ impl Redis {
 
     /// The entries of a stream with their ids.
     pub fn entries(&self, stream: &str) -> Vec<(String, Fields)> {
-        let raw: RawEntries = self.ask(&["XRANGE", &self.key(stream), "-", "+"]);
-        let map = |(id, fields): (String, Vec<(Vec<u8>, Vec<u8>)>)| {
-            let count = fields.len();
-            let fields: Fields = fields.into_iter().map(|(f, v)| (text(f), text(v))).collect();
+        let map = |(id, raw): (String, RawFields)| {
+            let count = raw.len();
+            let fields: Fields = raw.into_iter().map(|(f, v)| (text(f), text(v))).collect();
             assert_eq!(fields.len(), count, "a field twice in {stream} {id}: {fields:?}");
             (id, fields)
         };
-        raw.into_iter().map(map).collect()
+        self.raw_entries(stream).into_iter().map(map).collect()
+    }
+
+    /// The same with the fields in their order, byte by byte.
+    pub fn raw_entries(&self, stream: &str) -> RawEntries {
+        self.ask(&["XRANGE", &self.key(stream), "-", "+"])
     }
 
     /// How many entries a stream holds.

@@ -20,7 +20,7 @@ pub use ledger::Ledger;
 pub use process::Process;
 pub use redis::Redis;
 pub use rustix::process::Signal;
-pub use state::{Content, State};
+pub use state::{Content, RawFields, State, text};
 
 /// How long something may take that should take milliseconds. Long, because a test machine may
 /// be busy; nobody waits for it but a failing test.

@@ -68,6 +68,7 @@ impl Drop for Process {
 /// A shell that knows the processes that are alive and kills them when its input ends, which it
 /// does however the test runner ends, by SIGKILL too. (PR_SET_PDEATHSIG would fire as soon as
 /// the *thread* ends that started the child, and is Linux' alone.)
+#[allow(clippy::zombie_processes)] // It ends after us.
 static GUARD: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
     const SCRIPT: &str = r#"
         trap '' HUP INT TERM

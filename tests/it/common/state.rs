@@ -206,7 +206,9 @@ impl Content {
 }
 
 /// A stream's entries as they stand in Redis, from `XRANGE`.
-pub type RawEntries = Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>;
+pub type RawEntries = Vec<(String, RawFields)>;
+/// One entry's fields, byte by byte.
+pub type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Stream {
     fn read(redis: &Redis, key: &[u8]) -> Result<Self, RedisError> {
