@@ -21,6 +21,15 @@ fn assert_waits(redis: &Redis, action: &str, id: &str) {
     );
 }
 
+/// Every request was accepted and every return took something back; else shows what was decided
+/// up to then.
+fn assert_all_granted(outcomes: &[Fields]) {
+    for (n, outcome) in outcomes.iter().enumerate() {
+        let granted = ["accepted", "returned"].contains(&outcome["outcome"].as_str());
+        assert!(granted, "not granted: {:#?}", &outcomes[n.saturating_sub(10)..=n]);
+    }
+}
+
 #[test]
 fn a_return_and_a_request_for_its_book_work_right_after_each_other() {
     let redis = Redis::new();
@@ -57,9 +66,7 @@ fn books_change_hands_a_hundred_times_without_waiting_for_an_answer() {
         redis.request(&user, &book);
         redis.give_back(&user, &book);
     }
-    for outcome in redis.assert_one_outcome_each(200) {
-        assert!(["accepted", "returned"].contains(&outcome["outcome"].as_str()), "{outcome:?}");
-    }
+    assert_all_granted(&redis.assert_one_outcome_each(200));
     redis.assert_at_rest();
     assert!(redis.ledger().loans.is_empty());
 }
@@ -78,9 +85,7 @@ fn with_both_streams_full_at_the_start_every_return_and_every_later_request_is_g
         redis.request_at(&format!("{}-0", 10 * n + 4), &second, &book);
     }
     let _daemon = Daemon::start(&redis, &["worker1"]);
-    for outcome in redis.assert_one_outcome_each(3 * ROUNDS as usize) {
-        assert!(["accepted", "returned"].contains(&outcome["outcome"].as_str()), "{outcome:?}");
-    }
+    assert_all_granted(&redis.assert_one_outcome_each(3 * ROUNDS as usize));
     redis.assert_at_rest();
     assert_eq!(redis.ledger().loans.len(), ROUNDS as usize);
 }
@@ -208,29 +213,47 @@ fn a_book_on_its_way_to_its_shelf_is_waited_for() {
     assert_eq!(redis.ledger().shelves["geb"], id);
 }
 
-#[test]
-fn a_book_reserved_by_another_request_in_work_is_waited_for() {
+/// A reference instance has reserved geb for the younger request 20-0 and works on it. The older
+/// request 10-0 for geb comes to us from `holder`, which is `worker1` itself or goes away.
+fn assert_waits_for_a_reservation(holder: &'static str, goes_away: bool) {
     let redis = Redis::new();
     Ledger::new().nowhere(&["geb"], "20-0").lay_down(&redis);
     redis.request_at("10-0", "user1", "geb");
     redis.request_at("20-0", "user2", "geb");
-    let other = Other::alive(&redis, "other");
-    other.take(REQUESTS);
-    other.take(REQUESTS);
+    let ours = if goes_away { Other::alive(&redis, holder) } else { Other::gone(&redis, holder) };
+    assert_eq!(ours.take(REQUESTS), "10-0");
+    let reference = Other::of_the_reference(&redis, "reference1");
+    assert_eq!(reference.take(REQUESTS), "20-0");
     redis.cmd(&["SADD", "request:20-0:temp", "geb"]);
-    // The older one is ours, in hand since before the start.
-    redis.cmd(&["XCLAIM", REQUESTS, "lending_service", "worker1", "0", "10-0"]);
     let _daemon = Daemon::start(&redis, &["worker1"]);
+    if goes_away {
+        ours.die();
+        let taken_over = || {
+            redis.everything().stream(REQUESTS).groups["lending_service"].pending.get("10-0")
+                != Some(&holder.to_owned())
+        };
+        assert!(eventually(DEADLINE, taken_over));
+    }
     assert_waits(&redis, "request", "10-0");
     redis.cmd(&["DEL", "request:20-0:temp"]);
-    other.lend("user2", "geb");
-    other.acknowledge(REQUESTS, "20-0");
+    reference.lend("user2", "geb");
+    reference.acknowledge(REQUESTS, "20-0");
     let more = [("cause", "none_available"), ("lent_to_another", "geb"), ("in_hand", "0")];
     assert_eq!(
         redis.outcome_of_request("10-0"),
         outcome("request", "10-0", "user1", "denied", &more)
     );
     redis.assert_at_rest();
+}
+
+#[test]
+fn a_book_reserved_by_another_request_in_work_is_waited_for() {
+    assert_waits_for_a_reservation("another", true);
+}
+
+#[test]
+fn a_book_reserved_by_another_request_in_work_is_waited_for_from_the_start() {
+    assert_waits_for_a_reservation("worker1", false);
 }
 
 #[test]

@@ -47,10 +47,10 @@ fn send(redis: &Redis, clients: u64, each: usize) -> usize {
 fn assert_instances_share_the_work(names: &[&str]) {
     let redis = Redis::new();
     // Half of it is there before they start.
-    let mut sent = send(&redis, 2, 300);
+    let mut sent = send(&redis, 2, 200);
     let mut daemons: Vec<_> = names.iter().map(|name| Daemon::spawn(&redis, &[*name])).collect();
     daemons = daemons.into_iter().map(Daemon::ready).collect();
-    sent += send(&redis, 4, 200);
+    sent += send(&redis, 4, 100);
     Ledger::new().replay(&redis.assert_one_outcome_each(sent));
     redis.assert_at_rest();
     for stream in [REQUESTS, RETURNS, SHELVING] {
@@ -100,7 +100,7 @@ fn two_instances_asked_for_one_book_lend_it_once() {
 #[test]
 fn an_instance_that_is_killed_under_load_is_replaced_by_the_other() {
     let redis = Redis::new();
-    let mut sent = send(&redis, 2, 300);
+    let mut sent = send(&redis, 2, 200);
     let mut killed = Daemon::start(&redis, &["worker1"]);
     let _daemon = Daemon::start(&redis, &["worker2"]);
     assert!(eventually(DEADLINE, || redis.length(OUTCOMES) > 50));

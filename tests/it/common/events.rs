@@ -126,11 +126,15 @@ impl Redis {
         found.remove(0)
     }
 
-    /// Waits until there are `count` outcomes and then until nothing is left to do; each event
-    /// has one outcome and no more.
+    /// Waits until there are `count` outcomes, as long as there are more and more, and then until
+    /// nothing is left to do; each event has one outcome and no more.
     pub fn assert_one_outcome_each(&self, count: usize) -> Vec<Fields> {
-        let came = eventually(DEADLINE, || self.length(OUTCOMES) >= count);
-        assert!(came, "{} outcomes of {count} came in time", self.length(OUTCOMES));
+        let mut last = self.length(OUTCOMES);
+        while last < count {
+            let more = eventually(DEADLINE, || self.length(OUTCOMES) > last);
+            assert!(more, "{last} outcomes of {count} came, and then no more");
+            last = self.length(OUTCOMES);
+        }
         self.wait_until_drained(DEADLINE);
         let outcomes = self.outcomes();
         let mut events: Vec<_> = outcomes.iter().map(|o| (&o["action"], &o["event_id"])).collect();
