@@ -8,6 +8,7 @@
 
 mod common;
 
+mod answers;
 mod bad_input;
 mod branch;
 mod command_line;
@@ -17,6 +18,7 @@ mod harness;
 mod lifecycle;
 mod logging;
 mod order;
+mod outages;
 mod reference;
 mod seed;
 mod several;

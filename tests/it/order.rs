@@ -356,3 +356,22 @@ fn an_instance_that_died_with_the_oldest_event_holds_up_no_refusal_for_long() {
     assert_eq!(redis.outcome_of_request(&id)["book_ids"], "geb");
     redis.assert_at_rest();
 }
+
+#[test]
+fn a_silent_instance_without_a_lease_holds_up_no_refusal_for_ever_and_is_named() {
+    let redis = Redis::new();
+    Ledger::new().lent("user2", &["geb"], "5-0").lay_down(&redis);
+    redis.give_back_at("10-0", "user2", "geb");
+    assert_eq!(Other::of_the_reference(&redis, "reference1").take(RETURNS), "10-0");
+    let daemon = Daemon::start(&redis, &["worker1", "--silent-after", "3"]);
+    let id = redis.request("user1", "geb");
+    assert_waits(&redis, "request", &id);
+    assert_eq!(redis.outcome_of_request(&id)["lent_to_another"], "geb");
+    let log = daemon.log();
+    assert!(log.lines().any(|l| l.starts_with("WARN") && l.contains("reference1")), "{log}");
+    // It is given time, not robbed of its event.
+    assert_eq!(
+        redis.everything().stream(RETURNS).groups["lending_service"].pending["10-0"],
+        "reference1"
+    );
+}

@@ -190,3 +190,13 @@ fn library_req_sends_what_a_reference_service_understands() {
         assert_eq!(entries[0].1["book_ids"], books);
     }
 }
+
+#[test]
+fn what_a_reference_instance_left_in_hand_is_taken_over_after_a_long_time() {
+    let redis = Redis::new();
+    half_a_request(&redis);
+    assert_eq!(Other::of_the_reference(&redis, "reference1").take(REQUESTS), "17-0");
+    let args = ["worker1", "--silent-after", "1", "--abandoned-after", "3"];
+    let _daemon = Daemon::start(&redis, &args);
+    assert_half_a_request_is_finished(&redis);
+}
