@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::daemon::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 use redis::{Connection, Value};
@@ -109,7 +110,7 @@ impl Keeper<'_> {
             let (thread, since) = self.session.slowest();
             if since > STALL {
                 if !stalled {
-                    error!(
+                    error!(target: LOG,
                         "the thread {thread} has made no progress for {} s: the lease is not \
                          renewed, so that others take over",
                         since.as_secs()
@@ -180,7 +181,7 @@ impl Keeper<'_> {
                         .arg(group)
                         .arg(&other.name)
                         .run(&mut self.connection, "remove a consumer that is gone")?;
-                    debug!("consumer {:?} of {name} is long gone and was removed", other.name);
+                    debug!(target: LOG, "consumer {:?} of {name} is long gone and was removed", other.name);
                 }
             }
         }
@@ -189,7 +190,7 @@ impl Keeper<'_> {
         neighbours.silent.retain(|name| !neighbours.reference.contains(name));
         for name in &neighbours.silent {
             if !before.silent.contains(name) {
-                warn!(
+                warn!(target: LOG,
                     "instance {name:?} has events in hand, no lease, and did nothing for {} s: it \
                      holds up no refusal any longer",
                     self.session.options.silent_after.as_secs()
@@ -241,7 +242,7 @@ impl Keeper<'_> {
             !session.is_stopping()
         })?;
         if count > 0 {
-            info!("took over {count} events of {name} from instance {from:?}, which is gone");
+            info!(target: LOG, "took over {count} events of {name} from instance {from:?}, which is gone");
         }
         Ok(())
     }
@@ -275,7 +276,7 @@ impl Keeper<'_> {
                     })
                     .collect();
                 if !lost.is_empty() {
-                    warn!("{} events of {name} were delivered and did not arrive", lost.len());
+                    warn!(target: LOG, "{} events of {name} were delivered and did not arrive", lost.len());
                     let readable: Vec<EventId> = lost
                         .iter()
                         .filter(|one| match stream {
@@ -358,7 +359,7 @@ impl Keeper<'_> {
                 if orphans.is_empty() {
                     continue;
                 }
-                warn!("{} books are reserved for requests that are decided", orphans.len());
+                warn!(target: LOG, "{} books are reserved for requests that are decided", orphans.len());
                 let fetched: Vec<(&[u8], EventId)> = orphans
                     .iter()
                     .filter_map(|(book, state)| {

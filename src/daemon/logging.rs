@@ -16,10 +16,12 @@ use crate::outcome::push_escaped;
 
 /// Sets up `log` for this process.
 pub fn start(level: LevelFilter) {
-    let logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Warn);
     // Of the libraries below only their troubles are of interest.
+    let logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Warn);
+    let ours = [crate::daemon::LOG, crate::lending::LOG, crate::shelving::LOG];
+    let logger = ours.iter().fold(logger, |logger, name| logger.with_module_level(name, level));
     // It fails only if there is a logger already, which then is as good.
-    let _ = logger.with_module_level("library_lending", level).init();
+    let _ = logger.init();
 }
 
 /// Collects the lines of a batch of outcomes and writes them in one go.
@@ -74,7 +76,7 @@ fn push_line<'a>(
     let mut refused = false;
     let mut separator = ": ";
     // Writing to a string cannot fail.
-    let _ = write!(line, "INFO  {} {}", key.action, key.id);
+    let _ = write!(line, "INFO  [{}] {} {}", crate::lending::LOG, key.action, key.id);
     if let Some(user) = user {
         line.push_str(" by ");
         push_escaped(line, user);
@@ -122,19 +124,20 @@ mod tests {
     fn a_line_says_who_what_which_and_why_not() {
         let fields =
             [("outcome", "accepted"), ("book_ids", "geb,momo"), ("lent_to_another", "alice")];
-        let text = "INFO  request 17-0 by user1 ACCEPTED: geb,momo; lent to another: alice\n";
+        let text =
+            "INFO  [lending] request 17-0 by user1 ACCEPTED: geb,momo; lent to another: alice\n";
         assert_eq!(line("user1", &fields), (text.into(), true));
         let fields = [("outcome", "accepted"), ("book_ids", "geb"), ("in_hand", "1")];
-        let text = "INFO  request 17-0 by user1 ACCEPTED: geb; in hand: 1\n";
+        let text = "INFO  [lending] request 17-0 by user1 ACCEPTED: geb; in hand: 1\n";
         assert_eq!(line("user1", &fields), (text.into(), false));
         let fields = [("outcome", "denied"), ("cause", "too_many_books")];
-        let text = "INFO  request 17-0 by user1 DENIED: too_many_books\n";
+        let text = "INFO  [lending] request 17-0 by user1 DENIED: too_many_books\n";
         assert_eq!(line("user1", &fields), (text.into(), true));
     }
 
     #[test]
     fn what_users_send_forges_no_line() {
         let (line, _) = line("a\nINFO b\u{1b}[2J", &[("outcome", "unchanged")]);
-        assert_eq!(line, "INFO  request 17-0 by a\\u{a}INFO b\\u{1b}[2J UNCHANGED\n");
+        assert_eq!(line, "INFO  [lending] request 17-0 by a\\u{a}INFO b\\u{1b}[2J UNCHANGED\n");
     }
 }

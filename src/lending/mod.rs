@@ -15,6 +15,9 @@ pub mod worker;
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::stream::Entry;
 
+/// How this service is called in the log.
+pub const LOG: &str = "lending";
+
 /// How many books automated storage has room for (contract, section 1).
 pub const STORAGE_CAPACITY: usize = 20;
 

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::lending::LOG;
 use crossbeam_channel::{Receiver, TryRecvError, select};
 use log::{debug, error, warn};
 use redis::{Cmd, Connection, Value};
@@ -328,11 +329,11 @@ impl<'a> Worker<'a> {
                     self.room.admit(Waiting { event: one.event, doubt });
                 }
                 Verdict::Stale => {
-                    debug!("{key} is decided by another instance");
+                    debug!(target: LOG, "{key} is decided by another instance");
                     gone.push(key);
                 }
                 Verdict::Failed(cause) => {
-                    error!("{key} cannot be worked on: {cause}");
+                    error!(target: LOG, "{key} cannot be worked on: {cause}");
                     self.send(give_up(key, cause))?;
                 }
             }
@@ -351,7 +352,7 @@ impl<'a> Worker<'a> {
             }
             Rejected::MayHave(books) => return self.send(Call::Unfetch(key, cause, books)),
             Rejected::Done(fields) => {
-                warn!("{key} is in the dead letters: {cause}");
+                warn!(target: LOG, "{key} is in the dead letters: {cause}");
                 let fields: Vec<_> = pairs(&fields).collect();
                 let user = fields.iter().find(|(name, _)| *name == "user_id");
                 let rest = fields.iter().skip_while(|(name, _)| *name != "outcome");
@@ -369,7 +370,7 @@ impl<'a> Worker<'a> {
         let most = self.session.options.tries;
         let tries = takeover::count_lone_try(self.session, &mut self.connection, key, 1)?;
         self.remember_lone(Some(key));
-        warn!("{key} was in hand when instances died: it is tried alone, time {tries} of {most}");
+        warn!(target: LOG, "{key} was in hand when instances died: it is tried alone, time {tries} of {most}");
         if tries > most {
             self.send(give_up(key, format!("given_up_after_{most}_tries")))?;
         } else {

@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use crate::shelving::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, warn};
 use redis::Connection;
@@ -86,7 +87,7 @@ fn shelve(session: &Session, connection: &mut Connection, chunk: &[HandOff]) -> 
         return Err(reply.unexpected(DOING));
     }
     for (word, hand_off) in reply.rest.iter().zip(chunk) {
-        debug!(
+        debug!(target: LOG,
             "hand-off {} of {} books: {}",
             hand_off.id,
             hand_off.books.len(),
@@ -105,7 +106,7 @@ fn reject(
     let doing = "move a hand-off to the dead letters";
     let command = |by_text| reject::hand_off_command(session, id, fault.cause(), by_text);
     if let Rejected::Done(_) = reject::read(script::run(connection, command, doing)?)? {
-        warn!("hand-off {id} is in the dead letters: {}", fault.cause());
+        warn!(target: LOG, "hand-off {id} is in the dead letters: {}", fault.cause());
     }
     Ok(())
 }
