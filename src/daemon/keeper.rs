@@ -18,7 +18,7 @@ use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::lending::{self, SUSPICIOUS_DELIVERIES};
-use crate::script::{Script, text};
+use crate::script::{self, Script, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving;
 use crate::stream;
@@ -293,7 +293,7 @@ impl Keeper<'_> {
                                 });
                             let mut batch: Vec<_> = entries
                                 .iter()
-                                .map(|entry| lending::Delivered::read(action, entry))
+                                .map(|entry| lending::Delivered::read(action, entry, false))
                                 .chain(suspects)
                                 .collect();
                             self.session.in_hand.take(&mut batch, |delivered| delivered.key);
@@ -352,32 +352,51 @@ impl Keeper<'_> {
                 .query(&mut self.connection)
                 .map_err(Error::redis(DOING))?;
             cursor = next;
-            let keys = &self.session.keys;
-            let lock = self.session.lock();
-            let touched = [
-                &lock,
-                &keys.book_states,
-                &keys.loans,
-                &keys.handoffs,
-                &keys.requests,
-                &keys.storage,
-            ];
             // A small hash comes whole, however large the page.
             for page in page.chunks(TIDY_PAGE) {
-                let mut call = SWEEP.keys(&touched).arg(&self.session.token);
-                call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP);
-                for (book, state) in page {
-                    call = call.arg(book).arg(state);
+                let orphans = self.sweep_page(page, "look")?;
+                if orphans.is_empty() {
+                    continue;
                 }
-                let reply = call.run(&mut self.connection, DOING)?;
-                if let Some(orphans) = reply.number(1).filter(|orphans| *orphans > 0) {
-                    warn!("{orphans} books were reserved for requests that are decided: put back");
-                }
+                warn!("{} books are reserved for requests that are decided", orphans.len());
+                let fetched: Vec<(&[u8], EventId)> = orphans
+                    .iter()
+                    .filter_map(|(book, state)| {
+                        Some((book.as_bytes(), state.strip_prefix('?')?.parse().ok()?))
+                    })
+                    .collect();
+                let (session, connection) = (self.session, &mut self.connection);
+                let command = |by_text| {
+                    shelving::fetch::undo_command(session, fetched.iter().copied(), by_text)
+                };
+                script::run(connection, command, DOING)?;
+                self.sweep_page(&orphans, "unfetched")?;
             }
             if cursor == 0 || Instant::now() > until {
                 return Ok(cursor);
             }
         }
+    }
+
+    /// Sweeps some books. Returns those that are reserved for decided requests.
+    fn sweep_page(
+        &mut self,
+        page: &[(String, String)],
+        step: &str,
+    ) -> Result<Vec<(String, String)>, Error> {
+        const DOING: &str = "sweep the states of books";
+        let keys = &self.session.keys;
+        let lock = self.session.lock();
+        let touched = [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let mut call = SWEEP.keys(&touched).arg(&self.session.token);
+        call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
+        for (book, state) in page {
+            call = call.arg(book).arg(state);
+        }
+        let reply = call.run(&mut self.connection, DOING)?;
+        let words: Vec<String> =
+            reply.rest.iter().skip(1).filter_map(|word| text(word).map(str::to_owned)).collect();
+        Ok(words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
     }
 }
 

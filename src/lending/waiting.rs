@@ -71,11 +71,14 @@ impl WaitingRoom {
         !self.due.is_empty()
     }
 
-    /// Whether a request asks for a book that somebody in the room asks for.
+    /// Whether a request asks for a book that another request in the room asks for.
     pub fn is_awaited(&self, event: &Event) -> bool {
         !self.by_book.is_empty()
             && event.key.action == Action::Request
-            && event.books.iter().any(|book| self.by_book.contains_key(book))
+            && event.books.iter().any(|book| {
+                let waiting = self.by_book.get(book);
+                waiting.is_some_and(|keys| keys.iter().any(|key| key.action == Action::Request))
+            })
     }
 
     /// Lets an event in after a try that ended in WAIT.
@@ -85,10 +88,8 @@ impl WaitingRoom {
             self.next_round = Instant::now() + self.pause;
         }
         let key = waiting.event.key;
-        if key.action == Action::Request {
-            for book in &waiting.event.books {
-                self.by_book.entry(book.clone()).or_default().insert(key);
-            }
+        for book in &waiting.event.books {
+            self.by_book.entry(book.clone()).or_default().insert(key);
         }
         self.by_age.insert(key, waiting);
     }
@@ -160,9 +161,6 @@ impl WaitingRoom {
     }
 
     fn forget_books(&mut self, event: &Event) {
-        if event.key.action == Action::Return {
-            return;
-        }
         for book in &event.books {
             if let Some(keys) = self.by_book.get_mut(book) {
                 keys.remove(&event.key);
@@ -224,6 +222,10 @@ mod tests {
         let mut second = room(&waiting);
         second.decided(&event(9, Action::Return, &["momo"]));
         assert_eq!(due(&mut second), [6]);
+        // A return waits for the request that it belongs to.
+        let mut third = room(&[event(5, Action::Return, &["geb"])]);
+        third.decided(&event(9, Action::Request, &["geb"]));
+        assert_eq!(due(&mut third), [5]);
     }
 
     #[test]
