@@ -97,16 +97,16 @@ impl WaitingRoom {
     /// Lets a newcomer in that asks for an awaited book: it is tried at once, after those that
     /// were here before and ask for the same.
     pub fn admit_behind(&mut self, event: Event) {
-        self.stir_books(&event);
+        self.stir_books(&event, |key| key.action == Action::Request);
         let key = event.key;
         self.admit(Waiting { event, doubt: String::new() });
         self.due.insert(key);
     }
 
-    fn stir_books(&mut self, event: &Event) {
+    fn stir_books(&mut self, event: &Event, which: impl Fn(&EventKey) -> bool) {
         for book in &event.books {
             if let Some(keys) = self.by_book.get(book) {
-                self.due.extend(keys);
+                self.due.extend(keys.iter().filter(|key| which(key)));
             }
         }
     }
@@ -120,7 +120,7 @@ impl WaitingRoom {
         if event.key.id.ms <= oldest.id.ms {
             self.due.extend(self.by_age.keys().take(OLDEST));
         }
-        self.stir_books(event);
+        self.stir_books(event, |_| true);
     }
 
     /// Books have arrived on their shelves: every request is worth another try.

@@ -28,7 +28,7 @@ use crate::event::{Action, Event, EventKey};
 use crate::ids::{BookId, EventId};
 use crate::script::{Reply, text};
 use crate::session::{Neighbours, Session};
-use crate::shelving::fetch;
+use crate::shelving::fetch::{self, Answer};
 use crate::stream;
 
 /// The most events that one script decides: it then takes well under a millisecond, and what a
@@ -65,6 +65,8 @@ struct Asking {
     finality: Finality,
     /// Indices into the event's books; none of a return.
     books: Vec<usize>,
+    /// The books that it has got before: a "yes" stays true until the event gives the book back.
+    got: Vec<usize>,
 }
 
 impl Asking {
@@ -74,7 +76,7 @@ impl Asking {
             Action::Request => (0..event.books.len()).collect(),
             Action::Return => Vec::new(),
         };
-        Self { event, finality: Finality::First, books }
+        Self { event, finality: Finality::First, books, got: Vec::new() }
     }
 }
 
@@ -281,9 +283,12 @@ impl<'a> Worker<'a> {
         let mut answers = fetch::answers(reply, asked(&chunk).count())?.into_iter();
         let tries = chunk
             .into_iter()
-            .map(|Asking { event, finality, books }| {
+            .map(|Asking { event, finality, books, got }| {
                 let fetched = (!books.is_empty()).then(|| {
                     let mut of_event = vec![None; event.books.len()];
+                    for book in got {
+                        of_event[book] = Some(Answer::Yes);
+                    }
                     for book in books {
                         of_event[book] = answers.next();
                     }
@@ -307,7 +312,11 @@ impl<'a> Worker<'a> {
                     gone.push(key);
                 }
                 Verdict::Fetch { finality, books } => {
-                    asking.push(Asking { event: one.event, finality, books });
+                    let answers = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+                    let got = (0..answers.len())
+                        .filter(|book| answers[*book] == Some(Answer::Yes))
+                        .collect();
+                    asking.push(Asking { event: one.event, finality, books, got });
                 }
                 Verdict::Wait { in_doubt } => {
                     // The doubt of the answers that it had, or still the one that it came with.
