@@ -1,6 +1,7 @@
 //! Several instances side by side on one Redis, under load.
 
 use std::thread;
+use std::time::Duration;
 
 use crate::common::*;
 
@@ -110,6 +111,32 @@ fn an_instance_that_is_killed_under_load_is_replaced_by_the_other() {
     redis.assert_at_rest();
     let left = || redis.everything().stream(REQUESTS).groups["lending_service"].pending.clone();
     assert!(left().is_empty());
+}
+
+#[test]
+fn an_instance_that_is_paused_for_longer_than_its_lease_harms_nothing_when_it_goes_on() {
+    let redis = Redis::new();
+    let lease = ["--lease", "1"];
+    let mut paused = Daemon::start(&redis, &["worker1", lease[0], lease[1]]);
+    let mut other = Daemon::start(&redis, &["worker2", lease[0], lease[1]]);
+    let mut sent = send(&redis, 2, 100);
+    assert!(eventually(DEADLINE, || redis.length(OUTCOMES) > 20));
+    paused.signal(Signal::STOP);
+    sent += send(&redis, 2, 50);
+    redis.assert_one_outcome_each(sent);
+    let before = redis.everything().without("instance_lock:");
+    paused.signal(Signal::CONT);
+    assert!(stays(Duration::from_secs(1), || {
+        redis.everything().without("instance_lock:").0[OUTCOMES] == before.0[OUTCOMES]
+    }));
+    // It has started again cleanly, or ended with a clear message.
+    if !paused.is_running() {
+        assert_eq!(paused.exit_status(), 69);
+    }
+    sent += send(&redis, 2, 50);
+    Ledger::new().replay(&redis.assert_one_outcome_each(sent));
+    redis.assert_at_rest();
+    assert_eq!(other.stop(), 0);
 }
 
 /// For each round a request, right behind it its return, and behind that a request by somebody
