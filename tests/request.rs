@@ -968,3 +968,38 @@ fn watch_tells_outcomes_as_they_happen_and_survives_a_restart_of_redis() {
     assert_eq!(ended.status, Some(0), "{ended:?}");
     assert!(ended.err.contains("lost Redis at") && ended.err.contains("is back"), "{ended:?}");
 }
+
+/// What a command writes to a terminal. `script` gives it one.
+fn on_a_terminal(server: &Server, command: &str, variables: &[(&str, &str)]) -> String {
+    let line = format!("{} {command}", env!("CARGO_BIN_EXE_library-req"));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("LIBRARY_ADDRESS", server.address());
+    script.env_remove("NO_COLOR").env("TERM", "xterm").envs(variables.iter().copied());
+    let output = script.stdin(Stdio::null()).output().expect("script is part of every Debian");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_terminal_gets_colours_unless_it_is_told_not_to() {
+    let server = Server::start();
+    let mut db = server.connect();
+    record(&mut db, "5000-0", "return:4000-0", "u", &["outcome", "returned", "book_ids", "geb"]);
+    let coloured = on_a_terminal(&server, "outcome 4000-0", &[]);
+    assert!(coloured.contains("\u{1b}[32mtaken back from u: geb\u{1b}[0m"), "{coloured:?}");
+    for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let plain = on_a_terminal(&server, "outcome 4000-0", &[variable]);
+        assert!(plain.contains("taken back") && !plain.contains('\u{1b}'), "{plain:?}");
+    }
+}
+
+#[test]
+fn a_batch_shows_a_bar_on_a_terminal_and_takes_it_away() {
+    let server = Server::start();
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, "request u a\nreturn u a\n").unwrap();
+    let command = format!("batch {} --json --timeout 1", file.display());
+    let shown = on_a_terminal(&server, &command, &[]);
+    assert!(shown.contains("[####################] 2 of 2 sent, 0 answered"), "{shown:?}");
+    assert!(shown.ends_with("2 unanswered so far (run the same again to ask)\r\n"), "{shown:?}");
+    assert!(shown.contains("\r\u{1b}[K"), "it is taken away: {shown:?}");
+}
