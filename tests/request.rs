@@ -582,16 +582,7 @@ fn a_batch_keeps_the_order_of_its_lines_across_both_streams_and_is_sent_once() {
         let told = format!("library-req: 10000 events queued{earlier}\n");
         ended.is(0, &"OK\n".repeat(2 * PAIRS), &told);
     }
-    let mut events: Vec<(library_lending::ids::EventId, &str, String)> = Vec::new();
-    for (stream, action) in [(REQUESTS, "request"), (RETURNS, "return")] {
-        for (id, fields) in entries(&mut db, stream) {
-            events.push((id.parse().unwrap(), action, format!("{} {}", fields[1], fields[3])));
-        }
-    }
-    events.sort();
-    let sent: Vec<String> =
-        events.iter().map(|(_, action, text)| format!("{action} {text}\n")).collect();
-    assert!(sent.concat() == lines, "the order of the ids is that of the lines");
+    assert!(sent_lines(&mut db) == lines, "the order of the ids is that of the lines");
     // Under another name it is another batch.
     let ended =
         server.run_with_input(&["batch", "--no-wait", "-q", "--batch-id", "b"], lines.as_bytes());
@@ -601,6 +592,84 @@ fn a_batch_keeps_the_order_of_its_lines_across_both_streams_and_is_sent_once() {
     assert_eq!(ended.status, Some(2), "{ended:?}");
     assert!(ended.err.contains("with other content"), "{ended:?}");
     assert_eq!(entries(&mut db, RETURNS).len(), 2 * PAIRS);
+}
+
+/// Every event in the streams, by their ids, as lines of a batch.
+fn sent_lines(db: &mut Connection) -> String {
+    let mut events: Vec<(library_lending::ids::EventId, String)> = Vec::new();
+    for (stream, action) in [(REQUESTS, "request"), (RETURNS, "return")] {
+        for (id, fields) in entries(db, stream) {
+            events.push((id.parse().unwrap(), format!("{action} {} {}\n", fields[1], fields[3])));
+        }
+    }
+    events.sort();
+    events.into_iter().map(|(_, line)| line).collect()
+}
+
+#[test]
+fn two_runs_of_one_batch_at_once_send_it_once_and_in_its_order() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let mut lines = String::new();
+    for (n, run) in [100, 3, 1, 40, 32, 31, 1_200, 700, 2].into_iter().cycle().take(60).enumerate()
+    {
+        let action = if n % 2 == 0 { "request" } else { "return" };
+        for book in 0..run {
+            lines.push_str(&format!("{action} u{n} b{book}\n"));
+        }
+    }
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    for args in [&["--no-wait"][..], &["--timeout", "0", "--batch-id", "waits"]] {
+        let _: () = db.del(&[REQUESTS, RETURNS]).unwrap();
+        let args = [&["batch", file.to_str().unwrap()], args].concat();
+        let runs = [0, 1, 2].map(|_| server.start_run(&args));
+        for run in runs {
+            let ended = Ended::of(run.wait_with_output().unwrap());
+            assert!(matches!(ended.status, Some(0 | 3)), "{:?} {}", ended.status, ended.err);
+        }
+        assert!(sent_lines(&mut db) == lines, "all lines, each once, in order: {args:?}");
+    }
+}
+
+#[test]
+fn a_chunk_that_one_stream_cannot_take_is_added_to_neither() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = "request u b\n".repeat(100) + "return u b\n";
+    for wait in ["--no-wait", "--json"] {
+        let _: () = db.set(RETURNS, "x").unwrap();
+        let ended = server.run_with_input(&["batch", wait], lines.as_bytes());
+        assert_eq!(ended.status, Some(4), "{ended:?}");
+        assert!(ended.err.contains("is no stream"), "{ended:?}");
+        assert!(entries(&mut db, REQUESTS).is_empty());
+        let _: () = db.del(RETURNS).unwrap();
+        let end = format!("18446744073709551615-{}", u64::MAX);
+        let _: String = redis::cmd("XADD").arg(&[RETURNS, &end, "f", "v"]).query(&mut db).unwrap();
+        let ended = server.run_with_input(&["batch", wait], lines.as_bytes());
+        assert!(ended.err.contains("used up all ids"), "{ended:?}");
+        assert!(entries(&mut db, REQUESTS).is_empty());
+        let _: () = db.del(RETURNS).unwrap();
+    }
+}
+
+#[test]
+fn a_full_redis_takes_no_part_of_a_batch() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let set = |db: &mut Connection, bytes: &str| {
+        redis::cmd("CONFIG").arg(&["SET", "maxmemory", bytes]).exec(db).unwrap();
+    };
+    set(&mut db, "1");
+    let lines = "request u b\n".repeat(100);
+    let args = ["batch", "--no-wait", "--timeout", "0.2", "-q"];
+    let ended = server.run_with_input(&args, lines.as_bytes());
+    assert_eq!(ended.status, Some(4), "{ended:?}");
+    assert!(ended.err.contains("OOM"), "{ended:?}");
+    assert!(entries(&mut db, REQUESTS).is_empty());
+    set(&mut db, "0");
+    server.run_with_input(&args, lines.as_bytes()).is(0, "", "");
+    assert!(sent_lines(&mut db) == lines);
 }
 
 #[test]
@@ -898,4 +967,39 @@ fn watch_tells_outcomes_as_they_happen_and_survives_a_restart_of_redis() {
     let ended = Ended::of(child.wait_with_output().unwrap());
     assert_eq!(ended.status, Some(0), "{ended:?}");
     assert!(ended.err.contains("lost Redis at") && ended.err.contains("is back"), "{ended:?}");
+}
+
+/// What a command writes to a terminal. `script` gives it one.
+fn on_a_terminal(server: &Server, command: &str, variables: &[(&str, &str)]) -> String {
+    let line = format!("{} {command}", env!("CARGO_BIN_EXE_library-req"));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("LIBRARY_ADDRESS", server.address());
+    script.env_remove("NO_COLOR").env("TERM", "xterm").envs(variables.iter().copied());
+    let output = script.stdin(Stdio::null()).output().expect("script is part of every Debian");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_terminal_gets_colours_unless_it_is_told_not_to() {
+    let server = Server::start();
+    let mut db = server.connect();
+    record(&mut db, "5000-0", "return:4000-0", "u", &["outcome", "returned", "book_ids", "geb"]);
+    let coloured = on_a_terminal(&server, "outcome 4000-0", &[]);
+    assert!(coloured.contains("\u{1b}[32mtaken back from u: geb\u{1b}[0m"), "{coloured:?}");
+    for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let plain = on_a_terminal(&server, "outcome 4000-0", &[variable]);
+        assert!(plain.contains("taken back") && !plain.contains('\u{1b}'), "{plain:?}");
+    }
+}
+
+#[test]
+fn a_batch_shows_a_bar_on_a_terminal_and_takes_it_away() {
+    let server = Server::start();
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, "request u a\nreturn u a\n").unwrap();
+    let command = format!("batch {} --json --timeout 1", file.display());
+    let shown = on_a_terminal(&server, &command, &[]);
+    assert!(shown.contains("[####################] 2 of 2 sent, 0 answered"), "{shown:?}");
+    assert!(shown.ends_with("2 unanswered so far (run the same again to ask)\r\n"), "{shown:?}");
+    assert!(shown.contains("\r\u{1b}[K"), "it is taken away: {shown:?}");
 }
