@@ -230,31 +230,35 @@ local function precedes(a_id, a_action, b_id, b_action)
   return before(a_id, b_id)
 end
 
+-- The first entry from one id to another that is pending for a group, those of silent instances
+-- passed over; "" if there is none, nil if that could not be found out.
+local function first_pending(stream, group, from, to)
+  local count = next(silent) and 100 or 1
+  repeat
+    local page = redis.pcall('XPENDING', stream, group, from, to, count)
+    if page.err then
+      return nil
+    end
+    for _, entry in ipairs(page) do
+      if not silent[entry[2]] then
+        return entry[1]
+      end
+    end
+    from = #page > 0 and '(' .. page[#page][1]
+  until #page < count
+  return ''
+end
+
 local oldest_known = {}
 -- The oldest undecided event of a stream: pending, or not delivered yet; "" if there is none, nil
--- if that could not be found out. Pending entries of silent instances are passed over.
+-- if that could not be found out.
 local function oldest(stream)
   local known = oldest_known[stream]
   if known and not decided[stream .. known] then
     return known
   end
-  local found, from = nil, '-'
-  while not found do
-    local page = redis.pcall('XPENDING', stream, lending_group, from, '+', next(silent) and 100 or 1)
-    if page.err then
-      return nil
-    end
-    for _, entry in ipairs(page) do
-      if not found and not silent[entry[2]] then
-        found = entry[1]
-      end
-    end
-    if #page == 0 or not next(silent) then
-      break
-    end
-    from = '(' .. page[#page][1]
-  end
-  if not found then
+  local found = first_pending(stream, lending_group, '-', '+')
+  if found == '' then
     local group = group_of(stream, lending_group)
     if not group then
       return nil
@@ -379,9 +383,8 @@ local function is_undone(stream, group, delivered, id)
     local entry = redis.pcall('XRANGE', stream, id, id)
     return entry.err ~= nil or #entry > 0
   end
-  local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
-  -- An error means that the group is gone: what is still in the stream will be delivered again.
-  return pending.err ~= nil or #pending > 0
+  -- It could not be found out if the group is gone: what is in the stream will be delivered again.
+  return first_pending(stream, group, id, id) ~= ''
 end
 
 local undone_known = {}
@@ -433,8 +436,7 @@ end
 local function settled(a_doubt)
   local handoff, request = string.match(a_doubt, '^(%S+) (%S+)$')
   if handoff and handoff ~= '-' then
-    local pending = redis.pcall('XPENDING', handoffs, shelving_group, '-', handoff, 1)
-    if not pending.err and #pending > 0 then
+    if first_pending(handoffs, shelving_group, '-', handoff) ~= '' then
       return false
     end
     if before(shelving().delivered, handoff) then

@@ -16,7 +16,7 @@ use redis::Connection;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::keeper::{Keeper, Order, STALL};
+use super::keeper::{self, Keeper, Order, STALL};
 use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
@@ -298,6 +298,7 @@ impl Supervisor {
         if let Some(key) = lone {
             takeover::count_lone_try(&session, &mut control, key, -1)?;
         }
+        keeper::meet_neighbours(&session, &mut control)?;
         let threads = Connections::open(&self.target, &session)?;
         self.sessions += 1;
         std::thread::scope(|scope| {

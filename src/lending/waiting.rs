@@ -21,8 +21,11 @@ const LAST_PAUSE: Duration = Duration::from_millis(200);
 /// part of Redis' time: a try costs it about 4 microseconds.
 const PAUSE_FOR_EACH: Duration = Duration::from_micros(40);
 
-/// How many of the oldest are tried again when something older than they was decided.
-const OLDEST: usize = 128;
+/// How many of the oldest are tried again when events older than they were decided: at least, and
+/// for each of those. A queue of refusals that wait for each other then flows in growing chunks,
+/// and one that is stuck behind somebody else's event costs little.
+const LEAST_OLDEST: usize = 16;
+const OLDEST_FOR_EACH: usize = 2;
 
 /// An event that waits.
 #[derive(Debug)]
@@ -111,16 +114,20 @@ impl WaitingRoom {
         }
     }
 
-    /// An event was decided: those that ask for its books, and the oldest if it was older than
+    /// Events were decided: those that ask for their books, and the oldest if they were older than
     /// they, are worth another try.
-    pub fn decided(&mut self, event: &Event) {
+    pub fn decided(&mut self, events: &[Event]) {
         let Some(oldest) = self.by_age.keys().next() else { return };
         self.pause = FIRST_PAUSE;
         // In the same millisecond it is not known which came first.
-        if event.key.id.ms <= oldest.id.ms {
-            self.due.extend(self.by_age.keys().take(OLDEST));
+        let older = events.iter().filter(|event| event.key.id.ms <= oldest.id.ms).count();
+        if older > 0 {
+            let count = LEAST_OLDEST.max(OLDEST_FOR_EACH * older);
+            self.due.extend(self.by_age.keys().take(count));
         }
-        self.stir_books(event, |_| true);
+        for event in events {
+            self.stir_books(event, |_| true);
+        }
     }
 
     /// Books have arrived on their shelves: every request is worth another try.
@@ -144,16 +151,32 @@ impl WaitingRoom {
         }
     }
 
-    /// Takes out the oldest that are worth another try: `count` at most, and none more once they
-    /// have as many as `books` books.
-    pub fn take_due(&mut self, count: usize, books: usize) -> Vec<Waiting> {
-        let mut taken = Vec::new();
+    /// Takes out the oldest that are worth another try and that `may_go`: `count` at most, and
+    /// none more once they have as many as `books` books.
+    pub fn take_due(
+        &mut self,
+        count: usize,
+        books: usize,
+        may_go: impl Fn(&Event) -> bool,
+    ) -> Vec<Waiting> {
         let mut taken_books = 0;
-        while taken.len() < count && taken_books < books {
-            let Some(key) = self.due.pop_first() else { break };
+        let keys: Vec<EventKey> = self
+            .due
+            .iter()
+            .filter(|key| self.by_age.get(key).is_some_and(|waiting| may_go(&waiting.event)))
+            .take_while(|key| {
+                let before = taken_books;
+                taken_books += self.by_age.get(key).map_or(0, |waiting| waiting.event.books.len());
+                before < books
+            })
+            .take(count)
+            .copied()
+            .collect();
+        let mut taken = Vec::with_capacity(keys.len());
+        for key in keys {
+            self.due.remove(&key);
             if let Some(waiting) = self.by_age.remove(&key) {
                 self.forget_books(&waiting.event);
-                taken_books += waiting.event.books.len();
                 taken.push(waiting);
             }
         }
@@ -188,7 +211,7 @@ mod tests {
     }
 
     fn due(room: &mut WaitingRoom) -> Vec<u64> {
-        room.take_due(100, 100).iter().map(|waiting| waiting.event.key.id.ms).collect()
+        room.take_due(100, 100, |_| true).iter().map(|waiting| waiting.event.key.id.ms).collect()
     }
 
     fn room(events: &[Event]) -> WaitingRoom {
@@ -217,14 +240,14 @@ mod tests {
     fn a_decision_stirs_those_behind_it_and_those_who_want_its_books() {
         let waiting = [event(5, Action::Request, &["geb"]), event(6, Action::Request, &["momo"])];
         let mut first = room(&waiting);
-        first.decided(&event(4, Action::Return, &["alice"]));
+        first.decided(&[event(4, Action::Return, &["alice"])]);
         assert_eq!(due(&mut first), [5, 6]);
         let mut second = room(&waiting);
-        second.decided(&event(9, Action::Return, &["momo"]));
+        second.decided(&[event(9, Action::Return, &["momo"])]);
         assert_eq!(due(&mut second), [6]);
         // A return waits for the request that it belongs to.
         let mut third = room(&[event(5, Action::Return, &["geb"])]);
-        third.decided(&event(9, Action::Request, &["geb"]));
+        third.decided(&[event(9, Action::Request, &["geb"])]);
         assert_eq!(due(&mut third), [5]);
     }
 

@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, TryRecvError, select};
 use log::{debug, error, warn};
 use redis::{Cmd, Connection, Value};
 
+use super::busy::Busy;
 use super::decide::{self, Fetched, Finality, Try, Verdict};
 use super::reject::{self, Rejected};
 use super::waiting::{Waiting, WaitingRoom};
@@ -91,6 +92,7 @@ pub struct Worker<'a> {
     fresh: VecDeque<Delivered>,
     suspects: VecDeque<EventKey>,
     room: WaitingRoom,
+    busy: Busy,
     under_way: VecDeque<Call>,
     log: OutcomeLog,
 }
@@ -113,6 +115,7 @@ impl<'a> Worker<'a> {
             fresh: VecDeque::new(),
             suspects: VecDeque::new(),
             room: WaitingRoom::default(),
+            busy: Busy::default(),
             under_way: VecDeque::new(),
             log: OutcomeLog::new(session.options.log_outcomes),
         }
@@ -185,9 +188,12 @@ impl<'a> Worker<'a> {
 
     /// The next call: what is due in the waiting room, else what has come, oldest first.
     fn next_call(&mut self) -> Option<Call> {
-        if self.room.has_due() {
-            let due = self.room.take_due(CHUNK, CHUNK_BOOKS).into_iter();
-            let tries = due.map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
+        // Nobody overtakes an older one for the same book that is under way.
+        let due = self.room.take_due(CHUNK, CHUNK_BOOKS, |event| !self.busy.concerns(event));
+        if !due.is_empty() {
+            due.iter().for_each(|waiting| self.busy.add(&waiting.event));
+            let tries =
+                due.into_iter().map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
             return Some(Call::Decide(self.session.neighbours(), tries.collect()));
         }
         let mut chunk: Vec<Asking> = Vec::new();
@@ -198,8 +204,13 @@ impl<'a> Worker<'a> {
                 Content::Event(event) if delivered.fresh && self.room.is_awaited(&event) => {
                     self.room.admit_behind(event);
                 }
+                Content::Event(event) if delivered.fresh && self.busy.concerns(&event) => {
+                    // It is due when it is known what came of the other.
+                    self.room.admit(Waiting { event, doubt: String::new() });
+                }
                 Content::Event(event) => {
                     books += event.books.len();
+                    self.busy.add(&event);
                     chunk.push(Asking::first(event));
                 }
                 Content::Suspect => self.suspects.push_back(delivered.key),
@@ -214,8 +225,7 @@ impl<'a> Worker<'a> {
             }
         }
         if chunk.is_empty() {
-            // Perhaps all that has come went into the room.
-            return if self.room.has_due() { self.next_call() } else { None };
+            return None;
         }
         Some(self.fetch_or_decide(chunk))
     }
@@ -306,11 +316,13 @@ impl<'a> Worker<'a> {
         let mut gone = Vec::new();
         for (verdict, one) in decide::verdicts(reply, &tries)?.into_iter().zip(tries) {
             let key = one.event.key;
+            if !matches!(verdict, Verdict::Fetch { .. }) {
+                self.busy.remove(&one.event);
+            }
             match verdict {
                 Verdict::Done(fields) => {
                     self.log.add(key, Some(one.event.user.as_str()), pairs(&fields));
-                    self.room.decided(&one.event);
-                    gone.push(key);
+                    gone.push(one.event);
                 }
                 Verdict::Fetch { finality, books } => {
                     let answers = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
@@ -330,7 +342,7 @@ impl<'a> Worker<'a> {
                 }
                 Verdict::Stale => {
                     debug!(target: LOG, "{key} is decided by another instance");
-                    gone.push(key);
+                    gone.push(one.event);
                 }
                 Verdict::Failed(cause) => {
                     error!(target: LOG, "{key} cannot be worked on: {cause}");
@@ -338,7 +350,8 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        self.session.in_hand.drop(gone);
+        self.session.in_hand.drop(gone.iter().map(|event| event.key));
+        self.room.decided(&gone);
         if asking.is_empty() {
             return Ok(());
         }
@@ -379,6 +392,7 @@ impl<'a> Worker<'a> {
             for entry in &entries {
                 match Delivered::read(key.action, entry, false).content {
                     Content::Event(event) => {
+                        self.busy.add(&event);
                         let call = self.fetch_or_decide(vec![Asking::first(event)]);
                         self.send(call)?;
                     }
