@@ -37,7 +37,8 @@ RULES = dict(  # what the protocol demands; holes.py switches them off one by on
     fence_fetch=True,       # so is fetch
     token_per_connection=True,  # an I/O error takes a new token
     token_per_lease=True,   # a lease taken again takes a new token
-    pending='me',           # each step of decide: 'me' pending for me | 'xack' commit only, for anybody | None
+    pending='first',        # decide works for whom the event is pending: 'me' always | 'first' the steps before the
+                            # commit, which takes XACK for an answer | 'xack' the commit alone | None
     shelve_guard=True,      # shelve only if XACK answers 1
     transit=True,           # a book marked '>' whose hand-off is undone is waited for
     reserved=True,          # so is a book marked '?'
@@ -61,7 +62,7 @@ RULES = dict(  # what the protocol demands; holes.py switches them off one by on
     dead_release='fetch',   # unconfirmed marks of a dead letter: 'fetch' first | 'shelve' | 'storage'
     sweep=None,             # keeper releases marks of decided events: None | 'fetch' first | 'shelve'
     stale_release=True,     # a stale step releases what it had for a decided event
-    epoch=False,            # a group made anew ends all tokens
+    epoch=True,             # a group made anew ends all tokens
 )
 SETTING = dict(  # the library and its misfortunes
     instances=2, capacity=1, limit=2, storage=(), lent=(), loan_of=(), nowhere=(), temps_of=(), fetched=(),
@@ -71,6 +72,10 @@ SETTING = dict(  # the library and its misfortunes
 
 class Violation(Exception):
     pass
+
+
+def req(event_id, user, *books): return event_id, 'req', user, books
+def ret(event_id, user, *books): return event_id, 'ret', user, books
 
 
 def put(t, i, v):
@@ -111,7 +116,7 @@ class Model:
 
     # ---- what the state says
 
-    def undecided(self, S): return [x for x in self.all if S.events[x] not in 'nd'] if 0 else [x for x in self.all if S.events[x] != 'd' and S.events[x] != 'n']
+    def undecided(self, S): return [x for x in self.all if S.events[x] not in ('n', 'd')]
     def front(self, S): return min(self.undecided(S), key=lambda x: self.key[x], default=None)
     def undone(self, S, h): return any(x[0] == h for x in S.handoffs)
     def midway(self, S): return S.foreign > 0 and self.foreign[S.foreign - 1][0] == 'fetch'
@@ -221,11 +226,16 @@ class Model:
 
     def decide(self, S, i, e, held):
         """The script that begins, commits or releases: the new state, what to do next."""
-        mine = S.events[e] == i
-        if self.pending == 'me' and not mine: return self.stale(S, e, held)
-        T, after, outcome = (self.decide_return if self.kind(e) == 'ret' else self.decide_request)(S, e, held)
-        if outcome is not None and self.pending == 'xack' and not isinstance(S.events[e], int): return self.stale(S, e, held)
-        return T, after, outcome
+        if self.pending == 'me' and S.events[e] != i: return self.stale(S, e, held)
+        step = self.decide_return if self.kind(e) == 'ret' else self.decide_request
+        if self.pending == 'first' and S.events[e] != i:
+            T, after, outcome = step(S, e, held) if isinstance(S.events[e], int) else (None, None, None)
+            return (T, after, outcome) if outcome else self.stale(S, e, held)
+        if self.pending == 'xack' and not isinstance(S.events[e], int):  # XACK answers 0, once it comes to that
+            try: T, after, outcome = step(S._replace(outcome=put(S.outcome, e, None)), e, held)
+            except Violation: outcome = 'refused'
+            return self.stale(S, e, held) if outcome else (T._replace(outcome=S.outcome), after, None)
+        return step(S, e, held)
 
     def stale(self, S, e, held):
         D = self.open(S)
@@ -358,7 +368,6 @@ class Model:
             D.shelf[b] = None
             if D.mark[b] == ('>', h): D.mark[b] = None  # a mark of a done hand-off counts as absent
         D.handoffs[:] = [x for x in S.handoffs if x[0] != h]
-        for held in D.held: pass
         if self.doubt == 'mark':
             D.held[:] = [tuple(x and x.doubt and x._replace(doubt=tuple(d for d in x.doubt if d != h)) or x for x in held) for held in S.held]
         return self.close(D)
@@ -465,8 +474,7 @@ class Model:
             if held is None:
                 if S.events[e] == i and self.reconcile: yield 'i%d finds its own e%d' % (i, e), self.hold(S, i, e, FRESH)
                 continue
-            if 'regroup' in self.kinds and S.events[e] != i and held.phase == 'try' and 0: continue
-            if 'regroup' in self.kinds and S.events[e] != i:
+            if 'regroup' in self.kinds and S.events[e] != i and not held.yes:  # with a yes it must go by `stale`
                 yield 'i%d drops e%d (NOGROUP)' % (i, e), self.hold(S, i, e, None)
             if held.phase == 'drain' and S.handoffs: continue
             if held.phase == 'gate' and not (self.may_refuse(S, e) or self.unregistered(S, e)): continue
@@ -500,6 +508,7 @@ class Model:
         lease, proc = T.inst[i]
         if proc > 0 and lease == proc and 'expire' in self.kinds:
             L = T._replace(inst=put(T.inst, i, (0, proc)))
+            if self.fence: L = L._replace(held=put(T.held, i, (None,) * len(self.spec)))  # of no use to it any more
             yield 'FAULT i%d loses its lease' % i, L
             for c in calls: yield 'FAULT i%d loses its lease with %s under way' % (i, self.say(c)), L._replace(late=T.late + (c,))
         if proc > 0 and lease and 'crash' in self.kinds:
@@ -513,7 +522,7 @@ class Model:
 
     def regroups(self, T):
         """A group is destroyed and made anew at 0: all that is undecided is delivered again."""
-        if self.epoch: T = T._replace(inst=tuple((0, p) if p > 0 else (l, p) for l, p in T.inst))
+        if self.epoch: T = T._replace(inst=tuple((0, p) for _, p in T.inst), held=((None,) * len(self.spec),) * self.instances)
         for kind in ('req', 'ret'):
             yield 'FAULT group of %s made anew' % kind, T._replace(events=tuple(
                 'q' if self.kind(e) == kind and isinstance(o, int) else o for e, o in enumerate(T.events)))
@@ -535,7 +544,7 @@ class Model:
             if S.count[u] > self.limit: raise Violation('user %d over the limit' % u)
         for i, hands in enumerate(S.held):
             for e, held in enumerate(hands):
-                if held and S.events[e] == i and held.phase in ('wait', 'gate', 'drain') and ('?', e) in S.mark:
+                if held and S.events[e] == i and self.pending in ('me', 'first') and held.phase in ('wait', 'gate', 'drain') and ('?', e) in S.mark:
                     raise Violation('event %d waits and holds a reservation' % e)
 
     def at_rest(self, S):
@@ -553,7 +562,7 @@ class Model:
 
 
 def explore(name, model, max_states=500000, seconds=100):
-    """(name, states, verdict, the ends that were reached)"""
+    """Prints and returns (name, number of states, verdict); `ends`: different ways in which all came to rest."""
     began = time.time()
     S = model.start()
     index, parent, label, states, after, ends = {S: 0}, [None], [None], [S], [], set()
@@ -583,8 +592,8 @@ def explore(name, model, max_states=500000, seconds=100):
     if not verdict and not cut:
         verdict = stuck(model, states, after, history) or cycle(after, history) or 'ok'
     verdict = verdict or 'CUT'
-    print('%-36s %7d states %5.1fs %2d ends  %s' % (name, len(states), time.time() - began, len(ends), verdict), flush=True)
-    return name, len(states), verdict, ends
+    print('%-44s %7d states %5.1fs %2d ends  %s' % (name, len(states), time.time() - began, len(ends), verdict), flush=True)
+    return name, len(states), verdict
 
 
 def stuck(model, states, after, history):
@@ -628,3 +637,8 @@ def cycle(after, history):
         labels.append(what)
         if b in place: return 'CYCLE after%s\n      goes round: %s' % (history(b), ' ; '.join(labels[place[b]:]))
         place[b] = len(path); path.append(b); ways.append(iter(after[b]))
+
+
+def explore_one(job):
+    name, events, books, knobs = job
+    return explore(name, Model(events, books, **knobs))
