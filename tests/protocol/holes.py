@@ -21,13 +21,13 @@ go('the token survives an I/O error', one, 2, 1, limit=1, token_per_connection=F
 go('the same token after a lost lease', one, 2, 1, limit=1, token_per_lease=False, kinds=('expire',))
 go('shelve without XACK, tokens survive', pair, 2, 1, limit=1, shelve_guard=False, token_per_connection=False,
    late=('shelve',), kinds=('io',))
-go('shelve without XACK', pair, 2, 1, limit=1, shelve_guard=False, **ALL)
 go('own pending entries never looked for', [req(1, 0, 0)], 1, 1, reconcile=False, kinds=('lostread',))
 go('one waiting bound for both streams', [ret(1, 0, 0), req(2, 1, 0), req(3, 1, 0)], 1, slots=('shared', 1), **LENT)
 go('claims obey the waiting bound', same, 1, 1, slots=('stream', 1), claim_bound=True, restart=False, kinds=('crash',), **LENT)
 # --- marks and waiting
-go('reserved books not waited for', same, 1, reserved=False)
-go('no mark before fetch', same, 1, hold_first=False)
+go('reserved books not waited for', two, 2, reserved=False)
+go('reserved books not waited for, no names', same, 1, reserved=False, doubt='mark', names=False)
+go('no mark before fetch', two, 2, hold_first=False)
 go('books in transit not waited for', four[:3], 1, transit=False, doubt=None)
 go('books in transit not waited for, scan', own, 3, transit=False, limit=1)
 go('nothing waits', four[:3], 1, order=False)
@@ -56,6 +56,7 @@ go('regroup: XACK alone, tokens survive', between, 3, 1, epoch=False, pending='x
 go('regroup: XACK alone, no sweep', four[:2], 1, 1, epoch=False, pending='xack', **regroup)
 go('regroup: stale steps release nothing', four[:2], 1, 1, epoch=False, stale_release=False, **regroup)
 # --- guards that another one covers as long as that one stands
+go('COVERED shelve without XACK', pair, 2, 1, limit=1, shelve_guard=False, **ALL)
 go('COVERED no pending check', pair, 2, 1, pending='xack', **ALL)
 go('COVERED no pending check, regroup', four[:3], 1, 1, pending='xack', **regroup)
 go('COVERED stale steps release nothing', four[:3], 1, 1, stale_release=False, **regroup)

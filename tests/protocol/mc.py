@@ -26,7 +26,7 @@ State = namedtuple('State', [
     'foreign',   # how many steps of the reference instance's script are done
     'faults',    # how many faults may still happen
 ])
-# phase: 'try' | 'wait' | 'gate' (a fetch said no: wait until a refusal is allowed) | ('fetch', books, sure)
+# phase: 'try' | 'wait' | 'drain' (until no hand-off is undone) | 'gate' (a fetch said no: wait until a refusal is allowed) | ('fetch', books, sure)
 # yes: books that fetch gave; no: (book, final, holder); doubt: None | hand-offs to wait for | scan: (book, holder)
 Held = namedtuple('Held', 'phase yes no doubt')
 FRESH = Held('try', (), (), None)
@@ -161,8 +161,8 @@ class Model:
 
     def younger_loan(self, S, e, b):
         m = S.mark[b]
-        return self.young_loans and m is not None and m[0] == '=' and self.ms(m[1]) > self.ms(e) if self.tie else \
-            self.young_loans and m is not None and m[0] == '=' and self.key[m[1]] > self.key[e]
+        if not self.young_loans or m is None or m[0] != '=': return False
+        return self.ms(m[1]) > self.ms(e) if self.tie else self.key[m[1]] > self.key[e]
 
     def check_refusal(self, S, e, books):
         for x in self.undecided(S):
@@ -263,7 +263,7 @@ class Model:
         return self.close(self.settle(D, e, outcome)), None, outcome
 
     def waited_for(self, S, e, b):
-        """b is reserved by another request, in transit, or looked for by scan."""
+        """b is reserved by another request or in transit."""
         m = S.mark[b]
         if m and m[0] == '?' and m[1] != e: return self.reserved
         if m and m[0] == '>': return self.transit and self.undone(S, m[1])
