@@ -561,7 +561,7 @@ class Model:
         if self.must and not self.must(S.outcome): raise Violation('outcomes %s' % (S.outcome,))
 
 
-def explore(name, model, max_states=500000, seconds=100):
+def explore(name, model, max_states=500000, seconds=600):
     """Prints and returns (name, number of states, verdict); `ends`: different ways in which all came to rest."""
     began = time.time()
     S = model.start()

@@ -15,9 +15,10 @@ def go(name, events, books, faults=0, capacity=0, **knobs):
 four = [req(1, 0, 0), ret(2, 0, 0), req(3, 1, 0), req(4, 0, 0, 1)]
 own = [req(1, 1, 2), req(2, 0, 0), req(3, 0, 1), ret(4, 0, 0)]
 two = [req(1, 0, 0, 1), req(2, 1, 0, 1)]
-go('own context', own, 3, 1, limit=1, kinds=('crash', 'io'))
+go('own context', own, 3, 1, limit=1, kinds=('io',))
 go('four events', four, 2, 1)
-go('request, return, request', four[:3], 1, 2, kinds=('expire', 'crash'))
+go('request, return, request', four[:3], 1, 1)
+go('request, return, request', four[:3], 1, 2, kinds=('crash',))
 go('four events, storage', four, 2, capacity=1)
 go('request, return, request, storage', four[:3], 1, 1, capacity=1)
 go('three want two books', [req(1, 0, 0, 1), req(2, 1, 1, 0), req(3, 0, 0, 1)], 2)
