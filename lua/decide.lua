@@ -17,8 +17,8 @@
 --       application may have left (set), and, if an answer is wished, the answer (list)
 -- ARGV  1 token of the lease        2 storage capacity       3 most books a user may have
 --       4 outcomes to keep          5 group of lending       6 group of shelving
---       7 "keep" or "delete" decided events
---       8 n, then n consumers that hold up no refusal (silent instances without a lease)
+--       7 "keep" or "delete" decided events                8 consumer of this instance
+--       9 n, then n consumers that hold up no refusal (silent instances without a lease)
 --       . m, then m consumers that run the reference application
 --       then for each event:
 --         "request" or "return", event id, user id,
@@ -49,6 +49,7 @@ local loans_key, states_key, storage_key = KEYS[5], KEYS[6], KEYS[7]
 local outcomes, ties = KEYS[8], KEYS[9]
 local capacity, limit, outcomes_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local lending_group, shelving_group, keep_events = ARGV[5], ARGV[6], ARGV[7] == 'keep'
+local me = ARGV[8]
 
 if redis.call('GET', lock) ~= ARGV[1] then
   return {'FENCED'}
@@ -56,7 +57,7 @@ end
 
 ---- Arguments to tables.
 
-local at, next_key = 8, 10
+local at, next_key = 9, 10
 local function take_names()
   local names = {}
   for n = 1, tonumber(ARGV[at]) do
@@ -196,7 +197,7 @@ local room = capacity - redis.call('SCARD', storage_key)
 for _, stream in ipairs({requests, returns, handoffs, outcomes}) do
   redis.call('XLEN', stream)
 end
-redis.call('HLEN', ties)
+local ties_noted = redis.call('HLEN', ties) > 0
 
 ---- What is changed in memory, to be written at the end.
 
@@ -285,40 +286,64 @@ local function other_stream(e)
   return requests, 'request'
 end
 
--- Whether all undecided events of the other stream in e's millisecond are known to wait for e.
-local function all_tied_to(e, ms)
+-- Whether an id was given by submit.lua: then its sequence number is a multiple of a million, and
+-- it can be compared with those of the other stream.
+local function is_ordered(id)
+  return string.find(id, '%-%d+000000$') ~= nil
+end
+
+-- Whether of two events of one millisecond and different streams it is not known which is older.
+local function is_tie(a_id, b_id)
+  return not (is_ordered(a_id) and is_ordered(b_id))
+end
+
+-- The undecided events of the other stream that tie with e, as fields of `ties`; nil if one of
+-- them is not delivered yet, or that could not be found out.
+local function tied_with(e, ms)
   local stream, action = other_stream(e)
-  if redis.call('HGET', ties, '#front') ~= e.action .. ':' .. e.id then
-    return false
-  end
   local first, last = ms .. '-0', ms .. '-18446744073709551615'
   local pending = redis.pcall('XPENDING', stream, lending_group, first, last, MOST_TIES)
   local group = group_of(stream, lending_group)
   if pending.err or not group then
-    return false
-  end
-  if #pending >= MOST_TIES then
-    return true
+    return nil
   end
   local others = {}
+  if #pending >= MOST_TIES then
+    return others
+  end
   for _, entry in ipairs(pending) do
-    if not silent[entry[2]] then
+    if not silent[entry[2]] and is_tie(e.id, entry[1]) then
       others[#others + 1] = action .. ':' .. entry[1]
     end
   end
-  if #others > 0 then
-    for _, tied in ipairs(redis.call('HMGET', ties, unpack(others))) do
-      if not tied then
-        return false
+  local delivered = group['last-delivered-id']
+  if before(delivered, last) then
+    local from = before(delivered, first) and first or '(' .. delivered
+    for _, entry in ipairs(redis.call('XRANGE', stream, from, last, 'COUNT', MOST_TIES)) do
+      if is_tie(e.id, entry[1]) then
+        return nil
       end
     end
   end
-  local delivered = group['last-delivered-id']
-  if before(delivered, first) then
-    return #redis.call('XRANGE', stream, first, last, 'COUNT', 1) == 0
-  elseif before(delivered, last) then
-    return #redis.call('XRANGE', stream, '(' .. delivered, last, 'COUNT', 1) == 0
+  return others
+end
+
+-- Whether all undecided events that tie with e, which comes first, are known to wait for it.
+local function all_wait_for(e, ms)
+  local others = tied_with(e, ms)
+  if not others then
+    return false
+  elseif #others == 0 then
+    return true
+  elseif redis.call('HGET', ties, '#front') ~= e.action .. ':' .. e.id then
+    return false
   end
+  for _, noted in ipairs(redis.call('HMGET', ties, unpack(others))) do
+    if not noted then
+      return false
+    end
+  end
+  e.tied = true
   return true
 end
 
@@ -343,11 +368,7 @@ local function nothing_older(e)
   end
   -- A tie: the front is the smallest undecided event of both streams.
   if own_first and precedes(e.id, e.action, other, action) then
-    if all_tied_to(e, ms) then
-      e.tied = true
-      return true
-    end
-    return false
+    return all_wait_for(e, ms)
   end
   if own ~= '' and not own_first and precedes(own, e.action, other, action) then
     -- The front is of e's own stream: those of e's millisecond wait for it in turn.
@@ -361,8 +382,11 @@ local function nothing_older(e)
     redis.call('DEL', ties)
     redis.call('HSET', ties, '#front', front)
   end
-  redis.call('HSET', ties, e.action .. ':' .. e.id, '1')
+  -- What could end the wait is told as well: a decision about its user or its books.
+  local concerns = e.user .. '\n' .. table.concat(e.books, '\n')
+  redis.call('HSET', ties, e.action .. ':' .. e.id, concerns)
   redis.call('EXPIRE', ties, TIES_TTL_S)
+  ties_noted = true
   return false
 end
 
@@ -515,9 +539,26 @@ local function acknowledge(e)
   return true
 end
 
--- What waited for e waits for the next in front, if e was refused without any effect; otherwise
--- it has to try again.
-local function pass_ties_on(e, effect)
+-- A decision had an effect: what waits and shares its user or a book with it has to try again
+-- before it counts as waiting.
+local function untie(e)
+  local touched = {[e.user] = true}
+  for _, book in ipairs(e.books) do
+    touched[book] = true
+  end
+  local noted = redis.call('HGETALL', ties)
+  for n = 1, #noted, 2 do
+    for name in string.gmatch(noted[n] ~= '#front' and noted[n + 1] or '', '[^\n]+') do
+      if touched[name] then
+        redis.call('HDEL', ties, noted[n])
+        break
+      end
+    end
+  end
+end
+
+-- What waited for e waits for the next in front.
+local function pass_ties_on(e)
   redis.call('HDEL', ties, e.action .. ':' .. e.id)
   local front, action = oldest(requests), 'request'
   local other = oldest(returns)
@@ -525,11 +566,18 @@ local function pass_ties_on(e, effect)
     and (not front or front == '' or precedes(other, 'return', front, 'request')) then
     front, action = other, 'return'
   end
-  if not effect and front and front ~= '' and split(front) == split(e.id) then
+  if front and front ~= '' and split(front) == split(e.id) then
     redis.call('HSET', ties, '#front', action .. ':' .. front)
   else
     redis.call('DEL', ties)
   end
+end
+
+-- Whether e is still this instance's to work on: if its group was lost and made anew, it may have
+-- been delivered to another, and what it has is theirs.
+local function is_mine(e)
+  local pending = redis.pcall('XPENDING', stream_of(e), lending_group, e.id, e.id, 1, me)
+  return not pending.err and #pending == 1
 end
 
 -- Writes the outcome and returns the event's reply. `lists` are pairs of a field and books.
@@ -555,8 +603,11 @@ local function conclude(e, outcome, cause, lists, effect)
     redis.call('RPUSH', e.answer, table.concat(text, '\n'))
     redis.call('PEXPIRE', e.answer, e.answer_ms)
   end
+  if ties_noted and effect then
+    untie(e)
+  end
   if e.tied then
-    pass_ties_on(e, effect)
+    pass_ties_on(e)
   end
   return reply
 end
@@ -581,13 +632,21 @@ local function grant_all(e)
 end
 
 local function wait(e, sorted)
-  let_go(e, sorted.asked)
-  put_back(sorted.have, e.id)
+  if #sorted.have > 0 or #sorted.asked > 0 or e.reserved then
+    if not is_mine(e) then
+      return {'STALE'}
+    end
+    let_go(e, sorted.asked)
+    put_back(sorted.have, e.id)
+  end
   return {'WAIT', sorted.in_doubt and 'doubt' or sorted.blocked and 'book' or 'older'}
 end
 
 -- Asks shelving for books, after reserving those that are not yet reserved for e.
 local function fetch(e, sorted)
+  if not is_mine(e) then
+    return {'STALE'}
+  end
   local reply = {'FETCH', sorted.certain and '' or doubt()}
   for _, book in ipairs(#sorted.unknown > 0 and sorted.unknown or sorted.free) do
     set('state', state, book, '?' .. e.id)
@@ -726,15 +785,23 @@ local function look_at_request(e)
   return decide, sorted
 end
 
+-- Whether a request is younger than a return. In a tie that is not known, and it is not.
+local function is_younger(request, e)
+  local request_ms, ms = split(request), split(e.id)
+  if request_ms ~= ms then
+    return smaller(ms, request_ms)
+  end
+  return not is_tie(request, e.id) and before(e.id, request)
+end
+
 local function look_at_return(e)
   local mine, others, not_lent = {}, {}, {}
-  local ms = split(e.id)
   for _, book in ipairs(e.books) do
     local list = not_lent
     if loan[book] == e.user then
       -- Only loans of older requests are meant. A loan without an entry is old.
       local request = string.match(state[book] or '', '^=(.*)$')
-      if not request or not smaller(ms, split(request) or ms) then
+      if not request or not split(request) or not is_younger(request, e) then
         list = mine
       end
     elseif loan[book] then

@@ -10,6 +10,7 @@
 --       4 outcomes (stream)     5 hand-offs (stream)     6 book states (hash)
 --       7 automated storage     8 loans (hash)           9 lone tries (hash)
 --       10 reservation of the reference application (set)   11 the answer (list)
+--       12 ties (hash)
 -- ARGV  1 token of the lease    2 group                  3 event id
 --       4 "request", "return" or "handoff"               5 cause
 --       6 "keep" or "delete" decided events              7 storage capacity
@@ -127,6 +128,8 @@ if #to_shelves > 0 then
 end
 redis.call('DEL', KEYS[10])
 redis.call('HDEL', KEYS[9], action .. ':' .. id)
+-- Rare enough: whatever waits has to try again before it counts as waiting.
+redis.call('DEL', KEYS[12])
 if ARGV[6] ~= 'keep' then
   redis.call('XDEL', stream, id)
 end

@@ -441,10 +441,17 @@ fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, 
 fn note_neighbours(session: &Session, others: &[Other]) {
     let silent_ms = session.options.silent_after.as_millis() as u64;
     let mut found = Neighbours::default();
-    for other in others.iter().filter(|other| other.lock == Lock::WithoutTtl) {
+    for other in others {
         // Who is heard of in one stream is not silent because of the others.
         let heard = others.iter().any(|one| one.name == other.name && one.idle_ms <= silent_ms);
-        let list = if heard { &mut found.reference } else { &mut found.silent };
+        let list = match other.lock {
+            Lock::Held => continue,
+            Lock::WithoutTtl if !heard => &mut found.silent,
+            Lock::WithoutTtl => &mut found.reference,
+            // Which kind it was, nobody knows any more.
+            Lock::Gone if other.pending > 0 => &mut found.reference,
+            Lock::Gone => continue,
+        };
         if !list.contains(&other.name) {
             list.push(other.name.clone());
         }

@@ -89,7 +89,7 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
     }
     cmd.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
     cmd.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
-    cmd.arg(session.decided_events());
+    cmd.arg(session.decided_events()).arg(session.consumer());
     for names in [&neighbours.silent, &neighbours.reference] {
         cmd.arg(names.len()).arg(names);
     }

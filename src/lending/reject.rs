@@ -15,7 +15,7 @@ use crate::session::Session;
 static SCRIPT: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../../lua/reject.lua")));
 
-const KEYS: usize = 11;
+const KEYS: usize = 12;
 
 /// The command that moves a request or return to the dead letters; or, to `look`, tells which
 /// books it may have fetched from the main storage.
@@ -55,7 +55,7 @@ fn build(
     let mut cmd = if by_text { SCRIPT.by_text(KEYS) } else { SCRIPT.by_digest(KEYS) };
     cmd.arg(session.lock()).arg(stream).arg(&keys.dead_letters).arg(&keys.outcomes);
     cmd.arg(&keys.handoffs).arg(&keys.book_states).arg(&keys.storage).arg(&keys.loans);
-    cmd.arg(&keys.lone_tries).arg(reservation).arg(answer);
+    cmd.arg(&keys.lone_tries).arg(reservation).arg(answer).arg(&keys.ties);
     cmd.arg(&session.token).arg(group).arg(id.to_string()).arg(action).arg(cause);
     cmd.arg(session.decided_events()).arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept);
     cmd.arg(AnswerWish::Keep.ttl_ms());

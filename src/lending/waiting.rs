@@ -151,36 +151,63 @@ impl WaitingRoom {
         }
     }
 
-    /// Takes out the oldest that are worth another try and that `may_go`: `count` at most, and
-    /// none more once they have as many as `books` books.
+    /// Takes out the oldest that are worth another try and that `may_go`, and with each the oldest
+    /// who waits for one of its books, so that it does not overtake that one: about `count` at
+    /// most, and none more once they have as many as `books` books. In the order of their ids.
     pub fn take_due(
         &mut self,
         count: usize,
         books: usize,
         may_go: impl Fn(&Event) -> bool,
     ) -> Vec<Waiting> {
+        let mut taken = BTreeMap::new();
         let mut taken_books = 0;
-        let keys: Vec<EventKey> = self
-            .due
-            .iter()
-            .filter(|key| self.by_age.get(key).is_some_and(|waiting| may_go(&waiting.event)))
-            .take_while(|key| {
-                let before = taken_books;
-                taken_books += self.by_age.get(key).map_or(0, |waiting| waiting.event.books.len());
-                before < books
-            })
-            .take(count)
-            .copied()
-            .collect();
-        let mut taken = Vec::with_capacity(keys.len());
-        for key in keys {
+        let due: Vec<EventKey> = self.due.iter().copied().collect();
+        for key in due {
+            if taken.len() >= count || taken_books >= books {
+                break;
+            }
+            let company = self.with_those_before(key);
+            if !company.iter().all(|key| may_go(&self.by_age[key].event)) {
+                continue;
+            }
+            for key in company {
+                self.due.remove(&key);
+                if let Some(waiting) = self.by_age.remove(&key) {
+                    self.forget_books(&waiting.event);
+                    taken_books += waiting.event.books.len();
+                    taken.insert(key, waiting);
+                }
+            }
             self.due.remove(&key);
-            if let Some(waiting) = self.by_age.remove(&key) {
-                self.forget_books(&waiting.event);
-                taken.push(waiting);
+        }
+        taken.into_values().collect()
+    }
+
+    /// An event, and those who are the oldest in the room to ask for a book of it or of one of
+    /// them. Empty if it is not in the room.
+    fn with_those_before(&self, key: EventKey) -> Vec<EventKey> {
+        let mut company = Vec::new();
+        let mut next = vec![key];
+        while let Some(key) = next.pop() {
+            let Some(waiting) = self.by_age.get(&key) else { continue };
+            company.push(key);
+            if key.action == Action::Return {
+                continue;
+            }
+            for book in &waiting.event.books {
+                let keys = self.by_book.get(book).into_iter().flatten();
+                let oldest = keys.copied().find(|key| key.action == Action::Request);
+                if let Some(oldest) = oldest
+                    && oldest < key
+                    && !company.contains(&oldest)
+                    && !next.contains(&oldest)
+                {
+                    next.push(oldest);
+                }
             }
         }
-        taken
+        company
     }
 
     fn forget_books(&mut self, event: &Event) {
@@ -249,6 +276,24 @@ mod tests {
         let mut third = room(&[event(5, Action::Return, &["geb"])]);
         third.decided(&[event(9, Action::Request, &["geb"])]);
         assert_eq!(due(&mut third), [5]);
+    }
+
+    #[test]
+    fn who_is_due_takes_along_the_oldest_who_waits_for_the_same_book() {
+        let mut room = room(&[
+            event(1, Action::Request, &["alice"]),
+            event(2, Action::Request, &["geb", "alice"]),
+            event(3, Action::Request, &["geb"]),
+            event(4, Action::Request, &["momo"]),
+        ]);
+        room.decided(&[event(9, Action::Return, &["nothing"])]);
+        assert_eq!(due(&mut room), []);
+        let key = |ms| event(ms, Action::Request, &[]).key;
+        room.due.insert(key(3));
+        let all_but_the_first = |event: &Event| event.key != key(1);
+        assert!(room.take_due(100, 100, all_but_the_first).is_empty());
+        assert_eq!(due(&mut room), [1, 2, 3]);
+        assert_eq!(room.len(), 1);
     }
 
     #[test]
