@@ -638,6 +638,8 @@ local function wait(e, sorted)
     end
     let_go(e, sorted.asked)
     put_back(sorted.have, e.id)
+    -- What shelving said is not true any more.
+    e.said, e.answers = '', nil
   end
   return {'WAIT', sorted.in_doubt and 'doubt' or sorted.blocked and 'book' or 'older'}
 end
@@ -819,17 +821,35 @@ end
 ---- All events, then what they changed.
 
 local replies = {}
-for n, e in ipairs(events) do
+local function try(n, e)
   local cause = broken[e.count] or broken[e.temp or '']
   if cause then
     replies[n] = {'FAILED', cause}
+    return
+  end
+  local look = e.action == 'request' and look_at_request or look_at_return
+  local ok, act, sorted = pcall(look, e)
+  if ok then
+    replies[n] = act(e, sorted)
   else
-    local look = e.action == 'request' and look_at_request or look_at_return
-    local ok, act, sorted = pcall(look, e)
-    if ok then
-      replies[n] = act(e, sorted)
-    else
-      replies[n] = {'FAILED', 'script_error: ' .. tostring(type(act) == 'table' and act.err or act)}
+    replies[n] = {'FAILED', 'script_error: ' .. tostring(type(act) == 'table' and act.err or act)}
+  end
+end
+
+for n, e in ipairs(events) do
+  try(n, e)
+end
+
+-- Events that tie become known to wait for each other only one after the other, and a decision
+-- with an effect makes some of them try again: a few times here rather than in a call for each.
+local MOST_PASSES = 8
+local passes, progress = 1, ties_noted
+while progress and passes < MOST_PASSES do
+  passes, progress = passes + 1, false
+  for n, e in ipairs(events) do
+    if replies[n][1] == 'WAIT' and replies[n][2] == 'older' then
+      try(n, e)
+      progress = progress or replies[n][1] ~= 'WAIT'
     end
   end
 end

@@ -3,14 +3,15 @@
 //!
 //! What waits is tried again oldest first, before newer events that ask for the same books
 //! (contract, section 2, Order): so a newcomer that asks for an awaited book is sent through this
-//! room as well. What is worth another try is found by book; and since not everything that ends a
+//! room as well. What is worth another try is found by book and by user; and since not everything that ends a
 //! wait happens in this process, from time to time everything is tried.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use crate::event::{Action, Event, EventKey};
-use crate::ids::BookId;
+use crate::ids::{BookId, UserId};
 
 /// Pause after a round that brought nothing, at first and at most. Doubled each time: somebody
 /// else's event is usually decided within milliseconds, or else takes a takeover.
@@ -27,6 +28,10 @@ const PAUSE_FOR_EACH: Duration = Duration::from_micros(40);
 const LEAST_OLDEST: usize = 16;
 const OLDEST_FOR_EACH: usize = 2;
 
+/// How many of a user's events are tried again when one of them was decided: what a user may have
+/// in hand is a handful of books.
+const OLDEST_OF_A_USER: usize = 8;
+
 /// An event that waits.
 #[derive(Debug)]
 pub struct Waiting {
@@ -41,6 +46,7 @@ pub struct Waiting {
 pub struct WaitingRoom {
     by_age: BTreeMap<EventKey, Waiting>,
     by_book: HashMap<BookId, BTreeSet<EventKey>>,
+    by_user: HashMap<UserId, BTreeSet<EventKey>>,
     due: BTreeSet<EventKey>,
     pause: Duration,
     next_round: Instant,
@@ -51,6 +57,7 @@ impl Default for WaitingRoom {
         Self {
             by_age: BTreeMap::new(),
             by_book: HashMap::new(),
+            by_user: HashMap::new(),
             due: BTreeSet::new(),
             pause: FIRST_PAUSE,
             next_round: Instant::now(),
@@ -94,6 +101,7 @@ impl WaitingRoom {
         for book in &waiting.event.books {
             self.by_book.entry(book.clone()).or_default().insert(key);
         }
+        self.by_user.entry(waiting.event.user.clone()).or_default().insert(key);
         self.by_age.insert(key, waiting);
     }
 
@@ -119,6 +127,7 @@ impl WaitingRoom {
     pub fn decided(&mut self, events: &[Event]) {
         let Some(oldest) = self.by_age.keys().next() else { return };
         self.pause = FIRST_PAUSE;
+        self.next_round = self.next_round.min(Instant::now() + self.round_pause());
         // In the same millisecond it is not known which came first.
         let older = events.iter().filter(|event| event.key.id.ms <= oldest.id.ms).count();
         if older > 0 {
@@ -127,6 +136,8 @@ impl WaitingRoom {
         }
         for event in events {
             self.stir_books(event, |_| true);
+            let same_user = self.by_user.get(&event.user).into_iter().flatten();
+            self.due.extend(same_user.take(OLDEST_OF_A_USER));
         }
     }
 
@@ -146,9 +157,12 @@ impl WaitingRoom {
         if !self.is_empty() && self.due.is_empty() && now >= self.next_round {
             self.due.extend(self.by_age.keys());
             self.pause = (self.pause * 2).min(LAST_PAUSE);
-            let crowd = PAUSE_FOR_EACH * u32::try_from(self.len()).unwrap_or(u32::MAX);
-            self.next_round = now + self.pause.max(crowd);
+            self.next_round = now + self.round_pause();
         }
+    }
+
+    fn round_pause(&self) -> Duration {
+        self.pause.max(PAUSE_FOR_EACH * u32::try_from(self.len()).unwrap_or(u32::MAX))
     }
 
     /// Takes out the oldest that are worth another try and that `may_go`, and with each the oldest
@@ -174,7 +188,7 @@ impl WaitingRoom {
             for key in company {
                 self.due.remove(&key);
                 if let Some(waiting) = self.by_age.remove(&key) {
-                    self.forget_books(&waiting.event);
+                    self.forget(&waiting.event);
                     taken_books += waiting.event.books.len();
                     taken.insert(key, waiting);
                 }
@@ -210,14 +224,19 @@ impl WaitingRoom {
         company
     }
 
-    fn forget_books(&mut self, event: &Event) {
+    fn forget(&mut self, event: &Event) {
         for book in &event.books {
-            if let Some(keys) = self.by_book.get_mut(book) {
-                keys.remove(&event.key);
-                if keys.is_empty() {
-                    self.by_book.remove(book);
-                }
-            }
+            remove(&mut self.by_book, book, event.key);
+        }
+        remove(&mut self.by_user, &event.user, event.key);
+    }
+}
+
+fn remove<K: Eq + Hash>(map: &mut HashMap<K, BTreeSet<EventKey>>, name: &K, key: EventKey) {
+    if let Some(keys) = map.get_mut(name) {
+        keys.remove(&key);
+        if keys.is_empty() {
+            map.remove(name);
         }
     }
 }
@@ -231,7 +250,7 @@ mod tests {
     fn event(ms: u64, action: Action, books: &[&str]) -> Event {
         Event {
             key: EventKey { id: EventId { ms, seq: 0 }, action },
-            user: "user1".parse().unwrap(),
+            user: format!("user{ms}").parse().unwrap(),
             books: books.iter().map(|book| book.parse().unwrap()).collect(),
             answer: AnswerWish::None,
         }

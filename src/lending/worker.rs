@@ -37,6 +37,10 @@ use crate::stream;
 /// call costs beside its events no longer shows.
 const CHUNK: usize = 128;
 
+/// The most events that are tried again by one script: a try that ends in waiting again is cheaper
+/// than a decision, and those of one millisecond had best be seen together.
+const RETRY_CHUNK: usize = 512;
+
 /// The most books in a chunk of several events, since a script's time grows with them.
 const CHUNK_BOOKS: usize = 1_000;
 
@@ -189,7 +193,7 @@ impl<'a> Worker<'a> {
     /// The next call: what is due in the waiting room, else what has come, oldest first.
     fn next_call(&mut self) -> Option<Call> {
         // Nobody overtakes an older one for the same book that is under way.
-        let due = self.room.take_due(CHUNK, CHUNK_BOOKS, |event| !self.busy.concerns(event));
+        let due = self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, |event| !self.busy.concerns(event));
         if !due.is_empty() {
             due.iter().for_each(|waiting| self.busy.add(&waiting.event));
             let tries =
