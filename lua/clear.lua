@@ -1,0 +1,48 @@
+-- clear.lua: delete events that are decided and still in their stream. After order.lua.
+--
+-- Instances of the reference application acknowledge and leave them. Where another consumer group
+-- reads the stream, nothing is deleted. While decided events are in a stream, a note of it is
+-- kept: should the consumer group be lost, it must not be recreated at 0.
+--
+-- KEYS  1 the instance's lock   2 the stream   3 notes of kept events (hash)
+-- ARGV  1 token of the lease    2 group        3 most events to look at   4 "keep" or "delete"
+-- Returns {"FENCED"} | {"CLEARED", how many, "more" or "done"}
+
+local stream, group, most = KEYS[2], ARGV[2], tonumber(ARGV[3])
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return {'FENCED'}
+end
+
+local ours, groups = group_of(stream, group)
+if not ours then
+  return {'CLEARED', 0, 'done'}
+end
+
+-- Everything before the oldest undecided event is decided.
+local delivered = ours['last-delivered-id']
+local oldest = redis.call('XPENDING', stream, group, '-', '+', 1)[1]
+local decided = {}
+local entries = redis.call('XRANGE', stream, '-', delivered, 'COUNT', most)
+for _, entry in ipairs(entries) do
+  if oldest and not before(entry[1], oldest[1]) then
+    break
+  end
+  decided[#decided + 1] = entry[1]
+end
+
+if ARGV[4] == 'keep' or groups > 1 then
+  if #decided > 0 then
+    redis.call('HSET', KEYS[3], stream, 'decided events are kept')
+  end
+  return {'CLEARED', 0, 'done'}
+end
+if #decided > 0 then
+  redis.call('XDEL', stream, unpack(decided))
+end
+if #decided == most then
+  redis.call('HSET', KEYS[3], stream, 'decided events are being cleared')
+  return {'CLEARED', #decided, 'more'}
+end
+redis.call('HDEL', KEYS[3], stream)
+return {'CLEARED', #decided, 'done'}

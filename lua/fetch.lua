@@ -1,0 +1,38 @@
+-- fetch.lua: hand out books from the main storage, each to one request.
+--
+-- ShelvingService's answer to LendingService, and the only way in which lending reaches the main
+-- storage. Asked again by the same request, it gives the same answer.
+--
+-- KEYS  1 the instance's lock   2 main storage (hash: book that is out -> request that has it)
+-- ARGV  1 token of the lease    then in turn: a book, the request that asks for it
+-- Returns {"FENCED"} | {"FETCHED", for each pair "yes" or the request that has the book}
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return {'FENCED'}
+end
+
+local reply, taken, out = {'FETCHED'}, {}, {}
+-- Lua's stack bounds the arguments of one call. SLICE is even: a pair stays together.
+local SLICE = 2000
+for first = 2, #ARGV, SLICE do
+  local last = math.min(first + SLICE - 1, #ARGV)
+  local books = {}
+  for at = first, last, 2 do
+    books[#books + 1] = ARGV[at]
+  end
+  for n, request in ipairs(redis.call('HMGET', KEYS[2], unpack(books))) do
+    local book, asking = books[n], ARGV[first + 2 * n - 1]
+    local has = out[book] or request
+    if not has then
+      out[book] = asking
+      taken[#taken + 1] = book
+      taken[#taken + 1] = asking
+      has = asking
+    end
+    reply[#reply + 1] = has == asking and 'yes' or has
+  end
+end
+for first = 1, #taken, SLICE do
+  redis.call('HSET', KEYS[2], unpack(taken, first, math.min(first + SLICE - 1, #taken)))
+end
+return reply

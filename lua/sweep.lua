@@ -1,0 +1,69 @@
+-- sweep.lua: remove states of books that mean nothing any more. After order.lua.
+--
+-- A hand-off that is done leaves its mark behind, since shelving does not touch what is lending's;
+-- so does a loan that the reference application took back. A reservation for a request that is
+-- decided is left only where the consumer group was lost in the middle of its work. The book may
+-- have been fetched: it is told, so that shelving can take it back (unfetch.lua), and swept in a
+-- second call.
+--
+-- KEYS  1 the instance's lock   2 book states (hash)   3 loans (hash)   4 hand-offs (stream)
+--       5 requests (stream)
+-- ARGV  1 token of the lease    2 group of lending     3 group of shelving
+--       4 "look" or "unfetched": whether reservations may be swept
+--       then in turn: a book, its state as it was seen
+-- Returns {"FENCED"} | {"SWEPT", how many, then in turn: a book that is reserved for a decided
+--       request, its state}
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return {'FENCED'}
+end
+redis.call('HLEN', KEYS[3])
+
+-- Whether an entry of a stream is waiting for its group, or in work.
+local known, delivered = {}, {}
+local function undone(stream, group, id)
+  local at = stream .. id
+  if known[at] == nil then
+    if not delivered[stream] then
+      local info = group_of(stream, group)
+      delivered[stream] = info and info['last-delivered-id'] or '0-0'
+    end
+    if before(delivered[stream], id) then
+      known[at] = #redis.call('XRANGE', stream, id, id) > 0
+    else
+      known[at] = #redis.call('XPENDING', stream, group, id, id, 1) > 0
+    end
+  end
+  return known[at]
+end
+
+local meaningless, orphans = {}, {}
+for at = 5, #ARGV, 2 do
+  local book, state = ARGV[at], ARGV[at + 1]
+  if redis.call('HGET', KEYS[2], book) == state then
+    local kind, id, by = string.match(state, '^(.)(%S*) ?(%S*)$')
+    local lent = redis.call('HEXISTS', KEYS[3], book) == 1
+    local over = false
+    if kind == '=' then
+      over = not lent
+    elseif kind == '>' then
+      -- While the request that put it back is undecided, the mark tells what it has not got.
+      over = lent or not (undone(KEYS[4], ARGV[3], id)
+        or (by ~= '' and undone(KEYS[5], ARGV[2], by)))
+    elseif kind == '?' and not undone(KEYS[5], ARGV[2], id) then
+      over = ARGV[4] == 'unfetched'
+      if not over then
+        orphans[#orphans + 1] = book
+        orphans[#orphans + 1] = state
+      end
+    end
+    if over then
+      meaningless[#meaningless + 1] = book
+    end
+  end
+end
+
+if #meaningless > 0 then
+  redis.call('HDEL', KEYS[2], unpack(meaningless))
+end
+return {'SWEPT', #meaningless, unpack(orphans)}

@@ -1,0 +1,434 @@
+//! The keeper: renews the lease, takes over what dead instances had in hand, and keeps house.
+//!
+//! It renews the lease only while every loop makes progress: an instance that is stuck would
+//! otherwise hold up the refusals of all others for ever. It ends when its orders say so, after
+//! the workers: until then the lease must live.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::daemon::LOG;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::{debug, error, info, warn};
+use redis::{Connection, Value};
+
+use super::{lease, takeover};
+use crate::error::Error;
+use crate::event::{Action, EventKey};
+use crate::ids::EventId;
+use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
+use crate::lending::{self, SUSPICIOUS_DELIVERIES};
+use crate::script::{self, Script, text};
+use crate::session::{Neighbours, Session};
+use crate::shelving;
+use crate::stream;
+
+static SWEEP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/sweep.lua")))
+});
+static CLEAR: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/clear.lua")))
+});
+static FORGET: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../../lua/forget.lua")));
+
+/// A loop that has not come round for so long is stuck: longer than every timeout of a reply.
+pub const STALL: Duration = Duration::from_secs(20);
+
+/// An event that is pending for this instance for so long and in nobody's hands was delivered in a
+/// reply that got lost: longer than a reply can be under way.
+const LOST_AFTER_MS: u64 = 10_000;
+
+/// How often own pending events are compared with those in hand.
+const RECONCILE_EVERY: Duration = Duration::from_secs(5);
+
+/// The time that tidying up may take in each turn: about 1 % of Redis.
+const TIDY_TIME: Duration = Duration::from_millis(20);
+
+/// Entries looked at in one step of tidying up; well under a millisecond each.
+const TIDY_PAGE: usize = 500;
+
+/// A consumer without pending entries whose instance is gone for so long is removed.
+const FORGET_AFTER_MS: u64 = 3_600_000;
+
+/// What the supervisor tells the keeper.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Pass nothing on to the workers any more.
+    LetGo,
+    /// End.
+    End,
+}
+
+/// The keeper.
+pub struct Keeper<'a> {
+    /// What the threads share.
+    pub session: &'a Session,
+    /// Its own connection.
+    pub connection: Connection,
+    /// The way to the lending worker.
+    pub to_lending: Option<Sender<Vec<lending::Delivered>>>,
+    /// The way to the shelving worker.
+    pub to_shelving: Option<Sender<Vec<shelving::reader::Delivered>>>,
+    /// What the supervisor says.
+    pub orders: Receiver<Order>,
+}
+
+/// One of the three streams with its group.
+#[derive(Clone, Copy)]
+enum Stream {
+    Events(Action),
+    HandOffs,
+}
+
+const STREAMS: [Stream; 3] =
+    [Stream::Events(Action::Request), Stream::Events(Action::Return), Stream::HandOffs];
+
+impl Keeper<'_> {
+    /// Keeps house until told to end.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the lease is lost; what Redis or the link said.
+    pub fn run(mut self) -> Result<(), Error> {
+        let turn = self.session.options.lease / 3;
+        let mut next_reconcile = Instant::now() + RECONCILE_EVERY;
+        let mut cursor = 0;
+        let mut stalled = false;
+        let mut next_turn = Instant::now();
+        while !self.session.is_broken() {
+            match self.orders.recv_deadline(next_turn) {
+                Ok(Order::LetGo) => {
+                    self.to_lending = None;
+                    self.to_shelving = None;
+                    continue;
+                }
+                Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => next_turn = Instant::now() + turn,
+            }
+            self.session.beat("keeper");
+            let (thread, since) = self.session.slowest();
+            if since > STALL {
+                if !stalled {
+                    error!(target: LOG,
+                        "the thread {thread} has made no progress for {} s: the lease is not \
+                         renewed, so that others take over",
+                        since.as_secs()
+                    );
+                }
+                stalled = true;
+                continue;
+            }
+            stalled = false;
+            lease::renew(self.session, &mut self.connection)?;
+            if self.to_lending.is_none() {
+                continue;
+            }
+            self.look_after_others()?;
+            if Instant::now() >= next_reconcile {
+                self.reconcile()?;
+                next_reconcile = Instant::now() + RECONCILE_EVERY;
+            }
+            self.clear()?;
+            cursor = self.sweep(cursor)?;
+        }
+        Ok(())
+    }
+
+    fn name_and_group(&self, stream: Stream) -> (&str, &'static str) {
+        match stream {
+            Stream::Events(action) => (self.session.keys.stream(action), LENDING_GROUP),
+            Stream::HandOffs => (&self.session.keys.handoffs, SHELVING_GROUP),
+        }
+    }
+
+    /// Looks at the other instances: takes over from the dead, forgets those that are long gone,
+    /// and notes which hold up no refusal.
+    fn look_after_others(&mut self) -> Result<(), Error> {
+        let mut neighbours = Neighbours::default();
+        for stream in STREAMS {
+            let (name, group) = self.name_and_group(stream);
+            let name = name.to_owned();
+            for other in consumers(&mut self.connection, &name, group)? {
+                if other.name == self.session.consumer() {
+                    continue;
+                }
+                let lock = self.session.keys.lock_of(&other.name);
+                let left: i64 = redis::cmd("PTTL")
+                    .arg(&lock)
+                    .query(&mut self.connection)
+                    .map_err(Error::redis("look at a lock"))?;
+                let without_ttl = left == -1;
+                if without_ttl && other.pending > 0 {
+                    let silent =
+                        other.idle_ms > self.session.options.silent_after.as_millis() as u64;
+                    let list =
+                        if silent { &mut neighbours.silent } else { &mut neighbours.reference };
+                    if !list.contains(&other.name) {
+                        list.push(other.name.clone());
+                    }
+                }
+                if left >= 0 {
+                    continue;
+                }
+                let abandoned = self.session.options.abandoned_after.as_millis() as u64;
+                if other.pending > 0 && (!without_ttl || other.idle_ms > abandoned) {
+                    self.take_over(stream, &name, group, &other.name)?;
+                } else if other.pending == 0 && !without_ttl && other.idle_ms > FORGET_AFTER_MS {
+                    FORGET
+                        .keys(&[&self.session.lock(), &name, &lock])
+                        .arg(&self.session.token)
+                        .arg(group)
+                        .arg(&other.name)
+                        .run(&mut self.connection, "remove a consumer that is gone")?;
+                    debug!(target: LOG, "consumer {:?} of {name} is long gone and was removed", other.name);
+                }
+            }
+        }
+        // A name heard of in one stream is not silent because of the other.
+        let before = self.session.neighbours();
+        neighbours.silent.retain(|name| !neighbours.reference.contains(name));
+        for name in &neighbours.silent {
+            if !before.silent.contains(name) {
+                warn!(target: LOG,
+                    "instance {name:?} has events in hand, no lease, and did nothing for {} s: it \
+                     holds up no refusal any longer",
+                    self.session.options.silent_after.as_secs()
+                );
+            }
+        }
+        if *before != neighbours {
+            *self.session.neighbours.lock().unwrap_or_else(PoisonError::into_inner) =
+                Arc::new(neighbours);
+        }
+        Ok(())
+    }
+
+    fn take_over(
+        &mut self,
+        stream: Stream,
+        name: &str,
+        group: &str,
+        from: &str,
+    ) -> Result<(), Error> {
+        let session = self.session;
+        let (to_lending, to_shelving) = (&self.to_lending, &self.to_shelving);
+        let mut count = 0;
+        takeover::claim_all(session, &mut self.connection, name, group, from, |claimed| {
+            count += claimed.len();
+            // A channel is closed only when its worker has ended with an error, and with it the
+            // session.
+            match stream {
+                Stream::Events(action) => {
+                    let mut batch: Vec<_> = claimed
+                        .into_iter()
+                        .map(|one| lending::reader::delivered(action, one))
+                        .collect();
+                    session.in_hand.take(&mut batch, |delivered| delivered.key);
+                    if let Some(to_lending) = to_lending {
+                        let _ = to_lending.send(batch);
+                    }
+                }
+                Stream::HandOffs => {
+                    // A hand-off is never given up: one that is suspected is read when it is
+                    // found to be in nobody's hands.
+                    let entries = claimed.iter().filter_map(|one| one.entry.as_ref());
+                    if let Some(to_shelving) = to_shelving {
+                        let _ =
+                            to_shelving.send(entries.map(shelving::reader::delivered).collect());
+                    }
+                }
+            }
+            !session.is_stopping()
+        })?;
+        if count > 0 {
+            info!(target: LOG, "took over {count} events of {name} from instance {from:?}, which is gone");
+        }
+        Ok(())
+    }
+
+    /// Takes up own pending events that are in nobody's hands: the reply to a read can get lost
+    /// while the lease lives on.
+    fn reconcile(&mut self) -> Result<(), Error> {
+        for stream in STREAMS {
+            let (name, group) = self.name_and_group(stream);
+            let name = name.to_owned();
+            let mut after: Option<EventId> = None;
+            loop {
+                let page = stream::pending(
+                    &mut self.connection,
+                    &name,
+                    group,
+                    self.session.consumer(),
+                    after,
+                    TIDY_PAGE,
+                )?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.id);
+                let lost: Vec<_> = page
+                    .iter()
+                    .filter(|pending| pending.idle_ms > LOST_AFTER_MS)
+                    .filter(|pending| match stream {
+                        Stream::Events(action) => {
+                            !self.session.in_hand.contains(EventKey { id: pending.id, action })
+                        }
+                        Stream::HandOffs => true,
+                    })
+                    .collect();
+                if !lost.is_empty() {
+                    warn!(target: LOG, "{} events of {name} were delivered and did not arrive", lost.len());
+                    let readable: Vec<EventId> = lost
+                        .iter()
+                        .filter(|one| match stream {
+                            Stream::Events(_) => one.deliveries < SUSPICIOUS_DELIVERIES,
+                            Stream::HandOffs => true,
+                        })
+                        .map(|one| one.id)
+                        .collect();
+                    let entries = stream::contents(&mut self.connection, &name, &readable)?;
+                    match stream {
+                        Stream::Events(action) => {
+                            let suspects =
+                                lost.iter().filter(|one| !readable.contains(&one.id)).map(|one| {
+                                    lending::Delivered::suspect(EventKey { id: one.id, action })
+                                });
+                            let mut batch: Vec<_> = entries
+                                .iter()
+                                .map(|entry| lending::Delivered::read(action, entry, false))
+                                .chain(suspects)
+                                .collect();
+                            self.session.in_hand.take(&mut batch, |delivered| delivered.key);
+                            if let Some(to_lending) = &self.to_lending {
+                                let _ = to_lending.send(batch);
+                            }
+                        }
+                        Stream::HandOffs => {
+                            if let Some(to_shelving) = &self.to_shelving {
+                                let batch = entries.iter().map(shelving::reader::delivered);
+                                let _ = to_shelving.send(batch.collect());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes decided events that are still in their streams.
+    fn clear(&mut self) -> Result<(), Error> {
+        const DOING: &str = "clear decided events away";
+        let until = Instant::now() + TIDY_TIME;
+        for stream in STREAMS {
+            let (name, group) = self.name_and_group(stream);
+            let name = name.to_owned();
+            loop {
+                let reply = CLEAR
+                    .keys(&[&self.session.lock(), &name, &self.session.keys.kept_events])
+                    .arg(&self.session.token)
+                    .arg(group)
+                    .arg(TIDY_PAGE)
+                    .arg(self.session.decided_events())
+                    .run(&mut self.connection, DOING)?;
+                let more = reply.rest.get(1).and_then(text) == Some("more");
+                if !more || Instant::now() > until {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes states of books that mean nothing any more, a part of them in each turn. Returns
+    /// where to go on.
+    fn sweep(&mut self, mut cursor: u64) -> Result<u64, Error> {
+        const DOING: &str = "sweep the states of books";
+        let until = Instant::now() + TIDY_TIME;
+        loop {
+            let (next, page): (u64, Vec<(String, String)>) = redis::cmd("HSCAN")
+                .arg(&self.session.keys.book_states)
+                .arg(cursor)
+                .arg("COUNT")
+                .arg(TIDY_PAGE)
+                .query(&mut self.connection)
+                .map_err(Error::redis(DOING))?;
+            cursor = next;
+            // A small hash comes whole, however large the page.
+            for page in page.chunks(TIDY_PAGE) {
+                let orphans = self.sweep_page(page, "look")?;
+                if orphans.is_empty() {
+                    continue;
+                }
+                warn!(target: LOG, "{} books are reserved for requests that are decided", orphans.len());
+                let fetched: Vec<(&[u8], EventId)> = orphans
+                    .iter()
+                    .filter_map(|(book, state)| {
+                        Some((book.as_bytes(), state.strip_prefix('?')?.parse().ok()?))
+                    })
+                    .collect();
+                let (session, connection) = (self.session, &mut self.connection);
+                let command = |by_text| {
+                    shelving::fetch::undo_command(session, fetched.iter().copied(), by_text)
+                };
+                script::run(connection, command, DOING)?;
+                self.sweep_page(&orphans, "unfetched")?;
+            }
+            if cursor == 0 || Instant::now() > until {
+                return Ok(cursor);
+            }
+        }
+    }
+
+    /// Sweeps some books. Returns those that are reserved for decided requests.
+    fn sweep_page(
+        &mut self,
+        page: &[(String, String)],
+        step: &str,
+    ) -> Result<Vec<(String, String)>, Error> {
+        const DOING: &str = "sweep the states of books";
+        let keys = &self.session.keys;
+        let lock = self.session.lock();
+        let touched = [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let mut call = SWEEP.keys(&touched).arg(&self.session.token);
+        call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
+        for (book, state) in page {
+            call = call.arg(book).arg(state);
+        }
+        let reply = call.run(&mut self.connection, DOING)?;
+        let words: Vec<String> =
+            reply.rest.iter().skip(1).filter_map(|word| text(word).map(str::to_owned)).collect();
+        Ok(words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+    }
+}
+
+struct Consumer {
+    name: String,
+    pending: u64,
+    idle_ms: u64,
+}
+
+fn consumers(
+    connection: &mut Connection,
+    stream: &str,
+    group: &str,
+) -> Result<Vec<Consumer>, Error> {
+    let list: Vec<HashMap<String, Value>> = redis::cmd("XINFO")
+        .arg("CONSUMERS")
+        .arg(stream)
+        .arg(group)
+        .query(connection)
+        .map_err(Error::redis("look at the other instances"))?;
+    let number = |info: &HashMap<String, Value>, field: &str| match info.get(field) {
+        Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
+        _ => 0,
+    };
+    // A name that is not text is no instance's.
+    Ok(list
+        .iter()
+        .filter_map(|info| {
+            let name = info.get("name").and_then(text)?.to_owned();
+            let (pending, idle_ms) = (number(info, "pending"), number(info, "idle"));
+            Some(Consumer { name, pending, idle_ms })
+        })
+        .collect())
+}

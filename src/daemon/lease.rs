@@ -1,0 +1,157 @@
+//! The lease of an instance's name: a string with a TTL, whose value is the token of the session
+//! that may write.
+//!
+//! A token is used once. Every session takes the lease with a new one, so that whatever a
+//! connection that was given up still carries finds another token and changes nothing (I7).
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use redis::Connection;
+
+use crate::error::Error;
+use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
+use crate::script::{Script, text};
+use crate::session::Session;
+
+static ACQUIRE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../../lua/acquire.lua")));
+static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/renew.lua")));
+static RESIGN: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../../lua/resign.lua")));
+
+/// What a try to take the lease came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It is ours, under this token.
+    Ours(String),
+    /// Another holds it.
+    Held {
+        /// The lock's value.
+        value: String,
+        /// What is left of it; none if it has no TTL.
+        left: Option<Duration>,
+    },
+}
+
+/// The leases of one process, one after the other.
+pub struct Lease {
+    lock: String,
+    length: Duration,
+    // Nobody else's: two processes of one name must not take each other's tokens for their own.
+    process: String,
+    number: u64,
+}
+
+impl Lease {
+    /// The lease under the key `lock`.
+    pub fn new(lock: String, length: Duration) -> Self {
+        use std::hash::{BuildHasher as _, Hasher as _};
+        // RandomState is seeded by the system; the process id tells which process it is.
+        let random = std::hash::RandomState::new().build_hasher().finish();
+        let process = format!("{}.{random:016x}", std::process::id());
+        Self { lock, length, process, number: 0 }
+    }
+
+    /// Tries to take the lease with a new token: if it is free, ours from an earlier session, or
+    /// still has the value `instead_of`; by force from anybody.
+    ///
+    /// # Errors
+    /// What Redis or the link said.
+    pub fn acquire(
+        &mut self,
+        connection: &mut Connection,
+        force: bool,
+        instead_of: &str,
+    ) -> Result<Acquired, Error> {
+        const DOING: &str = "take the lease";
+        self.number += 1;
+        let reply = ACQUIRE
+            .keys(&[&self.lock])
+            .arg(&self.process)
+            .arg(self.number)
+            .arg(self.length.as_millis() as u64)
+            .arg(if force { "force" } else { instead_of })
+            .run(connection, DOING)?;
+        match (reply.word.as_str(), reply.rest.first().and_then(text), reply.number(1)) {
+            ("ACQUIRED", ..) => Ok(Acquired::Ours(format!("{}:{}", self.process, self.number))),
+            ("HELD", Some(value), Some(ms)) => Ok(Acquired::Held {
+                value: value.to_owned(),
+                left: u64::try_from(ms).ok().map(Duration::from_millis),
+            }),
+            _ => Err(reply.unexpected(DOING)),
+        }
+    }
+}
+
+/// Watches a lock that another holds: did its holder renew it?
+pub struct Watch {
+    value: String,
+    left: Option<Duration>,
+    since: Instant,
+}
+
+impl Watch {
+    /// Begins to watch a lock as it was found.
+    pub fn new(value: String, left: Option<Duration>) -> Self {
+        Self { value, left, since: Instant::now() }
+    }
+
+    /// Whether the lock as it is found now shows that its holder lives: it has no TTL (whoever
+    /// left it cannot be told from one that works), another value, or more time than it should
+    /// have left.
+    pub fn shows_life(&self, value: &str, left: Option<Duration>) -> bool {
+        // Times on the way to Redis and back differ; a renewal adds a third of a lease or more.
+        const SLACK: Duration = Duration::from_millis(100);
+        match (self.left, left) {
+            (Some(before), Some(now)) => {
+                value != self.value || now + self.since.elapsed() > before + SLACK
+            }
+            _ => true,
+        }
+    }
+}
+
+/// Prolongs the lease of a session.
+///
+/// # Errors
+/// [`Error::Fenced`] if it is not ours any more; what Redis or the link said.
+pub fn renew(session: &Session, connection: &mut Connection) -> Result<(), Error> {
+    let lease_ms = session.options.lease.as_millis() as u64;
+    let call = RENEW.keys(&[session.lock()]).arg(&session.token).arg(lease_ms);
+    call.run(connection, "renew the lease").map(drop)
+}
+
+/// Gives the lease of a session back, and removes this instance's consumers where nothing is
+/// pending for them. Returns how many events are left pending, for others to take over.
+///
+/// # Errors
+/// What Redis or the link said; the lease then runs out by itself.
+pub fn resign(session: &Session, connection: &mut Connection) -> Result<i64, Error> {
+    const DOING: &str = "give the lease back";
+    let keys = &session.keys;
+    let reply = RESIGN
+        .keys(&[&session.lock(), &keys.requests, &keys.returns, &keys.handoffs])
+        .arg(&session.token)
+        .arg(session.consumer())
+        .arg(&[LENDING_GROUP, LENDING_GROUP, SHELVING_GROUP])
+        .run(connection, DOING)?;
+    reply.number(0).ok_or_else(|| reply.unexpected(DOING))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_shows_life_when_it_is_renewed_replaced_or_without_a_ttl() {
+        let secs = |s| Some(Duration::from_secs(s));
+        let watch = Watch::new("a:1".into(), secs(4));
+        assert!(!watch.shows_life("a:1", secs(4)));
+        assert!(!watch.shows_life("a:1", secs(3)));
+        assert!(watch.shows_life("a:1", secs(6)));
+        assert!(watch.shows_life("a:2", secs(3)));
+        assert!(watch.shows_life("a:1", None));
+        assert!(Watch::new("locked".into(), None).shows_life("locked", None));
+    }
+}

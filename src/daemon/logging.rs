@@ -1,0 +1,143 @@
+//! The daemon's log: messages by `log` and simple_logger, and a line for each outcome.
+//!
+//! All goes to stderr, plain, since journald adds time and name. Outcome lines do not go through
+//! `log` one by one: stderr is unbuffered, and at full speed a write for each would cost more than
+//! the decision; those of a batch go out in one write. Text that users sent is escaped: it can
+//! neither forge a line nor send codes to a terminal.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use log::LevelFilter;
+
+use super::options::LogOutcomes;
+use crate::event::EventKey;
+use crate::outcome::push_escaped;
+
+/// Sets up `log` for this process.
+pub fn start(level: LevelFilter) {
+    // Of the libraries below only their troubles are of interest.
+    let logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Warn);
+    let ours = [crate::daemon::LOG, crate::lending::LOG, crate::shelving::LOG];
+    let logger = ours.iter().fold(logger, |logger, name| logger.with_module_level(name, level));
+    // It fails only if there is a logger already, which then is as good.
+    let _ = logger.init();
+}
+
+/// Collects the lines of a batch of outcomes and writes them in one go.
+pub struct OutcomeLog {
+    which: LogOutcomes,
+    lines: String,
+}
+
+impl OutcomeLog {
+    /// Collects the outcomes that are asked for, if the level lets them through at all.
+    pub fn new(which: LogOutcomes) -> Self {
+        let which = if log::max_level() < LevelFilter::Info { LogOutcomes::None } else { which };
+        Self { which, lines: String::new() }
+    }
+
+    /// Adds the outcome of an event: its user, where that is known, and the fields from `outcome`
+    /// on, names and values.
+    pub fn add<'a>(
+        &mut self,
+        key: EventKey,
+        user: Option<&str>,
+        fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) {
+        if self.which == LogOutcomes::None {
+            return;
+        }
+        let start = self.lines.len();
+        let refused = push_line(&mut self.lines, key, user, fields);
+        if self.which == LogOutcomes::Refused && !refused {
+            self.lines.truncate(start);
+        }
+    }
+
+    /// Writes what was added.
+    pub fn write(&mut self) {
+        if !self.lines.is_empty() {
+            // Nothing can be done about a log that cannot be written, and lending goes on.
+            let _ = std::io::stderr().lock().write_all(self.lines.as_bytes());
+            self.lines.clear();
+        }
+    }
+}
+
+/// One line: who, what, accepted or denied, which books, why not. Returns whether anything was
+/// refused.
+fn push_line<'a>(
+    line: &mut String,
+    key: EventKey,
+    user: Option<&str>,
+    fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> bool {
+    let mut refused = false;
+    let mut separator = ": ";
+    // Writing to a string cannot fail.
+    let _ = write!(line, "INFO  [{}] {} {}", crate::lending::LOG, key.action, key.id);
+    if let Some(user) = user {
+        line.push_str(" by ");
+        push_escaped(line, user);
+    }
+    for (name, value) in fields {
+        if name == "outcome" {
+            line.push(' ');
+            line.extend(value.chars().map(|c| c.to_ascii_uppercase()));
+            refused |= !matches!(value, "accepted" | "returned");
+            continue;
+        }
+        line.push_str(separator);
+        separator = "; ";
+        match name {
+            "book_ids" => {}
+            "already_yours" => line.push_str("already theirs: "),
+            "lent_to_another" => line.push_str("lent to another: "),
+            "unavailable" => line.push_str("unavailable: "),
+            "not_lent" => line.push_str("not lent: "),
+            "put_back" => line.push_str("put back: "),
+            "in_hand" => line.push_str("in hand: "),
+            _ => {}
+        }
+        refused |= matches!(name, "already_yours" | "lent_to_another" | "unavailable" | "not_lent");
+        push_escaped(line, value);
+    }
+    line.push('\n');
+    refused
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Action;
+    use crate::ids::EventId;
+
+    fn line(user: &str, fields: &[(&str, &str)]) -> (String, bool) {
+        let key = EventKey { id: EventId { ms: 17, seq: 0 }, action: Action::Request };
+        let mut line = String::new();
+        let refused = push_line(&mut line, key, Some(user), fields.iter().copied());
+        (line, refused)
+    }
+
+    #[test]
+    fn a_line_says_who_what_which_and_why_not() {
+        let fields =
+            [("outcome", "accepted"), ("book_ids", "geb,momo"), ("lent_to_another", "alice")];
+        let text =
+            "INFO  [lending] request 17-0 by user1 ACCEPTED: geb,momo; lent to another: alice\n";
+        assert_eq!(line("user1", &fields), (text.into(), true));
+        let fields = [("outcome", "accepted"), ("book_ids", "geb"), ("in_hand", "1")];
+        let text = "INFO  [lending] request 17-0 by user1 ACCEPTED: geb; in hand: 1\n";
+        assert_eq!(line("user1", &fields), (text.into(), false));
+        let fields = [("outcome", "denied"), ("cause", "too_many_books")];
+        let text = "INFO  [lending] request 17-0 by user1 DENIED: too_many_books\n";
+        assert_eq!(line("user1", &fields), (text.into(), true));
+    }
+
+    #[test]
+    fn what_users_send_forges_no_line() {
+        let (line, _) = line("a\nINFO b\u{1b}[2J", &[("outcome", "unchanged")]);
+        assert_eq!(line, "INFO  [lending] request 17-0 by a\\u{a}INFO b\\u{1b}[2J UNCHANGED\n");
+    }
+}

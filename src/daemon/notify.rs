@@ -1,0 +1,66 @@
+//! Telling systemd how we are (sd_notify(3)): a datagram to the socket that it names.
+//!
+//! A health signal that comes from a timer proves nothing: whoever calls [`Notifier::alive`] must
+//! have looked whether the loops make progress.
+
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// The way to systemd; leads nowhere if systemd did not start us.
+pub struct Notifier {
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    watchdog: Option<Duration>,
+}
+
+impl Notifier {
+    /// As the environment says: `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
+    pub fn from_env() -> Self {
+        let socket = std::env::var_os("NOTIFY_SOCKET")
+            .and_then(|path| Some((UnixDatagram::unbound().ok()?, address(&path)?)));
+        let usec = std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok());
+        Self { socket, watchdog: usec.map(Duration::from_micros) }
+    }
+
+    /// How often systemd wants to hear that we are alive: half of what it waits.
+    pub fn interval(&self) -> Option<Duration> {
+        self.watchdog.map(|limit| limit / 2)
+    }
+
+    /// Both services read.
+    pub fn ready(&self) {
+        self.send("READY=1");
+    }
+
+    /// Every loop makes progress.
+    pub fn alive(&self) {
+        self.send("WATCHDOG=1");
+    }
+
+    /// We are about to end.
+    pub fn stopping(&self) {
+        self.send("STOPPING=1");
+    }
+
+    /// A line for `systemctl status`.
+    pub fn status(&self, text: &str) {
+        self.send(&format!("STATUS={}", text.replace('\n', " ")));
+    }
+
+    fn send(&self, message: &str) {
+        if let Some((socket, address)) = &self.socket {
+            // systemd that does not listen is not our trouble.
+            let _ = socket.send_to_addr(message.as_bytes(), address);
+        }
+    }
+}
+
+/// A path, or with `@` in front a name in the abstract namespace.
+fn address(path: &OsStr) -> Option<SocketAddr> {
+    match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
+        _ => SocketAddr::from_pathname(path).ok(),
+    }
+}

@@ -1,0 +1,229 @@
+//! The command line of `libraryd`.
+
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::cli::{Arg, Args, Usage};
+use crate::connect::ConnectArgs;
+use crate::ids::InstanceName;
+
+/// Which outcomes are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOutcomes {
+    /// All of them.
+    All,
+    /// Denied, unchanged and rejected ones, and accepted ones with a book refused.
+    Refused,
+    /// None.
+    None,
+}
+
+/// What the command line of the daemon says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The unique name of this instance.
+    pub name: InstanceName,
+    /// Take the name even from an instance that is running.
+    pub force: bool,
+    /// Where Redis is.
+    pub connect: ConnectArgs,
+    /// How long the instance's lock outlives it.
+    pub lease: Duration,
+    /// How many outcomes are kept, about.
+    pub outcomes_kept: u64,
+    /// Leave decided events in their streams.
+    pub keep_events: bool,
+    /// After how many tries alone an event that kills instances is given up.
+    pub tries: u64,
+    /// After how long an instance without a lease that does nothing holds up no refusal.
+    pub silent_after: Duration,
+    /// After how long the events of an instance without a lease are taken over.
+    pub abandoned_after: Duration,
+    /// End instead of waiting when Redis is not there at the start.
+    pub exit_if_unavailable: bool,
+    /// The least important messages that are logged.
+    pub log_level: LevelFilter,
+    /// Which outcomes are logged.
+    pub log_outcomes: LogOutcomes,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Run the daemon.
+    Run(Box<Options>),
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// The line that a fault of the command line ends with.
+pub const USAGE: &str =
+    "usage: libraryd [-f] [-a ADDRESS] [OPTION ...] UNIQUE_NAME   (libraryd --help tells more)";
+
+/// The help text.
+pub fn help() -> String {
+    format!(
+        "\
+libraryd: the lending system of an automated library, on Redis Streams.
+
+usage: libraryd [-f] [-a ADDRESS] [OPTION ...] UNIQUE_NAME
+
+  UNIQUE_NAME             name of this instance; several instances run side by side
+
+  -f, --force             start even if an instance of that name is running, and take over from it
+{connect}
+      --lease S           seconds until others take over when this instance dies [default: 6]
+      --outcomes-kept N   how many outcomes the outcomes stream keeps, about [default: 100000]
+      --keep-events       leave decided events in their streams, for other consumer groups
+      --tries N           give up an event that was being tried alone when N instances died [3]
+      --silent-after S    an instance without lease that does nothing for S seconds holds up no
+                          refusal any longer [default: 60]
+      --abandoned-after S its events are taken over after S seconds [default: 3600]
+      --exit-if-unavailable  end, instead of waiting, when Redis is not there at the start
+      --log-level LEVEL   error, warn, info, debug or trace [default: info]
+      --log-outcomes W    all, refused or none [default: all]
+  -h, --help              print this
+  -V, --version           print the version
+
+Exit status: 0 stopped when asked to, 1 by a second signal, 2 the command line is wrong, 69 the
+lease was lost to another process, 75 an instance of that name is running, 77 wrong password or
+missing permission, 78 a state or a Redis that must not be worked on.
+",
+        connect = ConnectArgs::HELP.trim_end()
+    )
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(mut args: Args) -> Result<Command, Usage> {
+    let mut name = None;
+    let mut options = Options {
+        name: "unnamed".parse().expect("a plain word is a name"),
+        force: false,
+        connect: ConnectArgs::default(),
+        lease: Duration::from_secs(6),
+        outcomes_kept: 100_000,
+        keep_events: false,
+        tries: 3,
+        silent_after: Duration::from_secs(60),
+        abandoned_after: Duration::from_secs(3600),
+        exit_if_unavailable: false,
+        log_level: LevelFilter::Info,
+        log_outcomes: LogOutcomes::All,
+    };
+    while let Some(arg) = args.next()? {
+        if options.connect.take(&arg, &mut args)? {
+            continue;
+        }
+        match &arg {
+            Arg::Short('h') => return Ok(Command::Help),
+            Arg::Short('V') => return Ok(Command::Version),
+            Arg::Short('f') => options.force = true,
+            Arg::Long(long) => match long.as_str() {
+                "help" => return Ok(Command::Help),
+                "version" => return Ok(Command::Version),
+                "force" => options.force = true,
+                // Below a second, a moment's pause of the machine would cost the lease; over an
+                // hour, nobody would call it a takeover.
+                "lease" => options.lease = seconds(&mut args, long, 1, 3600)?,
+                "outcomes-kept" => options.outcomes_kept = number(&mut args, long, 1, u64::MAX)?,
+                "keep-events" => options.keep_events = true,
+                "tries" => options.tries = number(&mut args, long, 1, 1000)?,
+                "silent-after" => options.silent_after = seconds(&mut args, long, 1, 1 << 31)?,
+                "abandoned-after" => {
+                    options.abandoned_after = seconds(&mut args, long, 1, 1 << 31)?;
+                }
+                "exit-if-unavailable" => options.exit_if_unavailable = true,
+                "log-level" => {
+                    let level = args.text()?;
+                    options.log_level = match level.as_str() {
+                        "error" => LevelFilter::Error,
+                        "warn" => LevelFilter::Warn,
+                        "info" => LevelFilter::Info,
+                        "debug" => LevelFilter::Debug,
+                        "trace" => LevelFilter::Trace,
+                        _ => {
+                            return Err(Usage(format!(
+                                "--log-level {level:?}: one of error, warn, info, debug, trace is wanted"
+                            )));
+                        }
+                    };
+                }
+                "log-outcomes" => {
+                    let which = args.text()?;
+                    options.log_outcomes = match which.as_str() {
+                        "all" => LogOutcomes::All,
+                        "refused" => LogOutcomes::Refused,
+                        "none" => LogOutcomes::None,
+                        _ => {
+                            return Err(Usage(format!(
+                                "--log-outcomes {which:?}: one of all, refused, none is wanted"
+                            )));
+                        }
+                    };
+                }
+                _ => return Err(arg.unexpected()),
+            },
+            Arg::Value(value) if name.is_none() => {
+                let text = value.to_string_lossy();
+                let parsed = text.parse::<InstanceName>();
+                name = Some(parsed.map_err(|fault| Usage(format!("the name {text:?} {fault}")))?);
+            }
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    options.name =
+        name.ok_or_else(|| Usage("the UNIQUE_NAME of this instance is missing".into()))?;
+    Ok(Command::Run(Box::new(options)))
+}
+
+fn number(args: &mut Args, option: &str, least: u64, most: u64) -> Result<u64, Usage> {
+    let text = args.text()?;
+    let value = text.parse().ok().filter(|value| (least..=most).contains(value));
+    value.ok_or_else(|| {
+        let range = if most == u64::MAX {
+            format!("{least} or more")
+        } else {
+            format!("{least} to {most}")
+        };
+        Usage(format!("--{option} {text:?}: a number, {range}, is wanted"))
+    })
+}
+
+fn seconds(args: &mut Args, option: &str, least: u64, most: u64) -> Result<Duration, Usage> {
+    number(args, option, least, most).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(args: &[&str]) -> String {
+        parse(Args::from_list(args.iter().copied())).expect_err("this command line is wrong").0
+    }
+
+    #[test]
+    fn options_and_the_name_come_in_any_order() {
+        let args = Args::from_list(["--lease", "2", "worker1", "-f", "--log-outcomes=refused"]);
+        let Ok(Command::Run(options)) = parse(args) else { panic!("this is a command line") };
+        assert_eq!(options.name.as_str(), "worker1");
+        assert!(options.force);
+        assert_eq!(options.lease, Duration::from_secs(2));
+        assert_eq!(options.log_outcomes, LogOutcomes::Refused);
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_told_in_one_line() {
+        assert!(fault(&[]).contains("UNIQUE_NAME"));
+        assert!(fault(&["a", "b"]).contains("\"b\""));
+        assert!(fault(&["--nonsense", "a"]).contains("--nonsense"));
+        assert!(fault(&["a,b"]).contains("comma"));
+        assert!(fault(&["--lease", "0", "a"]).contains("1 to 3600"));
+        assert!(fault(&["--db", "-1", "a"]).contains("--db"));
+    }
+}

@@ -1,0 +1,180 @@
+//! What a session needs of Redis before it may work: a version that is new enough, shared keys of
+//! the right types, the consumer groups. And what an operator should know of its settings.
+
+use std::collections::HashMap;
+
+use crate::daemon::LOG;
+use log::warn;
+use redis::Connection;
+
+use crate::error::Error;
+use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
+
+/// The oldest Redis that has what is used here (XAUTOCLAIM's relatives, SMISMEMBER, BLMOVE).
+const OLDEST_REDIS: (u64, u64) = (6, 2);
+
+fn info(connection: &mut Connection, section: &str) -> Result<HashMap<String, String>, Error> {
+    let text: String = redis::cmd("INFO")
+        .arg(section)
+        .query(connection)
+        .map_err(Error::redis("ask Redis what it is"))?;
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+}
+
+/// Whether this Redis is new enough.
+///
+/// # Errors
+/// [`Error::Unfit`] if it is not; what Redis or the link said.
+pub fn check_version(connection: &mut Connection) -> Result<(), Error> {
+    let server = info(connection, "server")?;
+    let version = server.get("redis_version").map_or("unknown", String::as_str);
+    let mut parts = version.split('.').map_while(|part| part.parse::<u64>().ok());
+    match (parts.next(), parts.next()) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST_REDIS => {
+            let (major, minor) = OLDEST_REDIS;
+            Err(Error::Unfit(format!(
+                "this Redis is version {version}; {major}.{minor} or newer is needed"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the keys that all share have the types that they should have.
+///
+/// # Errors
+/// [`Error::Unfit`] if one has not: nothing may be decided on half a library.
+pub fn check_types(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
+    let wanted = [
+        (&keys.requests, "stream"),
+        (&keys.returns, "stream"),
+        (&keys.handoffs, "stream"),
+        (&keys.outcomes, "stream"),
+        (&keys.dead_letters, "stream"),
+        (&keys.storage, "set"),
+        (&keys.loans, "hash"),
+        (&keys.shelves, "hash"),
+        (&keys.book_states, "hash"),
+        (&keys.lone_tries, "hash"),
+        (&keys.ties, "hash"),
+        (&keys.kept_events, "hash"),
+    ];
+    let mut pipe = redis::pipe();
+    for (key, _) in wanted {
+        pipe.cmd("TYPE").arg(key);
+    }
+    let types: Vec<String> =
+        pipe.query(connection).map_err(Error::redis("look at the types of keys"))?;
+    for ((key, wanted), is) in wanted.iter().zip(types) {
+        if is != *wanted && is != "none" {
+            return Err(Error::Unfit(format!(
+                "the key {key} is a {is} where a {wanted} is expected: nothing was consumed; \
+                 mend or remove it, then start again"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Creates the consumer groups that are missing, from the beginning of their streams: what was
+/// sent before the first start is served.
+///
+/// # Errors
+/// [`Error::Unfit`] where a group was lost and decided events are still in its stream: they would
+/// be decided again. What Redis or the link said.
+pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
+    const DOING: &str = "create the consumer groups";
+    for (stream, group) in [
+        (&keys.requests, LENDING_GROUP),
+        (&keys.returns, LENDING_GROUP),
+        (&keys.handoffs, SHELVING_GROUP),
+    ] {
+        if has_group(connection, stream, group)? {
+            continue;
+        }
+        let (length, kept): (u64, bool) = redis::pipe()
+            .cmd("XLEN")
+            .arg(stream)
+            .cmd("HEXISTS")
+            .arg(&keys.kept_events)
+            .arg(stream)
+            .query(connection)
+            .map_err(Error::redis(DOING))?;
+        if length > 0 && kept {
+            return Err(Error::Unfit(format!(
+                "the consumer group {group} of {stream} is lost, and events that were decided are \
+                 still in that stream: created anew it would decide them again. Find the first \
+                 event that is not in {} and run: library-admin regroup --from ID",
+                keys.outcomes
+            )));
+        }
+        let created = redis::cmd("XGROUP")
+            .arg("CREATE")
+            .arg(stream)
+            .arg(group)
+            .arg("0")
+            .arg("MKSTREAM")
+            .query::<()>(connection);
+        match created {
+            // Another instance was faster.
+            Err(error) if error.code() == Some("BUSYGROUP") => {}
+            other => other.map_err(Error::redis(DOING))?,
+        }
+    }
+    Ok(())
+}
+
+fn has_group(connection: &mut Connection, stream: &str, group: &str) -> Result<bool, Error> {
+    let groups = redis::cmd("XINFO")
+        .arg("GROUPS")
+        .arg(stream)
+        .query::<Vec<HashMap<String, redis::Value>>>(connection);
+    match groups {
+        Ok(groups) => Ok(groups
+            .iter()
+            .any(|info| info.get("name").and_then(crate::script::text) == Some(group))),
+        // The stream does not exist.
+        Err(error) if error.code() == Some("ERR") => Ok(false),
+        Err(error) => Err(Error::redis("look at the consumer groups")(error)),
+    }
+}
+
+/// Notes that decided events stay in the streams: a lost group must not be recreated at 0.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn note_kept_events(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
+    let mut cmd = redis::cmd("HSET");
+    cmd.arg(&keys.kept_events);
+    for stream in [&keys.requests, &keys.returns, &keys.handoffs] {
+        cmd.arg(stream).arg("decided events are kept");
+    }
+    cmd.query(connection).map_err(Error::redis("note that events are kept"))
+}
+
+/// Warns of settings under which Redis itself loses loans. What it may not tell us is passed over.
+pub fn warn_of_settings(connection: &mut Connection) {
+    if let Ok(persistence) = info(connection, "persistence")
+        && persistence.get("aof_enabled").map(String::as_str) == Some("0")
+    {
+        warn!(target: LOG,
+            "Redis keeps no append-only file: when it dies, loans since its last snapshot are lost \
+             (appendonly yes)"
+        );
+    }
+    if let Ok(memory) = info(connection, "memory")
+        && let Some(policy) = memory.get("maxmemory_policy")
+        && policy != "noeviction"
+    {
+        warn!(target: LOG,
+            "Redis may throw keys away when memory is short (maxmemory-policy {policy}): a library \
+             needs noeviction"
+        );
+    }
+    if let Ok(replication) = info(connection, "replication")
+        && replication.get("role").map(String::as_str) == Some("slave")
+    {
+        warn!(target: LOG, "this Redis is a replica: nothing can be written here until it is promoted");
+    }
+}

@@ -1,0 +1,513 @@
+//! The main thread: signals, sessions one after the other, and the end.
+//!
+//! A session ends at the first error on any of its connections. What can heal is tried again, with
+//! growing pauses, and told once; what cannot ends the process with a status of its own
+//! (contract, section 4). Nothing in a session needs to recover from anything: that is what makes
+//! every loop come back by itself.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::daemon::LOG;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
+use log::{debug, error, info, warn};
+use redis::Connection;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::keeper::{Keeper, Order, STALL};
+use super::lease::{self, Acquired, Lease, Watch};
+use super::notify::Notifier;
+use super::options::Options;
+use super::{logging, setup, takeover};
+use crate::connect::Target;
+use crate::error::{Error, Remedy};
+use crate::event::EventKey;
+use crate::keys::Keys;
+use crate::lending;
+use crate::session::Session;
+use crate::shelving;
+
+/// Stopped at once by a second signal.
+const EXIT_AT_ONCE: i32 = 1;
+/// The lease was lost to another process; or Redis is not there, for those who do not want to wait.
+const EXIT_UNAVAILABLE: u8 = 69;
+/// An instance of that name is running.
+const EXIT_RUNNING: u8 = 75;
+/// Wrong password or missing permission.
+const EXIT_CREDENTIALS: u8 = 77;
+/// A state or a Redis that must not be worked on.
+const EXIT_UNFIT: u8 = 78;
+
+/// Pauses between tries to get a session: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A session that lasted so long was a good one: an outage before it is over.
+const PROVEN: Duration = Duration::from_millis(500);
+
+/// How long a graceful end may take before what is in work is left to others.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Batches on their way from a reader to a worker: one to work on, one behind it, one more so that
+/// the reader can go on.
+const BATCHES: usize = 3;
+
+/// Why the process ends.
+enum End {
+    /// It was asked to.
+    Stopped,
+    /// Something that cannot heal, or not by itself.
+    Status(u8, String),
+}
+
+/// How a session came to its end.
+enum Over {
+    End(End),
+    Trouble(Error),
+}
+
+impl From<Error> for Over {
+    fn from(error: Error) -> Self {
+        Self::Trouble(error)
+    }
+}
+
+/// Runs the daemon until it is asked to stop, or cannot go on.
+pub fn run(options: Options, target: Target) -> ExitCode {
+    logging::start(options.log_level);
+    // A thread that panics leaves its work undone: that must not look like an idle one. The lease
+    // runs out, others take over, systemd starts us again.
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default_hook(panic);
+        std::process::abort();
+    }));
+    let signals = match watch_signals() {
+        Ok(signals) => signals,
+        Err(why) => {
+            error!(target: LOG, "cannot watch signals: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let notifier = Notifier::from_env();
+    let keys = Keys::new(options.connect.branch());
+    let lease = Lease::new(keys.lock(&options.name), options.lease);
+    info!(target: LOG, "{} starts, on Redis at {target}", options.name);
+    let mut supervisor = Supervisor {
+        keys,
+        options,
+        target,
+        signals,
+        notifier,
+        lease,
+        lone: Arc::default(),
+        sessions: 0,
+        ready: false,
+        outage: None,
+    };
+    let end = supervisor.run();
+    supervisor.notifier.stopping();
+    match end {
+        End::Stopped => {
+            info!(target: LOG, "{} stopped", supervisor.options.name);
+            ExitCode::SUCCESS
+        }
+        End::Status(status, why) => {
+            error!(target: LOG, "{why}");
+            ExitCode::from(status)
+        }
+    }
+}
+
+/// A thread that waits for signals: the first goes to the channel, a second ends the process.
+fn watch_signals() -> std::io::Result<Receiver<i32>> {
+    let (sender, receiver) = bounded(1);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    // Ends with the process.
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut signals = signals.forever();
+        if let Some(signal) = signals.next() {
+            // The supervisor lives as long as the process.
+            let _ = sender.send(signal);
+        }
+        if signals.next().is_some() {
+            eprintln!("libraryd: stopped at once by a second signal");
+            std::process::exit(EXIT_AT_ONCE);
+        }
+    })?;
+    Ok(receiver)
+}
+
+struct Supervisor {
+    keys: Keys,
+    options: Options,
+    target: Target,
+    signals: Receiver<i32>,
+    notifier: Notifier,
+    lease: Lease,
+    lone: Arc<Mutex<Option<EventKey>>>,
+    /// How many sessions this process has had.
+    sessions: u64,
+    /// Whether systemd was told that we are ready.
+    ready: bool,
+    /// Since when there is no good session, once that was told.
+    outage: Option<Instant>,
+}
+
+impl Supervisor {
+    fn run(&mut self) -> End {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let begin = Instant::now();
+            let error = match self.session() {
+                Ok(()) => return End::Stopped,
+                Err(Over::End(end)) => return end,
+                Err(Over::Trouble(error)) => error,
+            };
+            if let Some(end) = self.verdict(&error) {
+                return end;
+            }
+            if begin.elapsed() > PROVEN {
+                pause = FIRST_PAUSE;
+            }
+            if self.outage.is_none() {
+                warn!(target: LOG, "{error}; trying again until it works");
+                self.outage = Some(Instant::now());
+            } else {
+                debug!(target: LOG, "{error}");
+            }
+            self.notifier.status("waiting for Redis");
+            if self.wait(pause).is_err() {
+                return End::Stopped;
+            }
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// What ends the process, if this error does.
+    fn verdict(&self, error: &Error) -> Option<End> {
+        match error.remedy() {
+            Remedy::Credentials => Some(End::Status(EXIT_CREDENTIALS, error.to_string())),
+            Remedy::Person => {
+                // Which key has the wrong type, the server does not say.
+                let named = self
+                    .target
+                    .connect(Duration::ZERO)
+                    .and_then(|mut connection| setup::check_types(&mut connection, &self.keys));
+                let why = match named {
+                    Err(unfit @ Error::Unfit(_)) => unfit.to_string(),
+                    _ => error.to_string(),
+                };
+                Some(End::Status(EXIT_UNFIT, why))
+            }
+            Remedy::Retry if self.sessions == 0 && self.options.exit_if_unavailable => {
+                Some(End::Status(EXIT_UNAVAILABLE, error.to_string()))
+            }
+            Remedy::Retry => None,
+        }
+    }
+
+    /// Waits. Even then we are alive: an outage of Redis is no stall.
+    ///
+    /// # Errors
+    /// A signal came.
+    fn wait(&self, pause: Duration) -> Result<(), ()> {
+        if self.notifier.interval().is_some() {
+            self.notifier.alive();
+        }
+        match self.signals.recv_timeout(pause) {
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            _ => Err(()),
+        }
+    }
+
+    /// Takes the lease. The first time, a lock that is held is watched for as long as it lasts: an
+    /// instance that died leaves one behind.
+    fn acquire(&mut self, connection: &mut Connection) -> Result<String, Over> {
+        const LOOK_EVERY: Duration = Duration::from_millis(50);
+        let first = self.sessions == 0;
+        let name = self.options.name.clone();
+        let mut watch: Option<Watch> = None;
+        loop {
+            let force = first && self.options.force;
+            let (value, left) = match self.lease.acquire(connection, force, "")? {
+                Acquired::Ours(token) => return Ok(token),
+                Acquired::Held { value, left } => (value, left),
+            };
+            if !first {
+                return Err(Over::End(End::Status(
+                    EXIT_UNAVAILABLE,
+                    format!("{name} lost its lease to another process, which has its name now"),
+                )));
+            }
+            let lives = match &watch {
+                Some(watch) => watch.shows_life(&value, left),
+                None => left.is_none(),
+            };
+            if lives {
+                let why = if left.is_none() {
+                    "its lock has no time to live, as an instance of the reference application \
+                     leaves it"
+                } else {
+                    "its lock is being renewed"
+                };
+                return Err(Over::End(End::Status(
+                    EXIT_RUNNING,
+                    format!(
+                        "an instance of the name {name} is running: {why}. Every instance needs a \
+                         name of its own; -f takes the name over and stops the other"
+                    ),
+                )));
+            }
+            if watch.is_none() {
+                info!(target: LOG, "the name {name} is locked; if nobody renews the lock, it is taken");
+                watch = Some(Watch::new(value, left));
+            }
+            if self.wait(LOOK_EVERY).is_err() {
+                return Err(Over::End(End::Stopped));
+            }
+        }
+    }
+
+    /// One session, from the connection to its end.
+    fn session(&mut self) -> Result<(), Over> {
+        let mut control = self.target.connect(Duration::ZERO)?;
+        setup::check_version(&mut control)?;
+        setup::check_types(&mut control, &self.keys)?;
+        let token = self.acquire(&mut control)?;
+        setup::ensure_groups(&mut control, &self.keys)?;
+        if self.options.keep_events {
+            setup::note_kept_events(&mut control, &self.keys)?;
+        }
+        let first = self.sessions == 0;
+        if first {
+            setup::warn_of_settings(&mut control);
+        }
+        let session = Session::new(
+            self.keys.clone(),
+            self.options.clone(),
+            self.target.clone(),
+            token,
+            Arc::clone(&self.lone),
+            first,
+        );
+        // The last session was interrupted in a try of an event that is tried alone, and survived.
+        let lone = self.lone.lock().map_or(None, |mut lone| lone.take());
+        if let Some(key) = lone {
+            takeover::count_lone_try(&session, &mut control, key, -1)?;
+        }
+        let threads = Connections::open(&self.target, &session)?;
+        self.sessions += 1;
+        std::thread::scope(|scope| {
+            let (sender, events) = unbounded();
+            let (orders, keeper_orders) = unbounded();
+            threads.spawn(scope, &session, &sender, keeper_orders);
+            drop(sender);
+            let over = self.oversee(&session, &events, &orders, &mut control);
+            // Whatever happened, every thread ends now: at the scope's end they are all joined.
+            session.give_up();
+            let _ = orders.send(Order::End);
+            wake_readers(&session, &mut control);
+            over
+        })
+    }
+
+    /// Watches a session until it is over.
+    fn oversee(
+        &mut self,
+        session: &Session,
+        events: &Receiver<Event>,
+        orders: &Sender<Order>,
+        control: &mut Connection,
+    ) -> Result<(), Over> {
+        let begin = Instant::now();
+        let tick = self.notifier.interval().map_or(PROVEN, |interval| interval.min(PROVEN));
+        let mut reading = 0;
+        loop {
+            select! {
+                recv(self.signals) -> _ => {
+                    info!(target: LOG, "{} stops: what is in work is finished", self.options.name);
+                    return self.stop(session, events, orders, control);
+                }
+                recv(events) -> event => match event {
+                    Ok(Event::Reading) => {
+                        reading += 1;
+                        if reading == 2 && !self.ready {
+                            self.ready = true;
+                            info!(target: LOG, "{} is ready: lending and shelving", self.options.name);
+                            self.notifier.status("lending and shelving");
+                            self.notifier.ready();
+                        }
+                    }
+                    Ok(Event::Ended(thread, Ok(()))) => {
+                        let doing = "keep all threads running";
+                        return Err(Error::Reply { doing, got: format!("{thread} ended") }.into());
+                    }
+                    Ok(Event::Ended(thread, Err(error))) => {
+                        debug!(target: LOG, "{thread}: {error}");
+                        return Err(error.into());
+                    }
+                    Err(_) => return Err(Error::Fenced.into()),
+                },
+                default(tick) => {
+                    if begin.elapsed() >= PROVEN && let Some(since) = self.outage.take() {
+                        let length = (begin - since).as_secs_f64();
+                        info!(target: LOG, "working again after {length:.1} s");
+                        self.notifier.status("lending and shelving");
+                    }
+                    if session.slowest().1 < STALL {
+                        self.notifier.alive();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a session gracefully: readers first, then what they have read, the lease last.
+    fn stop(
+        &mut self,
+        session: &Session,
+        events: &Receiver<Event>,
+        orders: &Sender<Order>,
+        control: &mut Connection,
+    ) -> Result<(), Over> {
+        session.stop();
+        let until = Instant::now() + PATIENCE;
+        let _ = orders.send(Order::LetGo);
+        let mut running = 4;
+        let mut readers = 2;
+        while running > 0 && Instant::now() < until {
+            if readers > 0 {
+                // Again and again: a reader may be just about to block.
+                wake_readers(session, control);
+            }
+            match events.recv_timeout(Duration::from_millis(10)) {
+                Ok(Event::Ended(thread, result)) => {
+                    running -= 1;
+                    if thread.ends_with("reader") {
+                        readers -= 1;
+                    }
+                    if let Err(error) = result {
+                        warn!(target: LOG, "{error}; what was in work is left to others");
+                        return Ok(());
+                    }
+                }
+                Ok(Event::Reading) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        match lease::resign(session, control) {
+            Ok(0) => {}
+            Ok(left) => info!(target: LOG, "{left} events that wait for others are left to others"),
+            Err(error) => warn!(target: LOG, "{error}; it will run out"),
+        }
+        Ok(())
+    }
+}
+
+/// Ends the blocking reads. Where that is not permitted, they end by themselves soon after.
+fn wake_readers(session: &Session, control: &mut Connection) {
+    for id in session.reader_client_ids() {
+        let _ = redis::cmd("CLIENT").arg("UNBLOCK").arg(id).query::<i64>(control);
+    }
+}
+
+/// What the threads tell the supervisor.
+enum Event {
+    /// A reader has passed on what was pending and reads what is new.
+    Reading,
+    /// A thread has ended.
+    Ended(&'static str, Result<(), Error>),
+}
+
+/// The connections of a session's threads, opened before any of them starts.
+struct Connections {
+    lending_reader: Connection,
+    lending_worker: Connection,
+    shelving_reader: Connection,
+    shelving_worker: Connection,
+    keeper: Connection,
+}
+
+impl Connections {
+    fn open(target: &Target, session: &Session) -> Result<Self, Error> {
+        let block = Duration::from_millis(lending::reader::BLOCK_MS);
+        let reader = |n: usize| {
+            let mut connection = target.connect(block)?;
+            let id = redis::cmd("CLIENT").arg("ID").query(&mut connection);
+            // Without it the reader cannot be woken, only waited for.
+            session.register_reader(n, id.unwrap_or(0));
+            Ok::<_, Error>(connection)
+        };
+        Ok(Self {
+            lending_reader: reader(0)?,
+            shelving_reader: reader(1)?,
+            lending_worker: target.connect(Duration::ZERO)?,
+            shelving_worker: target.connect(Duration::ZERO)?,
+            keeper: target.connect(Duration::ZERO)?,
+        })
+    }
+
+    /// Starts the threads. Each ends as its module says, and tells how; the scope joins them.
+    fn spawn<'scope>(
+        self,
+        scope: &'scope std::thread::Scope<'scope, '_>,
+        session: &'scope Session,
+        events: &Sender<Event>,
+        orders: Receiver<Order>,
+    ) {
+        let (to_lending, lending_work) = bounded(BATCHES);
+        let (to_shelving, shelving_work) = bounded(BATCHES);
+        let (to_room, shelved) = bounded(1);
+        let start =
+            |name: &'static str, body: Box<dyn FnOnce() -> Result<(), Error> + Send + 'scope>| {
+                let events = events.clone();
+                session.beat(name);
+                std::thread::Builder::new()
+                    .name(name.into())
+                    .spawn_scoped(scope, move || {
+                        let result = body();
+                        let _ = events.send(Event::Ended(name, result));
+                    })
+                    .expect("the system can start a handful of threads");
+            };
+        let keeper = Keeper {
+            session,
+            connection: self.keeper,
+            to_lending: Some(to_lending.clone()),
+            to_shelving: Some(to_shelving.clone()),
+            orders,
+        };
+        let reading = |events: &Sender<Event>| {
+            let events = events.clone();
+            move || drop(events.send(Event::Reading))
+        };
+        let (lending_reading, shelving_reading) = (reading(events), reading(events));
+        start("keeper", Box::new(move || keeper.run()));
+        start("lending-worker", {
+            let worker =
+                lending::worker::Worker::new(session, self.lending_worker, lending_work, shelved);
+            Box::new(move || worker.run())
+        });
+        start(
+            "shelving-worker",
+            Box::new(move || {
+                shelving::worker::run(session, self.shelving_worker, &shelving_work, &to_room)
+            }),
+        );
+        start(
+            "lending-reader",
+            Box::new(move || {
+                lending::reader::run(session, self.lending_reader, &to_lending, lending_reading)
+            }),
+        );
+        start(
+            "shelving-reader",
+            Box::new(move || {
+                shelving::reader::run(session, self.shelving_reader, &to_shelving, shelving_reading)
+            }),
+        );
+    }
+}

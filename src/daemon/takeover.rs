@@ -1,0 +1,97 @@
+//! Taking over what an instance that died had in hand, and counting what such events cost.
+
+use std::sync::LazyLock;
+
+use redis::{Connection, Value};
+
+use crate::error::Error;
+use crate::event::EventKey;
+use crate::ids::EventId;
+use crate::lending::SUSPICIOUS_DELIVERIES;
+use crate::script::{Script, text};
+use crate::session::Session;
+use crate::stream::Entry;
+
+static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/claim.lua")));
+static LONE_TRY: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../../lua/lone_try.lua")));
+
+/// The most events that one script claims; it takes about a millisecond.
+const MOST_IN_A_CLAIM: usize = 500;
+
+/// An event taken over.
+#[derive(Debug)]
+pub struct Claimed {
+    /// Its id.
+    pub id: EventId,
+    /// Its entry; none if it is suspected of killing who reads it.
+    pub entry: Option<Entry>,
+}
+
+/// Claims everything that is pending for the consumer `from` (this instance's own name at the
+/// start of a process), page by page, as long as `pass_on` wants more. Nothing happens if that
+/// instance is alive.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn claim_all(
+    session: &Session,
+    connection: &mut Connection,
+    stream: &str,
+    group: &str,
+    from: &str,
+    mut pass_on: impl FnMut(Vec<Claimed>) -> bool,
+) -> Result<(), Error> {
+    const DOING: &str = "take over events";
+    let mut seen = "-".to_owned();
+    loop {
+        let reply = CLAIM
+            .keys(&[&session.lock(), stream, &session.keys.lock_of(from)])
+            .arg(&session.token)
+            .arg(group)
+            .arg(session.consumer())
+            .arg(from)
+            .arg(MOST_IN_A_CLAIM)
+            .arg(&seen)
+            .arg(SUSPICIOUS_DELIVERIES)
+            .arg(session.options.abandoned_after.as_millis() as u64)
+            .run(connection, DOING)?;
+        if reply.word == "ALIVE" {
+            return Ok(());
+        }
+        let mut parts = reply.rest.into_iter();
+        let last = parts.next().as_ref().and_then(text).unwrap_or_default().to_owned();
+        let mut claimed = Vec::new();
+        while let (Some(id), Some(_), Some(fields)) = (parts.next(), parts.next(), parts.next()) {
+            let suspected = !matches!(fields, Value::Array(_));
+            let entry = Entry::from_parts(&id, fields, DOING)?;
+            claimed.push(Claimed { id: entry.id, entry: (!suspected).then_some(entry) });
+        }
+        if (!claimed.is_empty() && !pass_on(claimed)) || last.is_empty() {
+            return Ok(());
+        }
+        seen = last;
+    }
+}
+
+/// Counts a try of an event that is tried alone: 1 before it, 0 when it came to its end, -1 when it
+/// was interrupted and the process survived. Returns how many tries there are now.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn count_lone_try(
+    session: &Session,
+    connection: &mut Connection,
+    key: EventKey,
+    add: i64,
+) -> Result<u64, Error> {
+    const DOING: &str = "count a try";
+    let reply = LONE_TRY
+        .keys(&[&session.lock(), &session.keys.lone_tries])
+        .arg(&session.token)
+        .arg(key.to_string())
+        .arg(add)
+        .run(connection, DOING)?;
+    let tries = reply.number(0).ok_or_else(|| reply.unexpected(DOING))?;
+    Ok(u64::try_from(tries).unwrap_or(0))
+}

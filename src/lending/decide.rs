@@ -1,0 +1,184 @@
+//! Typed calls of decide.lua: a chunk of tries out, a verdict on each back.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Value};
+
+use super::{MOST_BOOKS_IN_HAND, STORAGE_CAPACITY};
+use crate::error::Error;
+use crate::event::Event;
+use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
+use crate::script::{Script, text};
+use crate::session::{Neighbours, Session};
+use crate::shelving::fetch::Answer;
+
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/decide.lua")))
+});
+
+/// How final it is when ShelvingService says no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finality {
+    /// Not at all: the books were not reserved when it was asked.
+    First,
+    /// Not quite, for this reason.
+    InDoubt(String),
+    /// The books were reserved, and nothing that could bring one was on its way.
+    Certain,
+}
+
+/// What ShelvingService said of the books of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// How final a "no" is.
+    pub finality: Finality,
+    /// For each book of the request what shelving said, or none if it was not asked.
+    pub answers: Vec<Option<Answer>>,
+}
+
+/// One try of an event.
+#[derive(Debug)]
+pub struct Try {
+    /// The event.
+    pub event: Event,
+    /// The doubt that an earlier try ended in; else empty.
+    pub doubt: String,
+    /// What ShelvingService said, if it was asked.
+    pub fetched: Option<Fetched>,
+}
+
+/// How a try ended.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Books, by their index in the event, are reserved: they are to be fetched, and then tried
+    /// again with the answers.
+    Fetch {
+        /// How final a "no" will be.
+        finality: Finality,
+        /// Indices into the event's books.
+        books: Vec<usize>,
+    },
+    /// To be tried again later.
+    Wait {
+        /// Whether a "no" of shelving may have come too early.
+        in_doubt: bool,
+    },
+    /// Decided: the outcome's fields from `outcome` on, names and values in turn.
+    Done(Vec<Value>),
+    /// Decided by somebody else.
+    Stale,
+    /// It can never be worked on: the cause.
+    Failed(String),
+}
+
+/// The command for a chunk of tries.
+pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_text: bool) -> Cmd {
+    let keys = &session.keys;
+    let answers = tries.iter().filter(|one| one.event.answer.ttl_ms() > 0).count();
+    let number_of_keys = 9 + 2 * tries.len() + answers;
+    let mut cmd =
+        if by_text { SCRIPT.by_text(number_of_keys) } else { SCRIPT.by_digest(number_of_keys) };
+    cmd.arg(session.lock()).arg(&keys.requests).arg(&keys.returns).arg(&keys.handoffs);
+    cmd.arg(&keys.loans).arg(&keys.book_states).arg(&keys.storage);
+    cmd.arg(&keys.outcomes).arg(&keys.ties);
+    for Try { event, .. } in tries {
+        cmd.arg(keys.count(&event.user)).arg(keys.reservation(event.key));
+        if event.answer.ttl_ms() > 0 {
+            cmd.arg(keys.answer(event.key));
+        }
+    }
+    cmd.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
+    cmd.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
+    cmd.arg(session.decided_events());
+    for names in [&neighbours.silent, &neighbours.reference] {
+        cmd.arg(names.len()).arg(names);
+    }
+    for Try { event, doubt, fetched } in tries {
+        cmd.arg(event.key.action.as_str()).arg(event.key.id.to_string()).arg(event.user.as_str());
+        match event.answer.ttl_ms() {
+            0 => cmd.arg(""),
+            ttl_ms => cmd.arg(ttl_ms),
+        };
+        cmd.arg(doubt);
+        let all_yes = fetched.as_ref().is_some_and(|fetched| {
+            fetched.answers.iter().all(|answer| *answer == Some(Answer::Yes))
+        });
+        cmd.arg(match fetched {
+            None => "",
+            Some(_) if all_yes => "yes",
+            Some(fetched) => match fetched.finality {
+                Finality::First => "first",
+                Finality::InDoubt(_) => "in_doubt",
+                Finality::Certain => "certain",
+            },
+        });
+        cmd.arg(event.books.len());
+        for book in &event.books {
+            cmd.arg(book.as_str());
+        }
+        if let Some(fetched) = fetched
+            && !all_yes
+        {
+            for answer in &fetched.answers {
+                cmd.arg(match answer {
+                    None => "",
+                    Some(Answer::Yes) => "yes",
+                    Some(Answer::TakenBy(request)) => request,
+                });
+            }
+        }
+    }
+    cmd
+}
+
+/// The verdicts from the script's reply.
+///
+/// # Errors
+/// [`Error::Fenced`], or the reply is none of this script.
+pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
+    const DOING: &str = "decide events";
+    let unexpected =
+        |got: &dyn std::fmt::Debug| Error::Reply { doing: DOING, got: format!("{got:?}") };
+    let Value::Array(list) = reply else { return Err(unexpected(&reply)) };
+    if list.first().and_then(text) == Some("FENCED") {
+        return Err(Error::Fenced);
+    }
+    if list.len() != tries.len() {
+        return Err(unexpected(&list));
+    }
+    list.into_iter()
+        .zip(tries)
+        .map(|(value, one)| {
+            let Value::Array(mut parts) = value else { return Err(unexpected(&value)) };
+            let verdict = match parts.first().and_then(text) {
+                Some("DONE") => Verdict::Done(parts.split_off(1)),
+                Some("FETCH") => {
+                    let index = |book: &Value| {
+                        let book = text(book)?;
+                        one.event.books.iter().position(|asked| asked.as_str() == book)
+                    };
+                    let doubt = parts.get(1).and_then(text).map(str::to_owned);
+                    let books: Option<Vec<usize>> = parts.iter().skip(2).map(index).collect();
+                    match (doubt, books) {
+                        (Some(doubt), Some(books)) if doubt.is_empty() => {
+                            Verdict::Fetch { finality: Finality::Certain, books }
+                        }
+                        (Some(doubt), Some(books)) => {
+                            Verdict::Fetch { finality: Finality::InDoubt(doubt), books }
+                        }
+                        _ => return Err(unexpected(&parts)),
+                    }
+                }
+                Some("WAIT") => {
+                    Verdict::Wait { in_doubt: parts.get(1).and_then(text) == Some("doubt") }
+                }
+                Some("STALE") => Verdict::Stale,
+                Some("FAILED") => {
+                    Verdict::Failed(parts.get(1).and_then(text).unwrap_or("failed").to_owned())
+                }
+                _ => return Err(unexpected(&parts)),
+            };
+            Ok(verdict)
+        })
+        .collect()
+}

@@ -1,0 +1,90 @@
+//! Which events this instance works on: delivered and not decided yet.
+//!
+//! For three questions: may a stream be read on (memory does not grow with the backlog), is an
+//! event that is pending for us in somebody's hands (the reply to a read can get lost), and is it
+//! in hand already (then it is not taken twice).
+
+use std::collections::HashSet;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::event::EventKey;
+use crate::ids::EventId;
+
+/// How many events of one stream are in hand at most. Per stream, not shared: returns must be read
+/// on while requests wait for them. Many more than the events that one millisecond can bring, which
+/// may all wait for each other. Events claimed from dead instances do not count: one of them may be
+/// what all others wait for.
+pub const MOST_IN_HAND: usize = 8_192;
+
+/// The events in hand.
+#[derive(Debug, Default)]
+pub struct InHand {
+    // Requests and returns, at the index of their action.
+    events: Mutex<[HashSet<EventId>; 2]>,
+    fewer: Condvar,
+}
+
+impl InHand {
+    fn events(&self) -> MutexGuard<'_, [HashSet<EventId>; 2]> {
+        // A set is whole after every operation; whoever panicked did not break it.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes events in hand; drops from the list those that are in hand already.
+    pub fn take<T>(&self, list: &mut Vec<T>, key: impl Fn(&T) -> EventKey) {
+        let mut events = self.events();
+        list.retain(|one| {
+            let key = key(one);
+            events[key.action as usize].insert(key.id)
+        });
+    }
+
+    /// Lets events go: they are decided, or somebody else's.
+    pub fn drop(&self, keys: impl IntoIterator<Item = EventKey>) {
+        let mut events = self.events();
+        for key in keys {
+            events[key.action as usize].remove(&key.id);
+        }
+        self.fewer.notify_all();
+    }
+
+    /// Whether an event is in hand.
+    pub fn contains(&self, key: EventKey) -> bool {
+        self.events()[key.action as usize].contains(&key.id)
+    }
+
+    /// How many more events of each stream may be taken: requests, returns.
+    pub fn room(&self) -> [usize; 2] {
+        let events = self.events();
+        [0, 1].map(|action| MOST_IN_HAND.saturating_sub(events[action].len()))
+    }
+
+    /// Waits until an event is let go, or for `timeout`.
+    pub fn wait_for_fewer(&self, timeout: Duration) {
+        // A wake-up for nothing is harmless: the caller looks again.
+        drop(self.fewer.wait_timeout(self.events(), timeout));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Action;
+
+    #[test]
+    fn events_are_taken_once_and_counted_by_stream() {
+        let hand = InHand::default();
+        let key = |ms, action| EventKey { id: EventId { ms, seq: 0 }, action };
+        let mut list =
+            vec![key(1, Action::Request), key(1, Action::Return), key(1, Action::Return)];
+        hand.take(&mut list, |key| *key);
+        assert_eq!(list, [key(1, Action::Request), key(1, Action::Return)]);
+        hand.take(&mut list, |key| *key);
+        assert!(list.is_empty());
+        assert_eq!(hand.room(), [MOST_IN_HAND - 1; 2]);
+        hand.drop([key(1, Action::Return)]);
+        assert_eq!(hand.room(), [MOST_IN_HAND - 1, MOST_IN_HAND]);
+        assert!(!hand.contains(key(1, Action::Return)));
+    }
+}

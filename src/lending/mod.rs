@@ -1,0 +1,69 @@
+//! LendingService: the robotic arm with its small storage. It grants and denies requests and takes
+//! returns, and it owns the loans, the counts, the storage and the states of books.
+//!
+//! A reader thread takes events from both streams and passes them to the worker thread, which
+//! does everything else through one script. What the main storage has, it learns from
+//! [`crate::shelving::fetch`] alone.
+
+pub mod decide;
+pub mod in_hand;
+pub mod reader;
+pub mod reject;
+pub mod waiting;
+pub mod worker;
+
+use crate::event::{Action, Event, EventKey, Fault};
+use crate::stream::Entry;
+
+/// How this service is called in the log.
+pub const LOG: &str = "lending";
+
+/// How many books automated storage has room for (contract, section 1).
+pub const STORAGE_CAPACITY: usize = 20;
+
+/// How many books a user may have (contract, section 2).
+pub const MOST_BOOKS_IN_HAND: usize = 5;
+
+/// From how many deliveries on an event is suspected of killing whoever reads it, and tried alone.
+/// A delivery more than one means that an instance died with the event in hand: one such death
+/// says little about one of hundreds of events.
+pub const SUSPICIOUS_DELIVERIES: u64 = 3;
+
+/// An event on its way to the worker.
+#[derive(Debug)]
+pub struct Delivered {
+    /// What it is known by.
+    pub key: EventKey,
+    /// What is in it.
+    pub content: Content,
+    /// Whether nobody had it in hand before.
+    pub fresh: bool,
+}
+
+/// What the reader makes of an entry.
+#[derive(Debug)]
+pub enum Content {
+    /// A well-formed event.
+    Event(Event),
+    /// An event that cannot be worked on.
+    Fault(Fault),
+    /// Not looked at: the event was in hand when instances died, perhaps because of it.
+    Suspect,
+}
+
+impl Delivered {
+    /// An event from its entry.
+    pub fn read(action: Action, entry: &Entry, fresh: bool) -> Self {
+        let key = EventKey { id: entry.id, action };
+        let content = match Event::parse(key, &entry.fields()) {
+            Ok(event) => Content::Event(event),
+            Err(fault) => Content::Fault(fault),
+        };
+        Self { key, content, fresh }
+    }
+
+    /// An event whose content is not looked at yet.
+    pub fn suspect(key: EventKey) -> Self {
+        Self { key, content: Content::Suspect, fresh: false }
+    }
+}

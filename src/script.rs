@@ -1,0 +1,150 @@
+//! Calling Lua scripts: by digest, so that a call does not carry the text; whole where Redis does
+//! not know it (a restart, a failover, SCRIPT FLUSH). NOSCRIPT means that nothing was executed, so
+//! sending the text then neither loses nor doubles a step.
+//!
+//! Each script's typed caller stands in the module whose work it does; the texts are in `lua/`.
+
+use redis::{Cmd, Connection, ToRedisArgs, Value};
+
+use crate::error::Error;
+
+/// A script, compiled in.
+pub struct Script {
+    text: &'static str,
+    digest: String,
+}
+
+/// One call of a script under construction: the keys, then the arguments.
+pub struct Call<'a> {
+    script: &'a Script,
+    keys: usize,
+    // Both packed as arguments; the number of keys goes in front of them when it is known.
+    parts: Vec<Vec<u8>>,
+}
+
+impl Script {
+    /// A script of that text.
+    pub fn new(text: &'static str) -> Self {
+        Self { text, digest: redis::Script::new(text).get_hash().to_owned() }
+    }
+
+    /// A call with these keys.
+    pub fn keys<K: AsRef<[u8]>>(&self, keys: &[K]) -> Call<'_> {
+        let mut parts = Vec::with_capacity(keys.len() + 8);
+        parts.extend(keys.iter().map(|key| key.as_ref().to_vec()));
+        Call { script: self, keys: keys.len(), parts }
+    }
+
+    /// Starts a command that calls this script by its digest: the caller adds `keys` keys, then
+    /// the arguments. For pipelines, where the answer is read later.
+    pub fn by_digest(&self, keys: usize) -> Cmd {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(&self.digest).arg(keys);
+        cmd
+    }
+
+    /// As [`Script::by_digest`], carrying the text: after NOSCRIPT.
+    pub fn by_text(&self, keys: usize) -> Cmd {
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(self.text).arg(keys);
+        cmd
+    }
+}
+
+impl Call<'_> {
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+        self.parts.extend(arg.to_redis_args());
+        self
+    }
+
+    /// Makes the call and waits for its reply: a list whose first element is a word.
+    ///
+    /// # Errors
+    /// What Redis or the link said; [`Error::Fenced`] if the script found another token.
+    pub fn run(self, connection: &mut Connection, doing: &'static str) -> Result<Reply, Error> {
+        let command = |by_text| {
+            let mut cmd = if by_text {
+                self.script.by_text(self.keys)
+            } else {
+                self.script.by_digest(self.keys)
+            };
+            for part in &self.parts {
+                cmd.arg(part.as_slice());
+            }
+            cmd
+        };
+        Reply::read(run(connection, command, doing)?, doing)
+    }
+}
+
+/// Runs a command that calls a script: by digest, or by text where Redis does not know it.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn run(
+    connection: &mut Connection,
+    command: impl Fn(bool) -> Cmd,
+    doing: &'static str,
+) -> Result<Value, Error> {
+    let reply = match command(false).query::<Value>(connection) {
+        Err(error) if error.code() == Some("NOSCRIPT") => command(true).query(connection),
+        other => other,
+    };
+    reply.map_err(Error::redis(doing))
+}
+
+/// A script's reply: a word, and what follows it.
+#[derive(Debug)]
+pub struct Reply {
+    /// The first element.
+    pub word: String,
+    /// The others.
+    pub rest: Vec<Value>,
+}
+
+impl Reply {
+    /// Takes a reply apart.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if the script found another token; else it is no list that begins with a
+    /// word.
+    pub fn read(value: Value, doing: &'static str) -> Result<Self, Error> {
+        let Value::Array(list) = value else {
+            return Err(Error::Reply { doing, got: format!("{value:?}") });
+        };
+        let mut rest = list;
+        match rest.first().and_then(text) {
+            Some("FENCED") => Err(Error::Fenced),
+            Some(word) => {
+                let word = word.to_owned();
+                rest.remove(0);
+                Ok(Self { word, rest })
+            }
+            None => Err(Error::Reply { doing, got: format!("{rest:?}") }),
+        }
+    }
+
+    /// The error for a word that the caller does not know.
+    pub fn unexpected(&self, doing: &'static str) -> Error {
+        Error::Reply { doing, got: format!("{} {:?}", self.word, self.rest) }
+    }
+
+    /// The element at `n` after the word, as a number.
+    pub fn number(&self, n: usize) -> Option<i64> {
+        match self.rest.get(n)? {
+            Value::Int(number) => Some(*number),
+            other => text(other)?.parse().ok(),
+        }
+    }
+}
+
+/// A reply's element as text, if it is some.
+pub fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        Value::Okay => Some("OK"),
+        _ => None,
+    }
+}

@@ -1,0 +1,153 @@
+//! What the threads of one session share.
+//!
+//! A session is everything between taking the lease with a fresh token and the first error on any
+//! of its connections: then all threads end, all that was in hand is dropped, and the next session
+//! begins with the events that are pending for this instance. Nothing that a connection which was
+//! given up still carries can do harm, since its token is not valid any more (I7).
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::connect::Target;
+use crate::daemon::options::Options;
+use crate::event::EventKey;
+use crate::keys::Keys;
+use crate::lending::in_hand::InHand;
+
+/// The threads of a session, by name.
+pub const THREADS: [&str; 5] =
+    ["lending-reader", "lending-worker", "shelving-reader", "shelving-worker", "keeper"];
+
+/// Shared by the threads of one session.
+pub struct Session {
+    /// The names in Redis.
+    pub keys: Keys,
+    /// What the command line said.
+    pub options: Options,
+    /// Where Redis is.
+    pub target: Target,
+    /// The token of the lease in this session.
+    pub token: String,
+    /// The events that this instance works on.
+    pub in_hand: InHand,
+    /// The other instances, as the keeper last saw them.
+    pub neighbours: Mutex<Arc<Neighbours>>,
+    /// The event that is being tried alone, if any; outlives the session.
+    pub lone: Arc<Mutex<Option<EventKey>>>,
+    /// Whether this is the first session of the process.
+    pub first: bool,
+    started: Instant,
+    // Set once each, never taken back.
+    stopping: AtomicBool,
+    broken: AtomicBool,
+    pulses: [AtomicU64; THREADS.len()],
+    readers_client_ids: [AtomicU64; 2],
+}
+
+/// Other instances that decisions have to know about.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Neighbours {
+    /// Without a lease, and nothing was heard of them for long: they hold up no refusal.
+    pub silent: Vec<String>,
+    /// Without a lease, working: instances of the reference application. They tell nobody what
+    /// they have reserved.
+    pub reference: Vec<String>,
+}
+
+impl Session {
+    /// A session about to begin.
+    pub fn new(
+        keys: Keys,
+        options: Options,
+        target: Target,
+        token: String,
+        lone: Arc<Mutex<Option<EventKey>>>,
+        first: bool,
+    ) -> Self {
+        Self {
+            keys,
+            options,
+            target,
+            token,
+            in_hand: InHand::default(),
+            neighbours: Mutex::default(),
+            lone,
+            first,
+            started: Instant::now(),
+            stopping: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            pulses: Default::default(),
+            readers_client_ids: Default::default(),
+        }
+    }
+
+    /// This instance's name as a consumer.
+    pub fn consumer(&self) -> &str {
+        self.options.name.as_str()
+    }
+
+    /// The key of this instance's lock.
+    pub fn lock(&self) -> String {
+        self.keys.lock(&self.options.name)
+    }
+
+    /// "keep" or "delete" decided events, for scripts.
+    pub fn decided_events(&self) -> &'static str {
+        if self.options.keep_events { "keep" } else { "delete" }
+    }
+
+    /// Asks for a graceful end: nothing new is read, what is in work is finished.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a graceful end was asked for, or the session is broken.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst) || self.is_broken()
+    }
+
+    /// Ends the session at once: what is in hand is dropped.
+    pub fn give_up(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the session is to end at once.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
+    }
+
+    /// Says that the loop of a thread has come round.
+    pub fn beat(&self, thread: &str) {
+        if let Some(n) = THREADS.iter().position(|name| *name == thread) {
+            let now = self.started.elapsed().as_millis() as u64;
+            self.pulses[n].store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// The thread whose loop has not come round for longest, and for how long.
+    pub fn slowest(&self) -> (&'static str, Duration) {
+        let (n, beat) = (0..THREADS.len())
+            .map(|n| (n, self.pulses[n].load(Ordering::Relaxed)))
+            .min_by_key(|(_, beat)| *beat)
+            .expect("there are threads");
+        (THREADS[n], self.started.elapsed().saturating_sub(Duration::from_millis(beat)))
+    }
+
+    /// Remembers the connection on which a reader blocks, so that it can be woken.
+    pub fn register_reader(&self, n: usize, client_id: u64) {
+        self.readers_client_ids[n].store(client_id, Ordering::SeqCst);
+    }
+
+    /// The connections on which readers block.
+    pub fn reader_client_ids(&self) -> Vec<u64> {
+        let ids = self.readers_client_ids.iter().map(|id| id.load(Ordering::SeqCst));
+        ids.filter(|id| *id != 0).collect()
+    }
+
+    /// The other instances, as the keeper last saw them.
+    pub fn neighbours(&self) -> Arc<Neighbours> {
+        // Whoever panicked left a whole Arc behind.
+        Arc::clone(&self.neighbours.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,69 @@
+//! ShelvingService's reader: a blocking XREADGROUP loop on the books that are handed over.
+//!
+//! What is pending for this instance comes first, then what is new. It ends when the session stops
+//! or breaks; being woken from its blocking read is the supervisor's business.
+
+use crossbeam_channel::Sender;
+use redis::Connection;
+
+use crate::error::Error;
+use crate::event::{Fault, HandOff};
+use crate::ids::EventId;
+use crate::keys::SHELVING_GROUP;
+use crate::lending::reader::BLOCK_MS;
+use crate::session::Session;
+use crate::stream::{self, Entry, Read};
+
+/// The most hand-offs that one read takes. A hand-off has up to a thousand books.
+const MOST_IN_A_READ: usize = 128;
+
+/// A hand-off on its way to the worker: well-formed, or what is wrong with it.
+pub type Delivered = Result<HandOff, (EventId, Fault)>;
+
+/// A hand-off from its entry.
+pub fn delivered(entry: &Entry) -> Delivered {
+    HandOff::parse(entry.id, &entry.fields()).map_err(|fault| (entry.id, fault))
+}
+
+/// Reads until the session stops.
+///
+/// # Errors
+/// What Redis or the link said; the session is then over.
+pub fn run(
+    session: &Session,
+    mut connection: Connection,
+    to_worker: &Sender<Vec<Delivered>>,
+    mut reading: impl FnMut(),
+) -> Result<(), Error> {
+    let stream = session.keys.handoffs.as_str();
+    let consumer = session.consumer();
+    let mut after = None;
+    while !session.is_stopping() {
+        session.beat("shelving-reader");
+        let count = MOST_IN_A_READ;
+        let page =
+            stream::pending(&mut connection, stream, SHELVING_GROUP, consumer, after, count)?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        let ids: Vec<EventId> = page.iter().map(|pending| pending.id).collect();
+        let entries = stream::contents(&mut connection, stream, &ids)?;
+        hand_over(entries.iter().map(delivered).collect(), to_worker);
+    }
+    reading();
+    while !session.is_stopping() {
+        session.beat("shelving-reader");
+        let reads = [Read { stream, count: MOST_IN_A_READ }];
+        let entries =
+            stream::read_new(&mut connection, SHELVING_GROUP, consumer, &reads, BLOCK_MS)?;
+        hand_over(entries.iter().map(|(_, entry)| delivered(entry)).collect(), to_worker);
+    }
+    Ok(())
+}
+
+fn hand_over(batch: Vec<Delivered>, to_worker: &Sender<Vec<Delivered>>) {
+    if !batch.is_empty() {
+        // The channel is closed only when the worker has ended with an error, and with it the
+        // session.
+        let _ = to_worker.send(batch);
+    }
+}

@@ -1,0 +1,112 @@
+//! ShelvingService's worker: puts the books of hand-offs on their shelves. A well-formed hand-off
+//! is never given up.
+//!
+//! It ends when the reader and the keeper have let go of its channel.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use crate::shelving::LOG;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::{debug, warn};
+use redis::Connection;
+
+use super::reader::Delivered;
+use crate::error::Error;
+use crate::event::{Fault, HandOff};
+use crate::ids::EventId;
+use crate::keys::SHELVING_GROUP;
+use crate::lending::reject::{self, Rejected};
+use crate::script::{self, Script, text};
+use crate::session::Session;
+
+static SCRIPT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../../lua/shelve.lua")));
+
+/// The most books that one script puts on their shelves, a hand-off more or less.
+const CHUNK_BOOKS: usize = 1_000;
+
+/// How often an idle worker looks up, to show that it is alive.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Works until there is nothing more to come. Tells `shelved` when books have arrived.
+///
+/// # Errors
+/// What Redis or the link said; the session is then over.
+pub fn run(
+    session: &Session,
+    mut connection: Connection,
+    from_readers: &Receiver<Vec<Delivered>>,
+    shelved: &Sender<()>,
+) -> Result<(), Error> {
+    while !session.is_broken() {
+        session.beat("shelving-worker");
+        let batch = match from_readers.recv_timeout(IDLE) {
+            Ok(batch) => batch,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let mut chunk: Vec<HandOff> = Vec::new();
+        let mut books = 0;
+        for one in batch {
+            match one {
+                Ok(hand_off) => {
+                    books += hand_off.books.len();
+                    chunk.push(hand_off);
+                }
+                Err((id, fault)) => reject(session, &mut connection, id, fault)?,
+            }
+            if books >= CHUNK_BOOKS {
+                shelve(session, &mut connection, &chunk)?;
+                chunk.clear();
+                books = 0;
+            }
+        }
+        if !chunk.is_empty() {
+            shelve(session, &mut connection, &chunk)?;
+        }
+        // One token is enough, however many batches it stands for.
+        let _ = shelved.try_send(());
+    }
+    Ok(())
+}
+
+fn shelve(session: &Session, connection: &mut Connection, chunk: &[HandOff]) -> Result<(), Error> {
+    const DOING: &str = "put books on their shelves";
+    let keys = [&session.lock(), &session.keys.handoffs, &session.keys.shelves];
+    let mut call = SCRIPT.keys(&keys);
+    call = call.arg(&session.token).arg(SHELVING_GROUP).arg(session.decided_events());
+    for hand_off in chunk {
+        call = call.arg(hand_off.id.to_string()).arg(hand_off.books.len());
+        for book in &hand_off.books {
+            call = call.arg(book.as_str());
+        }
+    }
+    let reply = call.run(connection, DOING)?;
+    if reply.word != "SHELVED" || reply.rest.len() != chunk.len() {
+        return Err(reply.unexpected(DOING));
+    }
+    for (word, hand_off) in reply.rest.iter().zip(chunk) {
+        debug!(target: LOG,
+            "hand-off {} of {} books: {}",
+            hand_off.id,
+            hand_off.books.len(),
+            text(word).unwrap_or("?")
+        );
+    }
+    Ok(())
+}
+
+fn reject(
+    session: &Session,
+    connection: &mut Connection,
+    id: EventId,
+    fault: Fault,
+) -> Result<(), Error> {
+    let doing = "move a hand-off to the dead letters";
+    let command = |by_text| reject::hand_off_command(session, id, fault.cause(), by_text);
+    if let Rejected::Done(_) = reject::read(script::run(connection, command, doing)?)? {
+        warn!(target: LOG, "hand-off {id} is in the dead letters: {}", fault.cause());
+    }
+    Ok(())
+}
