@@ -8,4 +8,5 @@ mod histories;
 mod library;
 mod model;
 mod redis;
+mod stories;
 mod world;

@@ -1,0 +1,64 @@
+//! Faults that the random histories found, each with its story.
+
+use library_lending::event::Action;
+
+use crate::histories::{finish, run_chunk};
+use crate::library::Library;
+use crate::model::Model;
+use crate::world::*;
+
+/// A library with a full storage and a book that is nowhere.
+fn full_with_a_lost_book() -> Model {
+    let mut model = Model::default();
+    for n in 0..20 {
+        model.storage.insert(book(&format!("filler{n}")));
+        model.out.insert(book(&format!("filler{n}")), id(0, 1));
+    }
+    model.out.insert(book("lost"), id(0, 1));
+    model
+}
+
+/// A request that was told "no" reserved its books again in every round, and so was in the way of
+/// the other of its millisecond: that one never got to wait for the return in front alone, and all
+/// three waited for ever (I5).
+#[test]
+fn requests_of_one_millisecond_for_a_book_that_is_nowhere_are_decided() {
+    let mut world = World::new(Library::new());
+    world.start(full_with_a_lost_book());
+    let by = world.library.instance("worker1");
+    world.add(event(Action::Return, id(1, 1), "user1", "kim"));
+    world.add(event(Action::Request, id(1, 2), "user2", "lost,momo"));
+    world.add(event(Action::Request, id(1, 3), "user3", "lost"));
+    finish(&mut world, &by, Vec::new(), Vec::new()).unwrap();
+    assert_eq!(world.model.outcomes.len(), 3);
+}
+
+/// The same without equal milliseconds: while something older was undecided, a request that was
+/// told "no" fetched what else it asked for and handed it back to shelving, round after round.
+#[test]
+fn a_request_that_was_told_no_reserves_nothing_until_what_is_older_is_decided() {
+    let mut world = World::new(Library::new());
+    world.start(full_with_a_lost_book());
+    let by = world.library.instance("worker1");
+    world.add(event(Action::Return, id(1, 1), "user1", "kim"));
+    // It is in work in an instance that has not got to it yet.
+    world.library.take("worker2", Action::Return, 1);
+    world.add(event(Action::Request, id(2, 1), "user2", "lost,momo"));
+    let mut waiting: Vec<_> = world.library.take("worker1", Action::Request, 1);
+    let mut again = vec![Waiting { event: waiting.remove(0), doubt: String::new() }];
+    for _ in 0..5 {
+        let handoffs = world.library.take_handoffs("worker1", 10);
+        if !handoffs.is_empty() {
+            world.shelve(&by, &handoffs).unwrap();
+        }
+        let tries = std::mem::take(&mut again).into_iter().map(Waiting::next_try).collect();
+        run_chunk(&mut world, &by, tries, &mut again).unwrap();
+    }
+    let fetches = world.history.iter().filter(|line| line.contains("fetches")).count();
+    assert_eq!(fetches, 1, "{}", world.history.join("\n"));
+    let other = world.library.instance("worker2");
+    let older = event(Action::Return, id(1, 1), "user1", "kim");
+    assert_eq!(world.decide(&other, vec![first_try(&older)]).unwrap().decided.len(), 1);
+    finish(&mut world, &by, again, Vec::new()).unwrap();
+    assert_eq!(world.model.outcomes[1]["book_ids"], "momo");
+}
