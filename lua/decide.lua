@@ -19,13 +19,13 @@
 --       then for each event:
 --         "request" or "return", event id, user id,
 --         milliseconds to keep the answer, or "" if none is wished,
---         "" or the doubt that an earlier FETCH gave,
+--         "", the doubt that an earlier FETCH gave, or "no" after WAIT "no",
 --         "" or how sure a "no" of shelving is: "certain" or "in_doubt",
 --         number of books, the books, and, if "certain" or "in_doubt", for each book "yes", "no"
 --         or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
 --       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
---       {"WAIT", "older" | "book" | "doubt"}
+--       {"WAIT", "older" | "book" | "doubt" | "no"}   "no": shelving has given a certain "no"
 --       {"DONE", name, value, ...}        the outcome's fields
 --       {"STALE"}                         not pending any more: decided by somebody else
 --       {"FAILED", cause}                 cannot be worked on: to be dead-lettered
@@ -571,18 +571,23 @@ local function try_request(e)
     end
   end
 
+  -- After a certain "no" a refusal is foreseeable: whoever reserves and releases again and again
+  -- until what is older is decided keeps others from being decided (I5).
+  local told_no = e.doubt == 'no' or #nowhere > 0
   local too_many = in_hand[e.count] + #available > limit
   local refusal = blocked or in_doubt or too_many or #available < #e.books
+    or told_no and #free > 0
   if refusal and (blocked or in_doubt or not nothing_older(e)) then
     return function()
       release(e, have, asked)
-      return {'WAIT', in_doubt and 'doubt' or blocked and 'book' or 'older'}
+      return {'WAIT', in_doubt and 'doubt' or told_no and 'no' or blocked and 'book' or 'older'}
     end
   end
 
   if #free > 0 then
-    local certain = e.doubt ~= '' and settled(e.doubt)
-    if e.doubt ~= '' and not certain then
+    local doubtful = e.doubt ~= '' and e.doubt ~= 'no'
+    local certain = doubtful and settled(e.doubt)
+    if doubtful and not certain then
       return function()
         release(e, have, asked)
         return {'WAIT', 'doubt'}

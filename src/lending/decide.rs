@@ -24,12 +24,16 @@ pub struct Fetched {
     pub answers: Vec<Option<bool>>,
 }
 
+/// For the next try of a request that was told that a book is nowhere: it reserves nothing before
+/// it may be refused.
+pub const TOLD_NO: &str = "no";
+
 /// One try of an event.
 #[derive(Debug)]
 pub struct Try {
     /// The event.
     pub event: Event,
-    /// The doubt that an earlier try ended in; else empty.
+    /// The doubt that an earlier try ended in, or [`TOLD_NO`]; else empty.
     pub doubt: String,
     /// What ShelvingService said, in the second step.
     pub fetched: Option<Fetched>,
@@ -48,8 +52,8 @@ pub enum Verdict {
     },
     /// To be tried again later.
     Wait {
-        /// Whether a "no" of shelving may have come too early.
-        in_doubt: bool,
+        /// The doubt for the next try.
+        doubt: String,
     },
     /// Decided: the outcome's fields, names and values in turn.
     Done(Vec<Value>),
@@ -142,7 +146,15 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
                     }
                 }
                 Some("WAIT") => {
-                    Verdict::Wait { in_doubt: parts.get(1).and_then(text) == Some("doubt") }
+                    let doubt = match (parts.get(1).and_then(text), &one.fetched) {
+                        // A "no" may have come too early. The doubt is that of the FETCH before,
+                        // or still the one that the try came with.
+                        (Some("doubt"), Some(fetched)) => fetched.doubt.clone(),
+                        (Some("doubt"), None) => one.doubt.clone(),
+                        (Some("no"), _) => TOLD_NO.to_owned(),
+                        _ => String::new(),
+                    };
+                    Verdict::Wait { doubt }
                 }
                 Some("STALE") => Verdict::Stale,
                 Some("FAILED") => {

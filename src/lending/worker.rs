@@ -247,15 +247,7 @@ impl<'a> Worker<'a> {
                 Verdict::Fetch { doubt, books } => {
                     reserved.push(Reserved { event: one.event, doubt, books });
                 }
-                Verdict::Wait { in_doubt } => {
-                    // The doubt is that of the FETCH before it, or still the one it came with.
-                    let doubt = match one.fetched {
-                        _ if !in_doubt => String::new(),
-                        Some(fetched) => fetched.doubt,
-                        None => one.doubt,
-                    };
-                    self.room.admit(Waiting { event: one.event, doubt });
-                }
+                Verdict::Wait { doubt } => self.room.admit(Waiting { event: one.event, doubt }),
                 Verdict::Stale => {
                     debug!("{key} was decided by another instance");
                     gone.push(key);

@@ -89,10 +89,16 @@ impl Model {
         self.handoffs.iter().any(|handoff| handoff.books.contains(book))
     }
 
-    /// The undecided request that has a book reserved.
-    pub fn reserved_by(&self, book: &BookId) -> Option<EventId> {
-        let holders = self.fetched.iter().chain(&self.left_behind).chain(&self.asked);
-        holders.filter(|(_, books)| books.contains(book)).map(|(id, _)| *id).next()
+    /// The undecided request of ours that has a book reserved.
+    pub fn held_by(&self, book: &BookId) -> Option<EventId> {
+        let mut holders = self.fetched.iter().chain(&self.asked);
+        holders.find(|(_, books)| books.contains(book)).map(|(id, _)| *id)
+    }
+
+    /// The undecided request that has a book reserved, whoever works on it.
+    fn reserved_by(&self, book: &BookId) -> Option<EventId> {
+        let left = || self.left_behind.iter().find(|(_, books)| books.contains(book));
+        self.held_by(book).or_else(|| left().map(|(id, _)| *id))
     }
 
     fn place(&self, request: EventId, book: &BookId) -> Place {

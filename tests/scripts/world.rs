@@ -7,7 +7,7 @@ use library_lending::error::Error;
 use library_lending::event::{Action, AnswerWish, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId, UserId};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{Fetched, Try, Verdict};
+use library_lending::lending::decide::{Fetched, TOLD_NO, Try, Verdict};
 use library_lending::script::text;
 
 use crate::library::{Instance, Library};
@@ -167,17 +167,13 @@ impl World {
                     self.decided(&one.event, &fields)?;
                     came.decided.push(key);
                 }
-                Verdict::Wait { in_doubt } => {
-                    // A "no" under doubt may be outdated; and another hand-off than that of its
-                    // books may be what a doubt is about.
+                Verdict::Wait { doubt } => {
+                    // A "no" under doubt may be outdated; another hand-off than that of its books
+                    // may be what a doubt is about; a book that was nowhere may have been found.
                     let outdated =
                         one.fetched.as_ref().is_some_and(|f| f.answers.contains(&Some(false)));
-                    let doubtful = in_doubt && (outdated || !self.model.handoffs.is_empty());
-                    let doubt = match one.fetched {
-                        _ if !in_doubt => String::new(),
-                        Some(fetched) => fetched.doubt,
-                        None => one.doubt,
-                    };
+                    let doubtful = !doubt.is_empty()
+                        && (outdated || !self.model.handoffs.is_empty() || doubt == TOLD_NO);
                     ensure!(expect != Expect::Decide || doubtful, "{key} waits for nothing");
                     self.model.wait(key);
                     came.waiting.push(Waiting { event: one.event, doubt });
@@ -185,7 +181,8 @@ impl World {
                 Verdict::Fetch { doubt, books } => {
                     for n in &books {
                         let book = &one.event.books[*n];
-                        let holder = self.model.reserved_by(book);
+                        // It cannot see what the reference application has reserved.
+                        let holder = self.model.held_by(book);
                         let transit =
                             |handoff: &model::HandOff| handoff.ours && handoff.books.contains(book);
                         ensure!(
