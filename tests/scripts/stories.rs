@@ -1,6 +1,7 @@
 //! Faults that the random histories found, each with its story.
 
 use library_lending::event::Action;
+use library_lending::keys::SHELVING_GROUP;
 
 use crate::histories::{finish, run_chunk};
 use crate::library::Library;
@@ -61,4 +62,34 @@ fn a_request_that_was_told_no_reserves_nothing_until_what_is_older_is_decided() 
     assert_eq!(world.decide(&other, vec![first_try(&older)]).unwrap().decided.len(), 1);
     finish(&mut world, &by, again, Vec::new()).unwrap();
     assert_eq!(world.model.outcomes[1]["book_ids"], "momo");
+}
+
+/// A hand-off has no reservation, so reject.lua was given the stream of hand-offs in that key's
+/// place, and deleted it: one malformed hand-off took all others with it, and their books were
+/// nowhere from then on (I4, I5).
+#[test]
+fn a_malformed_handoff_goes_to_the_dead_letters_alone() {
+    let mut library = Library::new();
+    let by = library.instance("worker1");
+    let keys = library.keys.clone();
+    for (id, books) in [("1-0", "geb"), ("2-0", "a,,b"), ("3-0", "momo")] {
+        library.redis.ask::<()>(&["XADD", &keys.handoffs, id, "book_ids", books]);
+    }
+    library.read("worker1", &keys.handoffs, 2);
+    library.reject_handoff(&by, id(2, 0), "book_id_empty").unwrap();
+    let dump = library.dump();
+    let undone = dump.stream(&keys.handoffs).undone(SHELVING_GROUP);
+    let ids: Vec<_> = undone.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(ids, ["1-0", "3-0"]);
+    let letters = dump.stream(&keys.dead_letters).entries;
+    assert_eq!(letters.len(), 1);
+    let letter = [
+        ("stream", keys.handoffs.as_str()),
+        ("event_id", "2-0"),
+        ("cause", "book_id_empty"),
+        ("deliveries", "1"),
+        ("book_ids", "a,,b"),
+    ];
+    assert_eq!(letters[0].1, letter.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert!(dump.stream(&keys.outcomes).entries.is_empty(), "a hand-off has no outcome");
 }
