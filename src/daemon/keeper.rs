@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::daemon::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 use redis::{Connection, Value};
@@ -18,7 +19,7 @@ use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::lending::{self, SUSPICIOUS_DELIVERIES};
-use crate::script::{Script, text};
+use crate::script::{self, Script, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving;
 use crate::stream;
@@ -109,7 +110,7 @@ impl Keeper<'_> {
             let (thread, since) = self.session.slowest();
             if since > STALL {
                 if !stalled {
-                    error!(
+                    error!(target: LOG,
                         "the thread {thread} has made no progress for {} s: the lease is not \
                          renewed, so that others take over",
                         since.as_secs()
@@ -180,7 +181,7 @@ impl Keeper<'_> {
                         .arg(group)
                         .arg(&other.name)
                         .run(&mut self.connection, "remove a consumer that is gone")?;
-                    debug!("consumer {:?} of {name} is long gone and was removed", other.name);
+                    debug!(target: LOG, "consumer {:?} of {name} is long gone and was removed", other.name);
                 }
             }
         }
@@ -189,7 +190,7 @@ impl Keeper<'_> {
         neighbours.silent.retain(|name| !neighbours.reference.contains(name));
         for name in &neighbours.silent {
             if !before.silent.contains(name) {
-                warn!(
+                warn!(target: LOG,
                     "instance {name:?} has events in hand, no lease, and did nothing for {} s: it \
                      holds up no refusal any longer",
                     self.session.options.silent_after.as_secs()
@@ -241,7 +242,7 @@ impl Keeper<'_> {
             !session.is_stopping()
         })?;
         if count > 0 {
-            info!("took over {count} events of {name} from instance {from:?}, which is gone");
+            info!(target: LOG, "took over {count} events of {name} from instance {from:?}, which is gone");
         }
         Ok(())
     }
@@ -275,7 +276,7 @@ impl Keeper<'_> {
                     })
                     .collect();
                 if !lost.is_empty() {
-                    warn!("{} events of {name} were delivered and did not arrive", lost.len());
+                    warn!(target: LOG, "{} events of {name} were delivered and did not arrive", lost.len());
                     let readable: Vec<EventId> = lost
                         .iter()
                         .filter(|one| match stream {
@@ -293,7 +294,7 @@ impl Keeper<'_> {
                                 });
                             let mut batch: Vec<_> = entries
                                 .iter()
-                                .map(|entry| lending::Delivered::read(action, entry))
+                                .map(|entry| lending::Delivered::read(action, entry, false))
                                 .chain(suspects)
                                 .collect();
                             self.session.in_hand.take(&mut batch, |delivered| delivered.key);
@@ -352,32 +353,51 @@ impl Keeper<'_> {
                 .query(&mut self.connection)
                 .map_err(Error::redis(DOING))?;
             cursor = next;
-            let keys = &self.session.keys;
-            let lock = self.session.lock();
-            let touched = [
-                &lock,
-                &keys.book_states,
-                &keys.loans,
-                &keys.handoffs,
-                &keys.requests,
-                &keys.storage,
-            ];
             // A small hash comes whole, however large the page.
             for page in page.chunks(TIDY_PAGE) {
-                let mut call = SWEEP.keys(&touched).arg(&self.session.token);
-                call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP);
-                for (book, state) in page {
-                    call = call.arg(book).arg(state);
+                let orphans = self.sweep_page(page, "look")?;
+                if orphans.is_empty() {
+                    continue;
                 }
-                let reply = call.run(&mut self.connection, DOING)?;
-                if let Some(orphans) = reply.number(1).filter(|orphans| *orphans > 0) {
-                    warn!("{orphans} books were reserved for requests that are decided: put back");
-                }
+                warn!(target: LOG, "{} books are reserved for requests that are decided", orphans.len());
+                let fetched: Vec<(&[u8], EventId)> = orphans
+                    .iter()
+                    .filter_map(|(book, state)| {
+                        Some((book.as_bytes(), state.strip_prefix('?')?.parse().ok()?))
+                    })
+                    .collect();
+                let (session, connection) = (self.session, &mut self.connection);
+                let command = |by_text| {
+                    shelving::fetch::undo_command(session, fetched.iter().copied(), by_text)
+                };
+                script::run(connection, command, DOING)?;
+                self.sweep_page(&orphans, "unfetched")?;
             }
             if cursor == 0 || Instant::now() > until {
                 return Ok(cursor);
             }
         }
+    }
+
+    /// Sweeps some books. Returns those that are reserved for decided requests.
+    fn sweep_page(
+        &mut self,
+        page: &[(String, String)],
+        step: &str,
+    ) -> Result<Vec<(String, String)>, Error> {
+        const DOING: &str = "sweep the states of books";
+        let keys = &self.session.keys;
+        let lock = self.session.lock();
+        let touched = [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let mut call = SWEEP.keys(&touched).arg(&self.session.token);
+        call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
+        for (book, state) in page {
+            call = call.arg(book).arg(state);
+        }
+        let reply = call.run(&mut self.connection, DOING)?;
+        let words: Vec<String> =
+            reply.rest.iter().skip(1).filter_map(|word| text(word).map(str::to_owned)).collect();
+        Ok(words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
     }
 }
 

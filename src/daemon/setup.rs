@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::daemon::LOG;
 use log::warn;
 use redis::Connection;
 
@@ -157,7 +158,7 @@ pub fn warn_of_settings(connection: &mut Connection) {
     if let Ok(persistence) = info(connection, "persistence")
         && persistence.get("aof_enabled").map(String::as_str) == Some("0")
     {
-        warn!(
+        warn!(target: LOG,
             "Redis keeps no append-only file: when it dies, loans since its last snapshot are lost \
              (appendonly yes)"
         );
@@ -166,7 +167,7 @@ pub fn warn_of_settings(connection: &mut Connection) {
         && let Some(policy) = memory.get("maxmemory_policy")
         && policy != "noeviction"
     {
-        warn!(
+        warn!(target: LOG,
             "Redis may throw keys away when memory is short (maxmemory-policy {policy}): a library \
              needs noeviction"
         );
@@ -174,6 +175,6 @@ pub fn warn_of_settings(connection: &mut Connection) {
     if let Ok(replication) = info(connection, "replication")
         && replication.get("role").map(String::as_str) == Some("slave")
     {
-        warn!("this Redis is a replica: nothing can be written here until it is promoted");
+        warn!(target: LOG, "this Redis is a replica: nothing can be written here until it is promoted");
     }
 }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::daemon::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
 use log::{debug, error, info, warn};
 use redis::Connection;
@@ -86,14 +87,14 @@ pub fn run(options: Options, target: Target) -> ExitCode {
     let signals = match watch_signals() {
         Ok(signals) => signals,
         Err(why) => {
-            error!("cannot watch signals: {why}");
+            error!(target: LOG, "cannot watch signals: {why}");
             return ExitCode::FAILURE;
         }
     };
     let notifier = Notifier::from_env();
     let keys = Keys::new(options.connect.branch());
     let lease = Lease::new(keys.lock(&options.name), options.lease);
-    info!("{} starts, on Redis at {target}", options.name);
+    info!(target: LOG, "{} starts, on Redis at {target}", options.name);
     let mut supervisor = Supervisor {
         keys,
         options,
@@ -110,11 +111,11 @@ pub fn run(options: Options, target: Target) -> ExitCode {
     supervisor.notifier.stopping();
     match end {
         End::Stopped => {
-            info!("{} stopped", supervisor.options.name);
+            info!(target: LOG, "{} stopped", supervisor.options.name);
             ExitCode::SUCCESS
         }
         End::Status(status, why) => {
-            error!("{why}");
+            error!(target: LOG, "{why}");
             ExitCode::from(status)
         }
     }
@@ -172,10 +173,10 @@ impl Supervisor {
                 pause = FIRST_PAUSE;
             }
             if self.outage.is_none() {
-                warn!("{error}; trying again until it works");
+                warn!(target: LOG, "{error}; trying again until it works");
                 self.outage = Some(Instant::now());
             } else {
-                debug!("{error}");
+                debug!(target: LOG, "{error}");
             }
             self.notifier.status("waiting for Redis");
             if self.wait(pause).is_err() {
@@ -261,7 +262,7 @@ impl Supervisor {
                 )));
             }
             if watch.is_none() {
-                info!("the name {name} is locked; if nobody renews the lock, it is taken");
+                info!(target: LOG, "the name {name} is locked; if nobody renews the lock, it is taken");
                 watch = Some(Watch::new(value, left));
             }
             if self.wait(LOOK_EVERY).is_err() {
@@ -327,7 +328,7 @@ impl Supervisor {
         loop {
             select! {
                 recv(self.signals) -> _ => {
-                    info!("{} stops: what is in work is finished", self.options.name);
+                    info!(target: LOG, "{} stops: what is in work is finished", self.options.name);
                     return self.stop(session, events, orders, control);
                 }
                 recv(events) -> event => match event {
@@ -335,7 +336,7 @@ impl Supervisor {
                         reading += 1;
                         if reading == 2 && !self.ready {
                             self.ready = true;
-                            info!("{} is ready: lending and shelving", self.options.name);
+                            info!(target: LOG, "{} is ready: lending and shelving", self.options.name);
                             self.notifier.status("lending and shelving");
                             self.notifier.ready();
                         }
@@ -345,7 +346,7 @@ impl Supervisor {
                         return Err(Error::Reply { doing, got: format!("{thread} ended") }.into());
                     }
                     Ok(Event::Ended(thread, Err(error))) => {
-                        debug!("{thread}: {error}");
+                        debug!(target: LOG, "{thread}: {error}");
                         return Err(error.into());
                     }
                     Err(_) => return Err(Error::Fenced.into()),
@@ -353,7 +354,7 @@ impl Supervisor {
                 default(tick) => {
                     if begin.elapsed() >= PROVEN && let Some(since) = self.outage.take() {
                         let length = (begin - since).as_secs_f64();
-                        info!("working again after {length:.1} s");
+                        info!(target: LOG, "working again after {length:.1} s");
                         self.notifier.status("lending and shelving");
                     }
                     if session.slowest().1 < STALL {
@@ -389,7 +390,7 @@ impl Supervisor {
                         readers -= 1;
                     }
                     if let Err(error) = result {
-                        warn!("{error}; what was in work is left to others");
+                        warn!(target: LOG, "{error}; what was in work is left to others");
                         return Ok(());
                     }
                 }
@@ -399,8 +400,8 @@ impl Supervisor {
         }
         match lease::resign(session, control) {
             Ok(0) => {}
-            Ok(left) => info!("{left} events that wait for others are left to others"),
-            Err(error) => warn!("{error}; it will run out"),
+            Ok(left) => info!(target: LOG, "{left} events that wait for others are left to others"),
+            Err(error) => warn!(target: LOG, "{error}; it will run out"),
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ const OLDEST: usize = 128;
 pub struct Waiting {
     /// The event.
     pub event: Event,
-    /// The doubt for the next try, see [`crate::lending::decide::Try`].
+    /// What decide.lua gave when it was in doubt, for the next try; else empty.
     pub doubt: String,
 }
 
@@ -71,11 +71,14 @@ impl WaitingRoom {
         !self.due.is_empty()
     }
 
-    /// Whether a request asks for a book that somebody in the room asks for.
+    /// Whether a request asks for a book that another request in the room asks for.
     pub fn is_awaited(&self, event: &Event) -> bool {
         !self.by_book.is_empty()
             && event.key.action == Action::Request
-            && event.books.iter().any(|book| self.by_book.contains_key(book))
+            && event.books.iter().any(|book| {
+                let waiting = self.by_book.get(book);
+                waiting.is_some_and(|keys| keys.iter().any(|key| key.action == Action::Request))
+            })
     }
 
     /// Lets an event in after a try that ended in WAIT.
@@ -85,10 +88,8 @@ impl WaitingRoom {
             self.next_round = Instant::now() + self.pause;
         }
         let key = waiting.event.key;
-        if key.action == Action::Request {
-            for book in &waiting.event.books {
-                self.by_book.entry(book.clone()).or_default().insert(key);
-            }
+        for book in &waiting.event.books {
+            self.by_book.entry(book.clone()).or_default().insert(key);
         }
         self.by_age.insert(key, waiting);
     }
@@ -96,16 +97,16 @@ impl WaitingRoom {
     /// Lets a newcomer in that asks for an awaited book: it is tried at once, after those that
     /// were here before and ask for the same.
     pub fn admit_behind(&mut self, event: Event) {
-        self.stir_books(&event);
+        self.stir_books(&event, |key| key.action == Action::Request);
         let key = event.key;
         self.admit(Waiting { event, doubt: String::new() });
         self.due.insert(key);
     }
 
-    fn stir_books(&mut self, event: &Event) {
+    fn stir_books(&mut self, event: &Event, which: impl Fn(&EventKey) -> bool) {
         for book in &event.books {
             if let Some(keys) = self.by_book.get(book) {
-                self.due.extend(keys);
+                self.due.extend(keys.iter().filter(|key| which(key)));
             }
         }
     }
@@ -119,7 +120,7 @@ impl WaitingRoom {
         if event.key.id.ms <= oldest.id.ms {
             self.due.extend(self.by_age.keys().take(OLDEST));
         }
-        self.stir_books(event);
+        self.stir_books(event, |_| true);
     }
 
     /// Books have arrived on their shelves: every request is worth another try.
@@ -160,9 +161,6 @@ impl WaitingRoom {
     }
 
     fn forget_books(&mut self, event: &Event) {
-        if event.key.action == Action::Return {
-            return;
-        }
         for book in &event.books {
             if let Some(keys) = self.by_book.get_mut(book) {
                 keys.remove(&event.key);
@@ -224,6 +222,10 @@ mod tests {
         let mut second = room(&waiting);
         second.decided(&event(9, Action::Return, &["momo"]));
         assert_eq!(due(&mut second), [6]);
+        // A return waits for the request that it belongs to.
+        let mut third = room(&[event(5, Action::Return, &["geb"])]);
+        third.decided(&event(9, Action::Request, &["geb"]));
+        assert_eq!(due(&mut third), [5]);
     }
 
     #[test]

@@ -1,0 +1,258 @@
+//! What no well-behaved client sends, and keys that are not what they should be.
+
+use crate::common::*;
+
+/// Fields as they are sent.
+type Sent = Vec<(&'static str, Vec<u8>)>;
+
+/// Events that can never be worked on, and the word for what is wrong with each.
+fn malformed() -> Vec<(Sent, &'static str)> {
+    let thousand_and_one = vec!["b"; 1001].join(",").into_bytes();
+    let event =
+        |user: &[u8], books: &[u8]| vec![("user_id", user.to_vec()), ("book_ids", books.to_vec())];
+    vec![
+        (vec![("book_ids", b"geb".to_vec())], "no_user_id"),
+        (vec![("user_id", b"user1".to_vec())], "no_book_ids"),
+        (vec![("user", b"user1".to_vec()), ("book_ids", b"geb".to_vec())], "no_user_id"),
+        (event(b"user1", b""), "no_book_ids"),
+        (event(b"", b"geb"), "user_id_empty"),
+        (event(b"user1", b"geb,,momo"), "book_id_empty"),
+        (event(b"user1", b"geb,"), "book_id_empty"),
+        (event(b"\xff\xfe", b"geb"), "user_id_not_utf8"),
+        (event(b"user1", b"geb,mo\xc3"), "book_id_not_utf8"),
+        (event(&[b'u'; 257], b"geb"), "user_id_too_long"),
+        (event(b"user1", &[b'b'; 257]), "book_id_too_long"),
+        (event(b"user1", &vec![b'b'; 1 << 20]), "book_id_too_long"),
+        (event(b"us,er", b"geb"), "user_id_with_comma"),
+        (event(b"us\ner", b"geb"), "user_id_with_control_character"),
+        (event(b"user1", b"geb\x1b[2J"), "book_id_with_control_character"),
+        (event(b"user1", b"geb\0"), "book_id_with_control_character"),
+        (event(b" user1", b"geb"), "user_id_with_outer_space"),
+        (event(b"user1", b"geb, momo"), "book_id_with_outer_space"),
+        (event(b"user1", &thousand_and_one), "too_many_book_ids"),
+    ]
+}
+
+/// The fields of the dead letters, in their order, as they are.
+fn dead_letters(redis: &Redis) -> Vec<RawFields> {
+    redis.raw_entries(DEAD_LETTERS).into_iter().map(|(_, fields)| fields).collect()
+}
+
+/// Checks that the only dead letter is this event, complete.
+fn assert_dead_letter(
+    redis: &Redis,
+    stream: &str,
+    id: &str,
+    cause: &str,
+    original: &[(&str, &[u8])],
+) {
+    let mut letters = dead_letters(redis);
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let mut letter = letters.remove(0);
+    let deliveries = letter.remove(3);
+    assert_eq!(deliveries.0, b"deliveries");
+    assert!(String::from_utf8(deliveries.1).unwrap().parse::<u32>().is_ok());
+    let first = [("stream", stream), ("event_id", id), ("cause", cause)];
+    let mut expected: RawFields =
+        first.iter().map(|(f, v)| (f.as_bytes().to_vec(), v.as_bytes().to_vec())).collect();
+    expected.extend(original.iter().map(|(f, v)| (f.as_bytes().to_vec(), v.to_vec())));
+    assert_eq!(letter, expected);
+    redis.cmd(&["DEL", DEAD_LETTERS]);
+}
+
+#[test]
+fn a_malformed_event_is_rejected_with_its_cause_and_the_service_goes_on() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    for (action, stream) in [("request", REQUESTS), ("return", RETURNS)] {
+        for (fields, cause) in malformed() {
+            let fields: Vec<(&str, &[u8])> = fields.iter().map(|(f, v)| (*f, &v[..])).collect();
+            let id = redis.add(stream, "*", &fields);
+            let mut rejected = match action {
+                "request" => redis.outcome_of_request(&id),
+                _ => redis.outcome_of_return(&id),
+            };
+            let user = rejected.remove("user_id").unwrap_or_default();
+            if let Some((_, sent)) = fields.iter().find(|(name, _)| *name == "user_id")
+                && sent.len() <= 256
+            {
+                assert_eq!(user, text(sent.to_vec()), "as in the event");
+            }
+            rejected.remove("in_hand");
+            let mut expected = outcome(action, &id, "", "rejected", &[("cause", cause)]);
+            expected.remove("user_id");
+            assert_eq!(rejected, expected);
+            assert_dead_letter(&redis, stream, &id, cause, &fields);
+        }
+    }
+    let id = redis.request("user1", "geb");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    redis.assert_at_rest();
+    assert_eq!(redis.ledger(), Ledger::new().lent("user1", &["geb"], &id));
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn a_queue_full_of_malformed_events_holds_up_no_good_one() {
+    let redis = Redis::new();
+    let mut sent = 0;
+    const ROUNDS: usize = 10;
+    for _ in 0..ROUNDS {
+        for (fields, _) in malformed() {
+            let fields: Vec<(&str, &[u8])> = fields.iter().map(|(f, v)| (*f, &v[..])).collect();
+            redis.add(REQUESTS, "*", &fields);
+            redis.add(RETURNS, "*", &fields);
+            sent += 2;
+        }
+        redis.request("user1", "geb");
+        redis.give_back("user1", "geb");
+        sent += 2;
+    }
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let outcomes = redis.assert_one_outcome_each(sent);
+    let good: Vec<_> = outcomes.iter().filter(|o| o["outcome"] != "rejected").collect();
+    assert_eq!(good.len(), 2 * ROUNDS);
+    assert!(good.iter().all(|o| o.contains_key("book_ids")), "{good:?}");
+    assert_eq!(redis.length(DEAD_LETTERS), sent - 2 * ROUNDS);
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_malformed_hand_off_is_a_dead_letter_and_shelving_goes_on() {
+    let (redis, _daemon) = library(&Ledger::new().nowhere(&["momo"], "5-0"));
+    for (fields, cause) in [
+        (&[("books", &b"geb"[..])][..], "no_book_ids"),
+        (&[("book_ids", b"")], "no_book_ids"),
+        (&[("book_ids", b"geb,\xff"), ("x", b"\xfe")], "book_id_not_utf8"),
+    ] {
+        let id = redis.add(SHELVING, "*", fields);
+        assert!(eventually(DEADLINE, || redis.length(DEAD_LETTERS) == 1), "{cause}");
+        assert_dead_letter(&redis, SHELVING, &id, cause, fields);
+    }
+    redis.hand_off("*", "momo");
+    redis.assert_at_rest();
+    assert_eq!(redis.ledger(), Ledger::new());
+    assert_eq!(redis.length(OUTCOMES), 0, "a hand-off is no request and no return");
+}
+
+#[test]
+fn an_event_deleted_while_it_was_in_hand_is_rejected_as_vanished() {
+    let redis = Redis::new();
+    redis.request_at("10-0", "user1", "geb");
+    redis.request_at("11-0", "user1", "momo");
+    Other::gone(&redis, "worker1").take(REQUESTS);
+    redis.cmd(&["XDEL", REQUESTS, "10-0"]);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let rejected = redis.outcome_of_request("10-0");
+    assert_eq!((&*rejected["outcome"], &*rejected["cause"]), ("rejected", "vanished"));
+    assert_eq!(redis.outcome_of_request("11-0")["outcome"], "accepted");
+    assert_dead_letter(&redis, REQUESTS, "10-0", "vanished", &[]);
+    redis.assert_at_rest();
+}
+
+#[test]
+fn more_fields_in_an_event_choose_no_key_and_change_nothing() {
+    let (redis, _daemon) = library(&Ledger::new());
+    let id = redis.add(
+        REQUESTS,
+        "*",
+        &[
+            ("user_id", b"user1"),
+            ("book_ids", b"geb"),
+            ("answer", b"user:user2:count"),
+            ("reply_to", b"lent_books"),
+            ("request_id", b"../../x"),
+            ("event_id", b"1-1"),
+            ("outcome", b"denied"),
+            ("\u{1b}[31m\n", b"\xff\n"),
+        ],
+    );
+    let more = [("book_ids", "geb"), ("in_hand", "1")];
+    assert_eq!(redis.outcome_of_request(&id), outcome("request", &id, "user1", "accepted", &more));
+    redis.assert_at_rest();
+    let mut keys: Vec<_> = redis.everything().without("instance_lock:").0.into_keys().collect();
+    keys.retain(|key| !key.ends_with("_event_stream") && key != "lending_book_states");
+    assert_eq!(keys, [LENT_BOOKS, SHELVES, "user:user1:count"]);
+}
+
+/// Lays a spoilt key down, sends a request and a return of user1 and one request of user2, and
+/// checks that the first two fail and nothing of the library has changed by them.
+fn assert_only_user1_fails(spoil: &[&str]) {
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["mine"], "5-0").stored(&["stored"], "5-0").lay_down(&redis);
+    redis.cmd(&["DEL", "user:user1:count"]);
+    redis.cmd(spoil);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let request = redis.request("user1", "geb,stored");
+    let back = redis.give_back("user1", "mine");
+    let good = redis.request("user2", "momo");
+    assert_eq!(redis.outcome_of_request(&good)["outcome"], "accepted", "{spoil:?}");
+    for rejected in [redis.outcome_of_request(&request), redis.outcome_of_return(&back)] {
+        assert_eq!(rejected["outcome"], "rejected", "{spoil:?}");
+        assert!(rejected.contains_key("cause"), "{rejected:?}");
+    }
+    redis.wait_until_drained(DEADLINE);
+    assert_eq!(redis.length(DEAD_LETTERS), 2);
+    let ledger = redis.ledger();
+    assert_eq!(ledger.loans.get("mine").map(String::as_str), Some("user1"));
+    assert!(!ledger.loans.contains_key("geb") && !ledger.loans.contains_key("stored"));
+    let mut violations = redis.violations();
+    violations.retain(|violation| !violation.starts_with("I2: the count of user1"));
+    assert_eq!(violations, Vec::<String>::new(), "{spoil:?}");
+}
+
+#[test]
+fn a_users_count_of_the_wrong_type_fails_only_that_users_events() {
+    assert_only_user1_fails(&["RPUSH", "user:user1:count", "1"]);
+    assert_only_user1_fails(&["SET", "user:user1:count", "many"]);
+    assert_only_user1_fails(&["SET", "user:user1:count", "1.5"]);
+}
+
+#[test]
+fn a_reservation_of_the_wrong_type_fails_only_that_request() {
+    let redis = Redis::new();
+    redis.request_at("10-0", "user1", "geb");
+    redis.request_at("11-0", "user1", "momo");
+    redis.cmd(&["SET", "request:10-0:temp", "geb"]);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_request("10-0")["outcome"], "rejected");
+    assert_eq!(redis.outcome_of_request("11-0")["outcome"], "accepted");
+    redis.wait_until_drained(DEADLINE);
+    assert_eq!(redis.length(DEAD_LETTERS), 1);
+    assert_eq!(redis.ledger(), Ledger::new().lent("user1", &["momo"], "11-0"));
+}
+
+const SHARED: [&str; 4] = [LENT_BOOKS, STORAGE, SHELVES, "lending_book_states"];
+
+#[test]
+fn a_wrong_type_on_a_shared_key_stops_the_daemon_and_rejects_nothing() {
+    for key in SHARED {
+        let (redis, mut daemon) = library(&Ledger::new());
+        redis.cmd(&["SET", key, "no hash and no set"]);
+        let ids: Vec<_> =
+            (0..3).map(|n| redis.request(&format!("user{n}"), &format!("book{n}"))).collect();
+        assert_eq!(daemon.exit_status(), 78, "{key}: {}", daemon.log());
+        assert!(daemon.log().contains(key), "the log does not name {key}: {}", daemon.log());
+        assert_eq!(redis.length(DEAD_LETTERS), 0, "{key}");
+        assert_eq!(redis.outcomes(), Vec::<Fields>::new(), "{key}");
+        // Mended, it goes on where it was.
+        redis.cmd(&["DEL", key]);
+        let _daemon = Daemon::start(&redis, &["-f", "worker1"]);
+        for id in ids {
+            assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted", "{key}");
+        }
+        redis.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_wrong_type_on_a_shared_key_refuses_the_start() {
+    for key in SHARED.into_iter().chain([REQUESTS, RETURNS, SHELVING, OUTCOMES, DEAD_LETTERS]) {
+        let redis = Redis::new();
+        redis.cmd(&["SET", key, "no hash, no set and no stream"]);
+        let mut daemon = Daemon::spawn(&redis, &["worker1"]);
+        assert_eq!(daemon.exit_status(), 78, "{key}: {}", daemon.log());
+        assert!(daemon.log().contains(key), "the log does not name {key}: {}", daemon.log());
+        let left: bool = redis.ask(&["EXISTS", "instance_lock:worker1"]);
+        assert!(!left, "{key}: the lock is left");
+    }
+}

@@ -1,0 +1,312 @@
+//! An instance's start, its lease, its end.
+
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+
+/// Shorter than the blocking read by far, and enough for a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+fn time_to_live_ms(redis: &Redis, name: &str) -> i64 {
+    redis.ask(&["PTTL", &redis.key(&format!("instance_lock:{name}"))])
+}
+
+fn is_locked(redis: &Redis, name: &str) -> bool {
+    redis.ask(&["EXISTS", &redis.key(&format!("instance_lock:{name}"))])
+}
+
+#[test]
+fn ready_means_that_both_services_read_under_the_instances_name() {
+    let (redis, _daemon) = library(&Ledger::new());
+    for (stream, group) in [
+        (REQUESTS, "lending_service"),
+        (RETURNS, "lending_service"),
+        (SHELVING, "shelving_service"),
+    ] {
+        assert!(redis.everything().stream(stream).groups.contains_key(group), "{stream}");
+    }
+    let request = redis.request("user1", "geb");
+    let back = redis.give_back("user2", "momo");
+    redis.hand_off("*", "emma");
+    redis.outcome_of_request(&request);
+    redis.outcome_of_return(&back);
+    redis.assert_at_rest();
+    for (stream, group) in [
+        (REQUESTS, "lending_service"),
+        (RETURNS, "lending_service"),
+        (SHELVING, "shelving_service"),
+    ] {
+        let consumers: Vec<std::collections::BTreeMap<String, redis::Value>> =
+            redis.ask(&["XINFO", "CONSUMERS", stream, group]);
+        let names: Vec<String> = consumers
+            .into_iter()
+            .map(|mut consumer| redis::from_redis_value(consumer.remove("name").unwrap()).unwrap())
+            .collect();
+        assert_eq!(names, ["worker1"], "{stream}");
+    }
+}
+
+#[test]
+fn the_lock_is_a_lease_that_is_renewed_and_released() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    let mut last = time_to_live_ms(&redis, "worker1");
+    assert!((1..=6000).contains(&last), "{last}");
+    let renewed = eventually(DEADLINE, || {
+        let now = time_to_live_ms(&redis, "worker1");
+        let renewed = now > last;
+        last = now;
+        renewed
+    });
+    assert!(renewed, "the lease was never renewed");
+    assert_eq!(daemon.stop(), 0);
+    assert!(!is_locked(&redis, "worker1"));
+}
+
+#[test]
+fn a_second_live_instance_of_one_name_is_refused_and_told_about_force() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    let mut second = Daemon::spawn(&redis, &["worker1"]);
+    assert_eq!(second.exit_status(), 75);
+    let log = second.log();
+    assert!(log.contains("worker1") && log.contains("-f"), "{log}");
+    assert!(daemon.is_running());
+    let id = redis.request("user1", "geb");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+}
+
+#[test]
+fn force_takes_the_name_and_the_old_instance_stops_without_changing_anything() {
+    let (redis, mut old) = library(&Ledger::new());
+    let mut new = Daemon::start(&redis, &["-f", "worker1"]);
+    assert_eq!(old.exit_status(), 69);
+    assert!(is_locked(&redis, "worker1"), "the old one released what is not its own");
+    let id = redis.request("user1", "geb");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    redis.assert_at_rest();
+    assert_eq!(new.stop(), 0);
+}
+
+#[test]
+fn an_instance_that_wakes_up_after_it_was_replaced_changes_nothing() {
+    let (redis, mut old) = library(&Ledger::new());
+    old.signal(Signal::STOP);
+    let mut new = Daemon::start(&redis, &["--force", "worker1"]);
+    for n in 0..50 {
+        redis.request(&format!("user{n}"), "geb");
+        redis.request(&format!("user{n}"), &format!("book{n}"));
+    }
+    let outcomes = redis.assert_one_outcome_each(100);
+    let before = redis.everything().without("instance_lock:");
+    old.signal(Signal::CONT);
+    assert_eq!(old.exit_status(), 69);
+    assert_eq!(redis.everything().without("instance_lock:"), before);
+    Ledger::new().replay(&outcomes);
+    assert!(new.is_running());
+}
+
+#[test]
+fn after_kill_9_the_name_starts_again_by_itself_when_its_lease_has_run_out() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    daemon.kill9();
+    assert!(is_locked(&redis, "worker1"));
+    let id = redis.request("user1", "geb");
+    let start = Instant::now();
+    let _again = Daemon::start(&redis, &["worker1"]);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_lock_without_a_ttl_refuses_the_start_unless_it_is_forced() {
+    let redis = Redis::new();
+    redis.cmd(&["SET", "instance_lock:worker1", "1"]);
+    let mut refused = Daemon::spawn(&redis, &["worker1"]);
+    assert_eq!(refused.exit_status(), 75);
+    assert!(refused.log().contains("-f"), "{}", refused.log());
+    assert_eq!(time_to_live_ms(&redis, "worker1"), -1, "the lock is as it was");
+    let mut forced = Daemon::start(&redis, &["worker1", "-f"]);
+    assert!(time_to_live_ms(&redis, "worker1") > 0);
+    assert_eq!(forced.stop(), 0);
+}
+
+#[test]
+fn a_lock_that_nobody_renews_is_waited_out() {
+    let redis = Redis::new();
+    redis.cmd(&["SET", "instance_lock:worker1", "somebody", "PX", "1500"]);
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn each_signal_to_stop_is_obeyed_during_the_blocking_read() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let (redis, mut daemon) = library(&Ledger::new());
+        let id = redis.request("user1", "geb");
+        redis.outcome_of_request(&id);
+        let start = Instant::now();
+        daemon.signal(signal);
+        assert_eq!(daemon.exit_status(), 0, "{signal:?}");
+        assert!(start.elapsed() < AT_ONCE, "{signal:?} took {:?}", start.elapsed());
+        assert!(!is_locked(&redis, "worker1"), "{signal:?}");
+        // It stopped reading: what comes now waits for the next start.
+        let id = redis.request("user1", "momo");
+        assert!(redis.outcomes_of("request", &id).is_empty());
+        assert!(!redis.is_drained());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    // With a Redis that does not answer nothing in flight can be finished.
+    redis.signal(Signal::STOP);
+    daemon.signal(Signal::TERM);
+    assert!(stays(Duration::from_millis(200), || daemon.is_running()), "{}", daemon.log());
+    let start = Instant::now();
+    daemon.signal(Signal::TERM);
+    let status = daemon.exit_status();
+    redis.signal(Signal::CONT);
+    assert_eq!(status, 1);
+    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_graceful_stop_under_load_leaves_nothing_half_done_and_the_next_start_goes_on() {
+    let redis = Redis::new();
+    for n in 0..400 {
+        let (user, book) = (format!("user{}", n % 40), format!("book{}", n % 60));
+        redis.request(&user, &book);
+        redis.give_back(&user, &book);
+    }
+    let mut starts = 0;
+    while redis.length(OUTCOMES) < 800 && starts < 20 {
+        starts += 1;
+        let mut daemon = Daemon::start(&redis, &["worker1"]);
+        assert!(eventually(DEADLINE, || redis.length(OUTCOMES) > starts * 20));
+        assert_eq!(daemon.stop(), 0);
+        let reserved: Vec<_> =
+            redis.violations().into_iter().filter(|v| v.starts_with("I6")).collect();
+        assert_eq!(reserved, Vec::<String>::new(), "what is in flight is finished");
+    }
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    Ledger::new().replay(&redis.assert_one_outcome_each(800));
+    redis.assert_at_rest();
+}
+
+#[test]
+fn own_pending_events_are_finished_first() {
+    let redis = Redis::new();
+    redis.request_at("10-0", "user1", "geb");
+    redis.give_back_at("10-1", "user2", "momo");
+    Ledger::new().nowhere(&["emma"], "5-0").lay_down(&redis);
+    redis.hand_off("10-0", "emma");
+    let before = Other::gone(&redis, "worker1");
+    for stream in [REQUESTS, RETURNS, SHELVING] {
+        before.take(stream);
+    }
+    redis.request_at("11-0", "user1", "faust");
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let outcomes = redis.assert_one_outcome_each(3);
+    let of_user1: Vec<_> =
+        outcomes.iter().filter(|o| o["user_id"] == "user1").map(|o| &o["event_id"]).collect();
+    assert_eq!(of_user1, ["10-0", "11-0"]);
+    redis.assert_at_rest();
+    assert_eq!(redis.ledger().loans.len(), 2);
+}
+
+#[test]
+fn killing_the_daemon_again_and_again_loses_nothing_and_does_nothing_twice() {
+    let redis = Redis::new();
+    let mut sent = 0;
+    for round in 0..4 {
+        for n in 0..150 {
+            let user = format!("user{}", (n + round) % 30);
+            redis.request(&user, &format!("book{},book{}", n % 50, (n * 7) % 50));
+            redis.give_back(&user, &format!("book{}", (n * 3) % 50));
+        }
+        sent += 300;
+        let decided = redis.length(OUTCOMES);
+        // Forced, because nobody wants to wait for the lease four times.
+        let mut daemon = Daemon::start(&redis, &["-f", "worker1"]);
+        assert!(eventually(DEADLINE, || redis.length(OUTCOMES) > decided + 20 * (round + 1)));
+        daemon.kill9();
+    }
+    let _daemon = Daemon::start(&redis, &["-f", "worker1"]);
+    Ledger::new().replay(&redis.assert_one_outcome_each(sent));
+    redis.assert_at_rest();
+}
+
+#[test]
+fn what_was_requested_before_the_first_start_is_served() {
+    let redis = Redis::new();
+    let ids: Vec<_> = (0..50).map(|n| redis.request(&format!("u{n}"), &format!("b{n}"))).collect();
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    for id in ids {
+        assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    }
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_lost_group_is_made_again_and_nothing_is_replayed_or_skipped() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    let first = redis.request("user1", "geb");
+    redis.outcome_of_request(&first);
+    assert_eq!(daemon.stop(), 0);
+    let second = redis.request("user1", "momo");
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    redis.cmd(&["XGROUP", "DESTROY", SHELVING, "shelving_service"]);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_request(&second)["in_hand"], "2");
+    redis.assert_one_outcome_each(2);
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_lost_group_over_processed_events_stops_the_start_and_changes_nothing() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1", "--keep-events"]);
+    let id = redis.request("user1", "geb");
+    redis.outcome_of_request(&id);
+    assert_eq!(daemon.stop(), 0);
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    let before = redis.everything();
+    for args in [&["worker1"][..], &["worker1", "--keep-events"]] {
+        let mut daemon = Daemon::spawn(&redis, args);
+        assert_eq!(daemon.exit_status(), 78);
+        assert!(daemon.log().contains("regroup"), "{}", daemon.log());
+    }
+    assert_eq!(redis.everything().without("instance_lock:"), before);
+}
+
+#[test]
+fn a_wrong_password_and_a_missing_permission_end_it_with_a_message() {
+    let redis = Redis::new();
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">right", "~*", "+ping"]);
+    for (password, said) in [("wrong", "WRONGPASS"), ("right", "NOPERM")] {
+        let args = ["--username", "clerk", "--password", password, "worker1"];
+        let mut daemon = Daemon::spawn(&redis, &args);
+        assert_eq!(daemon.exit_status(), 77, "{said}: {}", daemon.log());
+    }
+}
+
+#[test]
+fn a_redis_that_dies_and_comes_back_is_worked_on_again() {
+    let redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let first = redis.request("user1", "geb");
+    redis.outcome_of_request(&first);
+    redis.kill9();
+    redis.restart();
+    let second = redis.request("user2", "geb,momo");
+    let more = [("book_ids", "momo"), ("lent_to_another", "geb"), ("in_hand", "1")];
+    assert_eq!(
+        redis.outcome_of_request(&second),
+        outcome("request", &second, "user2", "accepted", &more)
+    );
+    redis.assert_one_outcome_each(2);
+    redis.assert_at_rest();
+    assert!(daemon.is_running());
+    assert_eq!(daemon.stop(), 0);
+}

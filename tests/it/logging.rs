@@ -1,0 +1,107 @@
+//! What the daemon says.
+
+use crate::common::*;
+
+/// The lines that have all of these words.
+fn lines_with(daemon: &Daemon, words: &[&str]) -> Vec<String> {
+    let has_all = |line: &&str| {
+        let line = line.to_lowercase();
+        words.iter().all(|word| line.contains(word))
+    };
+    daemon.log().lines().filter(has_all).map(str::to_owned).collect()
+}
+
+fn assert_one_line_with(daemon: &Daemon, words: &[&str]) {
+    let one = eventually(DEADLINE, || lines_with(daemon, words).len() == 1);
+    assert!(one, "no one line with {words:?}:\n{}", daemon.log());
+}
+
+#[test]
+fn each_outcome_is_one_line_that_says_who_what_and_why_not() {
+    let (redis, daemon) =
+        library(&Ledger::new().lent("user2", &["theirs"], "5-0").lent("user3", &["a", "b"], "5-0"));
+    for (request, user, books) in [
+        (true, "user1", "geb,theirs"),
+        (true, "user4", "theirs"),
+        (true, "user3", "w,x,y,z"),
+        (false, "user2", "theirs"),
+        (false, "user5", "unheard-of"),
+    ] {
+        if request {
+            redis.outcome_of_request(&redis.request(user, books));
+        } else {
+            redis.outcome_of_return(&redis.give_back(user, books));
+        }
+    }
+    assert_one_line_with(&daemon, &["user1", "accepted", "geb", "theirs"]);
+    assert_one_line_with(&daemon, &["user4", "denied", "theirs"]);
+    assert_one_line_with(&daemon, &["user3", "denied", "w", "x", "y", "z"]);
+    assert_one_line_with(&daemon, &["user2", "returned", "theirs"]);
+    assert_one_line_with(&daemon, &["user5", "unchanged", "unheard-of"]);
+    let log = daemon.log();
+    assert!(!log.contains('\u{1b}'), "colours: {log}");
+}
+
+#[test]
+fn outcomes_are_logged_as_far_as_was_asked_for() {
+    for (options, accepted, denied) in [
+        (&["--log-outcomes", "all"][..], 1, 1),
+        (&["--log-outcomes", "refused"], 0, 1),
+        (&["--log-outcomes=none"], 0, 0),
+        (&["--log-level", "warn"], 0, 0),
+    ] {
+        let redis = Redis::new();
+        let mut args = vec!["worker1"];
+        args.extend(options);
+        let mut daemon = Daemon::start(&redis, &args);
+        redis.outcome_of_request(&redis.request("fortunate", "geb"));
+        redis.outcome_of_request(&redis.request("luckless", "geb"));
+        // What it has to say is said when it has ended.
+        assert_eq!(daemon.stop(), 0);
+        let log = daemon.log();
+        assert_eq!(log.matches("fortunate").count(), accepted, "{options:?}: {log}");
+        assert_eq!(log.matches("luckless").count(), denied, "{options:?}: {log}");
+    }
+}
+
+#[test]
+fn no_text_from_outside_forges_a_line_or_reaches_a_terminal() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    let forged = "\n\r\u{85}\u{2028}\u{2029}FORGED \u{1b}[31m\u{9b}31m\u{7}\u{202e}";
+    let well_formed = "turned\u{2028}FORGED\u{202e}";
+    let ids = [
+        redis.request(forged, "geb"),
+        redis.request("user1", forged),
+        redis.request(well_formed, well_formed),
+        redis.add(REQUESTS, "*", &[(forged, forged.as_bytes())]),
+        redis.add(REQUESTS, "*", &[("user_id", b"\xff\n\x1b[31mFORGED"), ("book_ids", b"geb")]),
+    ];
+    for id in &ids {
+        redis.outcome_of_request(id);
+    }
+    redis.hand_off("*", forged);
+    redis.assert_at_rest();
+    assert_eq!(daemon.stop(), 0);
+    let log = daemon.log();
+    for line in log.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) {
+        assert!(!line.starts_with("FORGED"), "{log:?}");
+    }
+    let codes = ['\u{1b}', '\u{9b}', '\u{7}', '\u{202e}', '\r', '\u{fffe}'];
+    assert!(!log.contains(codes), "{log:?}");
+    assert!(log.contains("FORGED"), "escaped, it is there: {log}");
+}
+
+#[test]
+fn a_password_is_in_no_message() {
+    let redis = Redis::new();
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">secret1", "~*", "&*", "+@all"]);
+    let args = ["--username", "clerk", "--password", "secret1", "--log-level", "debug", "worker1"];
+    let mut daemon = Daemon::start(&redis, &args);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    assert_eq!(daemon.stop(), 0);
+    let mut refused =
+        Daemon::spawn(&redis, &["--username", "clerk", "--password", "secret2", "worker1"]);
+    assert_eq!(refused.exit_status(), 77);
+    let said = daemon.log() + &refused.log();
+    assert!(!said.contains("secret"), "{said}");
+}

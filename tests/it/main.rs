@@ -1,0 +1,25 @@
+//! Integration tests: the real binaries on a private redis-server each.
+//!
+//! One crate, because it links once. A test's name is a sentence of the contract; what fails
+//! prints the logs of the server and of every daemon, and what Redis held.
+
+// Helpers are no `#[test]` functions, where clippy allows it by itself.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+mod answers;
+mod bad_input;
+mod branch;
+mod command_line;
+mod contract_requests;
+mod contract_returns;
+mod harness;
+mod library_req;
+mod lifecycle;
+mod logging;
+mod order;
+mod outages;
+mod reference;
+mod seed;
+mod several;

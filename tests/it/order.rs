@@ -1,0 +1,421 @@
+//! The contract's paragraph on order (I8): grants happen as soon as they can, a refusal waits for
+//! whatever is older and for books on their way.
+
+use std::time::Duration;
+
+use crate::common::*;
+
+/// How long something is watched that must not happen. A daemon that is wrong does it in a few
+/// milliseconds.
+const A_WHILE: Duration = Duration::from_millis(400);
+
+/// Asserts that a request or return is not decided, though the daemon is at work: an event that
+/// came later and can be granted is.
+fn assert_waits(redis: &Redis, action: &str, id: &str) {
+    let sentinel = redis.request(&format!("sentinel of {id}"), &format!("for {id}"));
+    assert_eq!(redis.outcome_of_request(&sentinel)["outcome"], "accepted");
+    assert!(
+        stays(A_WHILE, || redis.outcomes_of(action, id).is_empty()),
+        "{action} {id} did not wait: {:?}",
+        redis.outcomes_of(action, id)
+    );
+}
+
+/// Every request was accepted and every return took something back; else shows what was decided
+/// up to then.
+fn assert_all_granted(outcomes: &[Fields]) {
+    for (n, outcome) in outcomes.iter().enumerate() {
+        let granted = ["accepted", "returned"].contains(&outcome["outcome"].as_str());
+        assert!(granted, "not granted: {:#?}", &outcomes[n.saturating_sub(10)..=n]);
+    }
+}
+
+#[test]
+fn a_return_and_a_request_for_its_book_work_right_after_each_other() {
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["geb"], "5-0").lay_down(&redis);
+    redis.give_back_at("10-0", "user1", "geb");
+    redis.request_at("11-0", "user2", "geb");
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_return("10-0")["book_ids"], "geb");
+    assert_eq!(redis.outcome_of_request("11-0")["book_ids"], "geb");
+    redis.assert_at_rest();
+    assert_eq!(redis.ledger(), Ledger::new().lent("user2", &["geb"], "5-0"));
+}
+
+#[test]
+fn a_request_and_its_return_that_are_queued_together_lose_nothing() {
+    let redis = Redis::new();
+    redis.request_at("10-0", "user1", "geb,momo");
+    redis.give_back_at("11-0", "user1", "geb,momo");
+    redis.request_at("12-0", "user2", "momo,geb");
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_request("10-0")["book_ids"], "geb,momo");
+    assert_eq!(redis.outcome_of_return("11-0")["book_ids"], "geb,momo");
+    assert_eq!(redis.outcome_of_request("12-0")["book_ids"], "momo,geb");
+    redis.assert_at_rest();
+    assert_eq!(redis.ledger(), Ledger::new().lent("user2", &["geb", "momo"], "10-0"));
+}
+
+#[test]
+fn books_change_hands_a_hundred_times_without_waiting_for_an_answer() {
+    let (redis, _daemon) = library(&Ledger::new());
+    // Plain XADD into two streams: many of these share a millisecond.
+    for n in 0..100 {
+        let (user, book) = (format!("user{n}"), format!("book{}", n % 3));
+        redis.request(&user, &book);
+        redis.give_back(&user, &book);
+    }
+    assert_all_granted(&redis.assert_one_outcome_each(200));
+    redis.assert_at_rest();
+    assert!(redis.ledger().loans.is_empty());
+}
+
+#[test]
+fn with_both_streams_full_at_the_start_every_return_and_every_later_request_is_granted() {
+    const ROUNDS: u32 = 300;
+    let redis = Redis::new();
+    // All of one round share a book; the storage is full, so that books travel to the shelves.
+    let stored: Vec<_> = (0..20).map(|n| format!("stored-{n}")).collect();
+    Ledger::new().stored(&stored, "1-0").lay_down(&redis);
+    for n in 0..ROUNDS {
+        let (first, second, book) = (format!("a{n}"), format!("b{n}"), format!("book{n}"));
+        redis.request_at(&format!("{}-0", 10 * n + 2), &first, &book);
+        redis.give_back_at(&format!("{}-0", 10 * n + 3), &first, &book);
+        redis.request_at(&format!("{}-0", 10 * n + 4), &second, &book);
+    }
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_all_granted(&redis.assert_one_outcome_each(3 * ROUNDS as usize));
+    redis.assert_at_rest();
+    assert_eq!(redis.ledger().loans.len(), ROUNDS as usize);
+}
+
+#[test]
+fn a_user_at_the_limit_who_returns_one_and_asks_for_one_gets_it() {
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["a", "b", "c", "d", "e"], "5-0").lay_down(&redis);
+    redis.give_back_at("10-0", "user1", "c");
+    redis.request_at("11-0", "user1", "f");
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let more = [("book_ids", "f"), ("in_hand", "5")];
+    assert_eq!(
+        redis.outcome_of_request("11-0"),
+        outcome("request", "11-0", "user1", "accepted", &more)
+    );
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_refusal_waits_for_an_older_return_in_the_hands_of_another_instance() {
+    for other_takes_it_back in [true, false] {
+        let redis = Redis::new();
+        Ledger::new().lent("user2", &["geb"], "5-0").lay_down(&redis);
+        redis.give_back_at("10-0", "user2", "geb");
+        let other = Other::alive(&redis, "other");
+        assert_eq!(other.take(RETURNS), "10-0");
+        let _daemon = Daemon::start(&redis, &["worker1"]);
+        let id = redis.request("user1", "geb");
+        assert_waits(&redis, "request", &id);
+        let expected = if other_takes_it_back {
+            other.take_back("user2", "geb");
+            outcome("request", &id, "user1", "accepted", &[("book_ids", "geb"), ("in_hand", "1")])
+        } else {
+            let more = [("cause", "none_available"), ("lent_to_another", "geb"), ("in_hand", "0")];
+            outcome("request", &id, "user1", "denied", &more)
+        };
+        other.acknowledge(RETURNS, "10-0");
+        assert_eq!(redis.outcome_of_request(&id), expected);
+        redis.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_request_that_would_be_accepted_in_part_waits_and_gets_all() {
+    let redis = Redis::new();
+    Ledger::new().lent("user2", &["geb"], "5-0").lay_down(&redis);
+    redis.give_back_at("10-0", "user2", "geb");
+    let other = Other::alive(&redis, "other");
+    other.take(RETURNS);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let id = redis.request("user1", "momo,geb");
+    assert_waits(&redis, "request", &id);
+    other.take_back("user2", "geb");
+    other.acknowledge(RETURNS, "10-0");
+    let more = [("book_ids", "momo,geb"), ("in_hand", "2")];
+    assert_eq!(redis.outcome_of_request(&id), outcome("request", &id, "user1", "accepted", &more));
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_denial_for_too_many_books_waits_for_an_older_return() {
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["a", "b", "c", "d", "e"], "5-0").lay_down(&redis);
+    redis.give_back_at("10-0", "user1", "a");
+    let other = Other::alive(&redis, "other");
+    other.take(RETURNS);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let id = redis.request("user1", "f");
+    assert_waits(&redis, "request", &id);
+    other.take_back("user1", "a");
+    other.acknowledge(RETURNS, "10-0");
+    assert_eq!(redis.outcome_of_request(&id)["book_ids"], "f");
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_return_that_finds_nothing_lent_waits_for_an_older_request() {
+    for books in ["geb", "momo,geb"] {
+        let redis = Redis::new();
+        Ledger::new().nowhere(&["geb"], "10-0").lent("user1", &["momo"], "5-0").lay_down(&redis);
+        redis.request_at("10-0", "user1", "geb");
+        let other = Other::alive(&redis, "other");
+        assert_eq!(other.take(REQUESTS), "10-0");
+        let _daemon = Daemon::start(&redis, &["worker1"]);
+        let id = redis.give_back("user1", books);
+        assert_waits(&redis, "return", &id);
+        other.lend("user1", "geb");
+        other.acknowledge(REQUESTS, "10-0");
+        assert_eq!(redis.outcome_of_return(&id)["book_ids"], books);
+        redis.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_grant_waits_for_nothing() {
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["momo"], "5-0").lay_down(&redis);
+    redis.request_at("10-0", "user2", "geb");
+    redis.give_back_at("10-0", "user2", "geb");
+    let other = Other::alive(&redis, "other");
+    other.take(REQUESTS);
+    other.take(RETURNS);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let request = redis.request("user1", "emma");
+    let back = redis.give_back("user1", "momo");
+    assert_eq!(redis.outcome_of_request(&request)["book_ids"], "emma");
+    assert_eq!(redis.outcome_of_return(&back)["book_ids"], "momo");
+}
+
+#[test]
+fn a_book_on_its_way_to_its_shelf_is_waited_for() {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["geb"], "5-0").lay_down(&redis);
+    redis.hand_off("10-0", "emma,geb");
+    let other = Other::alive(&redis, "other");
+    assert_eq!(other.take(SHELVING), "10-0");
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let id = redis.request("user1", "geb");
+    assert_waits(&redis, "request", &id);
+    redis.cmd(&["HDEL", SHELVES, "geb"]);
+    other.acknowledge(SHELVING, "10-0");
+    assert_eq!(redis.outcome_of_request(&id)["book_ids"], "geb");
+    redis.assert_at_rest();
+    assert_eq!(redis.ledger().shelves["geb"], id);
+}
+
+/// A reference instance has reserved geb for the younger request 20-0 and works on it. The older
+/// request 10-0 for geb comes to us from `holder`, which is `worker1` itself or goes away.
+fn assert_waits_for_a_reservation(holder: &'static str, goes_away: bool) {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["geb"], "20-0").lay_down(&redis);
+    redis.request_at("10-0", "user1", "geb");
+    redis.request_at("20-0", "user2", "geb");
+    let ours = if goes_away { Other::alive(&redis, holder) } else { Other::gone(&redis, holder) };
+    assert_eq!(ours.take(REQUESTS), "10-0");
+    let reference = Other::of_the_reference(&redis, "reference1");
+    assert_eq!(reference.take(REQUESTS), "20-0");
+    redis.cmd(&["SADD", "request:20-0:temp", "geb"]);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    if goes_away {
+        ours.die();
+        let taken_over = || {
+            redis.everything().stream(REQUESTS).groups["lending_service"].pending.get("10-0")
+                != Some(&holder.to_owned())
+        };
+        assert!(eventually(DEADLINE, taken_over));
+    }
+    assert_waits(&redis, "request", "10-0");
+    redis.cmd(&["DEL", "request:20-0:temp"]);
+    reference.lend("user2", "geb");
+    reference.acknowledge(REQUESTS, "20-0");
+    let more = [("cause", "none_available"), ("lent_to_another", "geb"), ("in_hand", "0")];
+    assert_eq!(
+        redis.outcome_of_request("10-0"),
+        outcome("request", "10-0", "user1", "denied", &more)
+    );
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_book_reserved_by_another_request_in_work_is_waited_for() {
+    assert_waits_for_a_reservation("another", true);
+}
+
+#[test]
+fn a_book_reserved_by_another_request_in_work_is_waited_for_from_the_start() {
+    assert_waits_for_a_reservation("worker1", false);
+}
+
+#[test]
+fn of_two_that_wait_for_one_book_the_older_gets_it() {
+    let redis = Redis::new();
+    Ledger::new().lent("user3", &["geb"], "5-0").lay_down(&redis);
+    redis.give_back_at("10-0", "user3", "geb");
+    let other = Other::alive(&redis, "other");
+    other.take(RETURNS);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let ids: Vec<_> = (0..8).map(|n| redis.request(&format!("waiting{n}"), "geb")).collect();
+    assert_waits(&redis, "request", &ids[7]);
+    other.take_back("user3", "geb");
+    other.acknowledge(RETURNS, "10-0");
+    assert_eq!(redis.outcome_of_request(&ids[0])["book_ids"], "geb");
+    for id in &ids[1..] {
+        assert_eq!(redis.outcome_of_request(id)["lent_to_another"], "geb");
+    }
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_newer_request_does_not_overtake_one_that_waits_for_the_same_book() {
+    const ROUNDS: usize = 300;
+    let redis = Redis::new();
+    let books: Vec<_> = (0..ROUNDS).map(|n| format!("book{n}")).collect();
+    let lent = books
+        .iter()
+        .enumerate()
+        .fold(Ledger::new(), |ledger, (n, book)| ledger.lent(&format!("had{n}"), &[book], "5-0"));
+    lent.lay_down(&redis);
+    // As long as this one is undecided nothing is refused.
+    redis.give_back_at("10-0", "somebody", "something");
+    let other = Other::alive(&redis, "other");
+    other.take(RETURNS);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let mut waited = Vec::new();
+    for (n, book) in books.iter().enumerate() {
+        // The first waits, the second frees the book, the third must not get it.
+        let add = |stream: &str, user: String| {
+            ["XADD", stream, "*", "user_id", &user, "book_ids", book].map(str::to_owned).to_vec()
+        };
+        let ids = redis.pipeline(&[
+            add(REQUESTS, format!("waits{n}")),
+            add(RETURNS, format!("had{n}")),
+            add(REQUESTS, format!("comes later{n}")),
+        ]);
+        waited.push(redis::from_redis_value::<String>(ids[0].clone()).unwrap());
+    }
+    let decided = eventually(DEADLINE, || redis.length(OUTCOMES) == 2 * ROUNDS);
+    assert!(decided, "{} outcomes", redis.length(OUTCOMES));
+    let overtaken: Vec<_> = redis
+        .outcomes()
+        .into_iter()
+        .filter(|outcome| outcome["user_id"].starts_with("comes later"))
+        .collect();
+    assert_eq!(overtaken, Vec::<Fields>::new(), "{} of {ROUNDS}", overtaken.len());
+    other.acknowledge(RETURNS, "10-0");
+    redis.assert_one_outcome_each(3 * ROUNDS);
+    for id in &waited {
+        assert_eq!(redis.outcomes_of("request", id)[0]["outcome"], "accepted");
+    }
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_refusal_waits_for_the_other_streams_events_of_its_own_millisecond() {
+    for back in ["10-0", "10-5", "10-9"] {
+        let redis = Redis::new();
+        Ledger::new().lent("user2", &["geb"], "5-0").lay_down(&redis);
+        redis.request_at("10-5", "user1", "geb");
+        redis.give_back_at(back, "user2", "geb");
+        let _daemon = Daemon::start(&redis, &["worker1"]);
+        assert_eq!(redis.outcome_of_request("10-5")["book_ids"], "geb", "return at {back}");
+        assert_eq!(redis.outcome_of_return(back)["book_ids"], "geb");
+        redis.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_return_takes_back_what_a_request_of_its_own_millisecond_was_lent() {
+    for back in ["10-0", "10-5", "10-9"] {
+        let redis = Redis::new();
+        redis.request_at("10-5", "user1", "geb");
+        redis.give_back_at(back, "user1", "geb");
+        let _daemon = Daemon::start(&redis, &["worker1"]);
+        assert_eq!(redis.outcome_of_return(back)["book_ids"], "geb", "return at {back}");
+        redis.assert_at_rest();
+        assert_eq!(redis.ledger(), Ledger::new().stored(&["geb"], "10-5"));
+    }
+}
+
+#[test]
+fn where_two_of_one_millisecond_wait_only_for_each_other_the_smaller_id_is_decided_first() {
+    // At equal ids the request.
+    for (back, request_first) in [("10-0", false), ("10-5", true), ("10-9", true)] {
+        let redis = Redis::new();
+        Ledger::new().lent("user3", &["geb"], "5-0").lay_down(&redis);
+        redis.request_at("10-5", "user1", "geb");
+        redis.give_back_at(back, "user2", "momo");
+        let _daemon = Daemon::start(&redis, &["worker1"]);
+        let outcomes = redis.assert_one_outcome_each(2);
+        assert_eq!(outcomes[0]["action"] == "request", request_first, "return at {back}");
+        let denied = redis.outcome_of_request("10-5");
+        assert_eq!(denied["lent_to_another"], "geb");
+        assert_eq!(redis.outcome_of_return(back)["not_lent"], "momo");
+        redis.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_chain_of_refusals_in_one_millisecond_comes_to_its_end() {
+    let redis = Redis::new();
+    Ledger::new().lent("user3", &["geb"], "5-0").lay_down(&redis);
+    for n in 0..20 {
+        redis.request_at(&format!("10-{}", n + 1), "user1", "geb");
+        redis.give_back_at(&format!("10-{}", n + 1), "user2", "momo");
+    }
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let order: Vec<_> = redis
+        .assert_one_outcome_each(40)
+        .into_iter()
+        .map(|outcome| format!("{} {}", outcome["event_id"], outcome["action"]))
+        .collect();
+    let expected: Vec<_> = (0..20)
+        .flat_map(|n| ["request", "return"].map(|action| format!("10-{} {action}", n + 1)))
+        .collect();
+    assert_eq!(order, expected);
+    redis.assert_at_rest();
+}
+
+#[test]
+fn an_instance_that_died_with_the_oldest_event_holds_up_no_refusal_for_long() {
+    let redis = Redis::new();
+    Ledger::new().lent("user2", &["geb"], "5-0").lay_down(&redis);
+    redis.give_back_at("10-0", "user2", "geb");
+    let other = Other::alive(&redis, "other");
+    other.take(RETURNS);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let id = redis.request("user1", "geb");
+    assert_waits(&redis, "request", &id);
+    other.die();
+    assert_eq!(redis.outcome_of_return("10-0")["book_ids"], "geb");
+    assert_eq!(redis.outcome_of_request(&id)["book_ids"], "geb");
+    redis.assert_at_rest();
+}
+
+#[test]
+fn a_silent_instance_without_a_lease_holds_up_no_refusal_for_ever_and_is_named() {
+    let redis = Redis::new();
+    Ledger::new().lent("user2", &["geb"], "5-0").lay_down(&redis);
+    redis.give_back_at("10-0", "user2", "geb");
+    assert_eq!(Other::of_the_reference(&redis, "reference1").take(RETURNS), "10-0");
+    let daemon = Daemon::start(&redis, &["worker1", "--silent-after", "3"]);
+    let id = redis.request("user1", "geb");
+    assert_waits(&redis, "request", &id);
+    assert_eq!(redis.outcome_of_request(&id)["lent_to_another"], "geb");
+    let log = daemon.log();
+    assert!(log.lines().any(|l| l.starts_with("WARN") && l.contains("reference1")), "{log}");
+    // It is given time, not robbed of its event.
+    assert_eq!(
+        redis.everything().stream(RETURNS).groups["lending_service"].pending["10-0"],
+        "reference1"
+    );
+}

@@ -1,0 +1,144 @@
+//! Redis goes away, comes back, or forgets: the daemon comes back by itself, loses nothing and
+//! does nothing twice.
+
+use std::time::Duration;
+
+use crate::common::*;
+
+/// Requests and returns that are all decided without waiting for long, from many users.
+fn send(redis: &Redis, round: usize, count: usize) -> usize {
+    let commands: Vec<_> = (0..count)
+        .flat_map(|n| {
+            let (user, book) = (format!("user{}", n % 40), format!("book{}", (n + round) % 70));
+            [REQUESTS, RETURNS].map(|stream| {
+                ["XADD", stream, "*", "user_id", &user, "book_ids", &book]
+                    .map(str::to_owned)
+                    .to_vec()
+            })
+        })
+        .collect();
+    redis.pipeline(&commands);
+    commands.len()
+}
+
+/// Does something to Redis again and again while the daemon has its hands full; at the end
+/// everything is decided once.
+fn assert_survives(redis: &Redis, rounds: usize, mut trouble: impl FnMut(&Redis)) -> Daemon {
+    let mut daemon = Daemon::start(redis, &["worker1"]);
+    let mut sent = 0;
+    for round in 0..rounds {
+        let decided = redis.length(OUTCOMES);
+        sent += send(redis, round, 150);
+        assert!(eventually(DEADLINE, || redis.length(OUTCOMES) > decided));
+        trouble(redis);
+    }
+    sent += send(redis, rounds, 10);
+    Ledger::new().replay(&redis.assert_one_outcome_each(sent));
+    redis.assert_at_rest();
+    assert_eq!(redis.length(DEAD_LETTERS), 0, "an outage rejects nothing");
+    assert!(daemon.is_running());
+    daemon
+}
+
+#[test]
+fn connections_that_are_cut_again_and_again_cost_nothing() {
+    assert_survives(&Redis::new(), 15, |redis| {
+        redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    });
+}
+
+#[test]
+fn scripts_that_are_flushed_are_loaded_again() {
+    let redis = Redis::new();
+    let daemon = assert_survives(&redis, 10, |redis| {
+        redis.cmd(&["SCRIPT", "FLUSH"]);
+    });
+    assert!(!daemon.log().contains("NOSCRIPT"), "{}", daemon.log());
+}
+
+#[test]
+fn groups_that_are_destroyed_are_made_again() {
+    assert_survives(&Redis::new(), 3, |redis| {
+        for (stream, group) in [
+            (REQUESTS, "lending_service"),
+            (RETURNS, "lending_service"),
+            (SHELVING, "shelving_service"),
+        ] {
+            redis.cmd(&["XGROUP", "DESTROY", stream, group]);
+        }
+    });
+}
+
+#[test]
+fn a_redis_that_is_killed_and_restarted_again_and_again_loses_no_event() {
+    let redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    assert_survives(&redis, 3, |redis| {
+        redis.kill9();
+        redis.restart();
+    });
+}
+
+#[test]
+fn a_redis_that_hangs_for_longer_than_the_lease_is_worked_on_when_it_goes_on() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    redis.signal(Signal::STOP);
+    assert!(stays(Duration::from_secs(8), || daemon.is_running()), "{}", daemon.log());
+    redis.signal(Signal::CONT);
+    let id = redis.request("user2", "momo");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    redis.assert_at_rest();
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_library_that_was_emptied_is_served_again() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    redis.cmd(&["FLUSHALL"]);
+    let id = redis.request("user2", "geb");
+    assert_eq!(redis.outcome_of_request(&id)["book_ids"], "geb");
+    redis.assert_at_rest();
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn a_daemon_that_is_there_before_its_redis_waits_and_says_so_once() {
+    let redis = Redis::new();
+    redis.kill9();
+    let mut daemon = Daemon::spawn(&redis, &["worker1"]);
+    assert!(eventually(DEADLINE, || daemon.log().contains("Redis")));
+    assert!(stays(Duration::from_secs(1), || daemon.is_running()), "{}", daemon.log());
+    let complaints = |log: &str| log.lines().filter(|l| l.starts_with(['W', 'E'])).count();
+    assert_eq!(complaints(&daemon.log()), 1, "{}", daemon.log());
+    redis.restart();
+    let mut daemon = daemon.ready();
+    assert_eq!(redis.outcome_of_request(&redis.request("user1", "geb"))["outcome"], "accepted");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_daemon_that_is_told_not_to_wait_for_its_redis_ends() {
+    let redis = Redis::new();
+    redis.kill9();
+    let mut daemon = Daemon::spawn(&redis, &["--exit-if-unavailable", "worker1"]);
+    assert_eq!(daemon.exit_status(), 69);
+    assert!(daemon.log().contains("redis.sock"), "{}", daemon.log());
+}
+
+#[test]
+fn an_outage_and_its_end_are_told_once_each() {
+    let redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    let before = daemon.log().lines().count();
+    redis.kill9();
+    assert!(eventually(DEADLINE, || daemon.log().lines().count() > before));
+    assert!(stays(Duration::from_secs(2), || daemon.is_running()));
+    redis.restart();
+    let told = || daemon.log().lines().count() - before;
+    assert!(eventually(DEADLINE, || told() >= 2), "{}", daemon.log());
+    assert!(stays(Duration::from_secs(1), || told() == 2), "{}", daemon.log());
+    assert_eq!(daemon.stop(), 0);
+}
