@@ -105,24 +105,39 @@ fn leave_something_behind(choices: &mut Choices, model: &mut Model, event: &Even
     }
 }
 
-/// Runs a chunk to its end: the scripts, the books that they ask for, the scripts again.
+/// Runs a chunk to its end: what is fresh asks the main storage first, all is tried, and what has
+/// to ask again is tried again.
 pub fn run_chunk(
     world: &mut World,
     by: &Instance,
-    tries: Vec<Try>,
-    waiting: &mut Vec<Waiting>,
+    chunk: Vec<InHand>,
+    waiting: &mut Vec<InHand>,
 ) -> Result<usize, String> {
-    let came = world.decide(by, tries)?;
-    waiting.extend(came.waiting);
-    let mut decided = came.decided.len();
-    if !came.reserved.is_empty() {
-        let second = world.fetch(by, came.reserved)?;
-        let came = world.decide(by, second)?;
-        ensure!(came.reserved.is_empty(), "asks again for what it was answered");
+    let (fresh, others): (Vec<_>, Vec<_>) = chunk.into_iter().partition(|one| one.fresh);
+    let asking: Vec<_> = fresh.into_iter().map(InHand::first_asking).collect();
+    let mut tries: Vec<_> = others.into_iter().map(InHand::next_try).collect();
+    tries.extend(ask(world, by, asking)?);
+    tries.sort_by_key(|one| one.event.key);
+    let mut decided = 0;
+    for _ in 0..4 {
+        let came = world.decide(by, tries)?;
         decided += came.decided.len();
         waiting.extend(came.waiting);
+        if came.asking.is_empty() {
+            return Ok(decided);
+        }
+        tries = ask(world, by, came.asking)?;
     }
-    Ok(decided)
+    Err("asks again and again".into())
+}
+
+/// Asks the main storage, unless there is nothing to ask for.
+fn ask(world: &mut World, by: &Instance, asking: Vec<Asking>) -> Result<Vec<Try>, String> {
+    if asking.iter().any(|one| !one.books.is_empty()) {
+        return world.fetch(by, asking);
+    }
+    let first = |one: Asking| Try { event: one.event, doubt: String::new(), fetched: None };
+    Ok(asking.into_iter().map(first).collect())
 }
 
 fn with_history(world: &World, fault: String) -> String {
@@ -151,7 +166,7 @@ fn one_instance(world: &mut World, choices: &mut Choices) -> Result<(), String> 
     let by = world.library.instance("worker1");
     let mut sent = BTreeSet::from([first.key]);
     world.add(first);
-    let mut waiting: Vec<Waiting> = Vec::new();
+    let mut waiting: Vec<InHand> = Vec::new();
     let mut handoffs: Vec<HandOff> = Vec::new();
     let largest = choices.from_to(1, 6);
     while choices.below(40) != 0 {
@@ -165,13 +180,11 @@ fn one_instance(world: &mut World, choices: &mut Choices) -> Result<(), String> 
                 for action in [Action::Request, Action::Return] {
                     let count = choices.from_to(1, 3);
                     let fresh = world.library.take("worker1", action, count);
-                    waiting.extend(
-                        fresh.into_iter().map(|event| Waiting { event, doubt: String::new() }),
-                    );
+                    waiting.extend(fresh.into_iter().map(InHand::fresh));
                 }
                 waiting.sort_by_key(|one| one.event.key);
                 let chunk = waiting.len().min(choices.from_to(1, largest));
-                let tries = waiting.drain(..chunk).map(Waiting::next_try).collect();
+                let tries = waiting.drain(..chunk).collect();
                 run_chunk(world, &by, tries, &mut waiting)?;
             }
             _ => {
@@ -191,12 +204,12 @@ fn one_instance(world: &mut World, choices: &mut Choices) -> Result<(), String> 
 pub fn finish(
     world: &mut World,
     by: &Instance,
-    mut waiting: Vec<Waiting>,
+    mut waiting: Vec<InHand>,
     mut handoffs: Vec<HandOff>,
 ) -> Result<(), String> {
     for action in [Action::Request, Action::Return] {
         let fresh = world.library.take(by.name(), action, 1000);
-        waiting.extend(fresh.into_iter().map(|event| Waiting { event, doubt: String::new() }));
+        waiting.extend(fresh.into_iter().map(InHand::fresh));
     }
     let mut idle = 0;
     loop {
@@ -208,7 +221,7 @@ pub fn finish(
             return world.compare();
         }
         waiting.sort_by_key(|one| one.event.key);
-        let tries = std::mem::take(&mut waiting).into_iter().map(Waiting::next_try).collect();
+        let tries = std::mem::take(&mut waiting);
         // Ties take a round to be known, a doubt another, and one tie may follow the other.
         idle = if run_chunk(world, by, tries, &mut waiting)? > 0 { 0 } else { idle + 1 };
         ensure!(idle < 6, "I5: nothing is decided any more");
@@ -218,14 +231,34 @@ pub fn finish(
 /// What an instance has before it.
 enum Task {
     Decide(Vec<Try>),
-    Fetch(Vec<Reserved>),
+    Fetch(Vec<Asking>),
     Shelve(Vec<HandOff>),
+}
+
+impl Worker {
+    fn take_up(&mut self, chunk: Vec<InHand>) {
+        let (fresh, others): (Vec<_>, Vec<_>) = chunk.into_iter().partition(|one| one.fresh);
+        if !others.is_empty() {
+            let tries = others.into_iter().map(InHand::next_try).collect();
+            self.tasks.push_back(Task::Decide(tries));
+        }
+        let (requests, returns): (Vec<_>, Vec<_>) =
+            fresh.into_iter().partition(|one| one.event.key.action == Action::Request);
+        if !returns.is_empty() {
+            let tries = returns.into_iter().map(InHand::next_try).collect();
+            self.tasks.push_back(Task::Decide(tries));
+        }
+        if !requests.is_empty() {
+            let asking = requests.into_iter().map(InHand::first_asking).collect();
+            self.tasks.push_back(Task::Fetch(asking));
+        }
+    }
 }
 
 struct Worker {
     instance: Instance,
     alive: bool,
-    waiting: Vec<Waiting>,
+    waiting: Vec<InHand>,
     handoffs: Vec<HandOff>,
     tasks: VecDeque<Task>,
 }
@@ -273,9 +306,8 @@ fn two_instances(world: &mut World, choices: &mut Choices) -> Result<(), String>
                 worker.waiting.sort_by_key(|one| one.event.key);
                 let from = choices.below(worker.waiting.len());
                 let chunk = choices.from_to(1, 4).min(worker.waiting.len() - from);
-                let tries =
-                    worker.waiting.drain(from..from + chunk).map(Waiting::next_try).collect();
-                worker.tasks.push_back(Task::Decide(tries));
+                let chunk = worker.waiting.drain(from..from + chunk).collect();
+                worker.take_up(chunk);
             }
             8..=11 if workers[n].alive => run_task(world, &mut workers[n])?,
             12 if workers[n].alive && !workers[n].handoffs.is_empty() => {
@@ -329,14 +361,9 @@ fn two_instances(world: &mut World, choices: &mut Choices) -> Result<(), String>
             run_task(world, worker)?;
         }
     }
-    let (mut waiting, mut handoffs) = (second.waiting, second.handoffs);
     world.library.lose_lease(&second.instance);
-    second.waiting = Vec::new();
-    waiting.clear();
-    handoffs.clear();
     take_over(world, &mut first, "worker2");
-    waiting.append(&mut first.waiting);
-    handoffs.append(&mut first.handoffs);
+    let (waiting, handoffs) = (first.waiting, first.handoffs);
     finish(world, &first.instance, waiting, handoffs)?;
     world.at_rest(&at_first, &sent)
 }
@@ -345,9 +372,7 @@ fn read(world: &mut World, worker: &mut Worker, count: usize) {
     let name = worker.instance.name().to_owned();
     for action in [Action::Request, Action::Return] {
         let fresh = world.library.take(&name, action, count);
-        worker
-            .waiting
-            .extend(fresh.into_iter().map(|event| Waiting { event, doubt: String::new() }));
+        worker.waiting.extend(fresh.into_iter().map(InHand::fresh));
     }
     worker.handoffs.extend(world.library.take_handoffs(&name, count));
 }
@@ -358,13 +383,13 @@ fn run_task(world: &mut World, worker: &mut Worker) -> Result<(), String> {
         Task::Decide(tries) => {
             let came = world.decide(&worker.instance, tries)?;
             worker.waiting.extend(came.waiting);
-            if !came.reserved.is_empty() {
-                worker.tasks.push_back(Task::Fetch(came.reserved));
+            if !came.asking.is_empty() {
+                worker.tasks.push_back(Task::Fetch(came.asking));
             }
         }
-        Task::Fetch(reserved) => {
-            let second = world.fetch(&worker.instance, reserved)?;
-            worker.tasks.push_back(Task::Decide(second));
+        Task::Fetch(asking) => {
+            let tries = world.fetch(&worker.instance, asking)?;
+            worker.tasks.push_back(Task::Decide(tries));
         }
         Task::Shelve(handoffs) => world.shelve(&worker.instance, &handoffs)?,
     }
@@ -376,8 +401,8 @@ fn give_up(world: &mut World, worker: &mut Worker, late: &mut Vec<(Instance, Tas
     world.history.push(format!("{} gives its session up", worker.instance.name()));
     let instance = worker.instance.clone();
     if !worker.waiting.is_empty() {
-        let tries = worker.waiting.drain(..).map(Waiting::next_try).collect();
-        late.push((instance.clone(), Task::Decide(tries)));
+        let chunk = worker.waiting.drain(..).collect();
+        worker.take_up(chunk);
     }
     if !worker.handoffs.is_empty() {
         late.push((instance.clone(), Task::Shelve(std::mem::take(&mut worker.handoffs))));
@@ -400,7 +425,7 @@ fn take_pending(world: &mut World, worker: &mut Worker) {
         for entry in world.library.pending(&name, stream) {
             let event = parsed(action, &entry);
             if !in_hand.contains_key(&event.key) {
-                worker.waiting.push(Waiting { event, doubt: String::new() });
+                worker.waiting.push(InHand::fresh(event));
             }
         }
     }
@@ -428,7 +453,7 @@ fn in_hand(worker: &Worker) -> BTreeMap<EventKey, ()> {
     for task in &worker.tasks {
         match task {
             Task::Decide(tries) => keys.extend(tries.iter().map(|one| one.event.key)),
-            Task::Fetch(reserved) => keys.extend(reserved.iter().map(|one| one.event.key)),
+            Task::Fetch(asking) => keys.extend(asking.iter().map(|one| one.event.key)),
             Task::Shelve(_) => {}
         }
     }
@@ -448,8 +473,8 @@ fn take_over(world: &mut World, worker: &mut Worker, from: &str) {
 fn arrives_late(world: &mut World, by: &Instance, task: Task) -> Result<(), String> {
     match task {
         Task::Decide(tries) => world.is_fenced("decide", |library| library.decide(by, &tries)),
-        Task::Fetch(reserved) => {
-            world.is_fenced("fetch", |library| library.fetch(by, &asked(&reserved)))
+        Task::Fetch(asking) => {
+            world.is_fenced("fetch", |library| library.fetch(by, &asked(&asking)))
         }
         Task::Shelve(handoffs) => world.is_fenced("shelve", |library| {
             match library.shelve(by, &handoffs).first().map(String::as_str) {

@@ -12,27 +12,31 @@ use library_lending::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
 use library_lending::lending::decide::{self, Try, Verdict};
 use library_lending::lending::reject;
 use library_lending::session::{Neighbours, Session};
-use library_lending::shelving::{self, fetch};
+use library_lending::shelving;
+use library_lending::shelving::fetch::{self, Answer};
 use library_lending::stream::Entry;
 use redis::{Arg, Cmd, RedisError, Value};
 
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 13] = [
+pub const SCRIPTS: [(&str, &str); 16] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
     ("decide", include_str!("../../lua/decide.lua")),
     ("fetch", include_str!("../../lua/fetch.lua")),
     ("forget", include_str!("../../lua/forget.lua")),
+    ("guard", include_str!("../../lua/guard.lua")),
     ("lone_try", include_str!("../../lua/lone_try.lua")),
     ("order", include_str!("../../lua/order.lua")),
     ("reject", include_str!("../../lua/reject.lua")),
     ("renew", include_str!("../../lua/renew.lua")),
     ("resign", include_str!("../../lua/resign.lua")),
     ("shelve", include_str!("../../lua/shelve.lua")),
+    ("submit", include_str!("../../lua/submit.lua")),
     ("sweep", include_str!("../../lua/sweep.lua")),
+    ("unfetch", include_str!("../../lua/unfetch.lua")),
 ];
 
 /// A script's own text.
@@ -280,7 +284,7 @@ impl Library {
         &mut self,
         by: &Instance,
         asked: &[(BookId, EventId)],
-    ) -> Result<Vec<bool>, Error> {
+    ) -> Result<Vec<Answer>, Error> {
         let pairs = || asked.iter().map(|(book, id)| (book, *id));
         let reply = self.send("fetch", |text| fetch::command(&by.session, pairs(), text));
         fetch::answers(reply.map_err(Error::redis("fetch books"))?, asked.len())
@@ -306,14 +310,21 @@ impl Library {
         self.words("shelve", &[&by.session.lock(), &keys.handoffs, &keys.shelves], &args)
     }
 
-    /// Moves a request or return to the dead letters.
+    /// Moves a request or return to the dead letters; or only looks.
     pub fn reject(
         &mut self,
         by: &Instance,
         key: EventKey,
         cause: &str,
+        look: bool,
     ) -> Result<Value, RedisError> {
-        self.send("reject", |text| reject::command(&by.session, key, cause, text))
+        self.send("reject", |text| reject::command(&by.session, key, cause, look, text))
+    }
+
+    /// Puts books back that a request may have fetched.
+    pub fn unfetch(&mut self, by: &Instance, fetched: &[(&str, EventId)]) -> Value {
+        let pairs = || fetched.iter().map(|(book, id)| (book.as_bytes(), *id));
+        self.send("unfetch", |text| fetch::undo_command(&by.session, pairs(), text)).unwrap()
     }
 
     /// Moves a hand-off to the dead letters.
@@ -334,13 +345,14 @@ impl Library {
         self.words("claim", &[&by.session.lock(), stream, &lock], &args)
     }
 
-    /// Removes states of books, as they were seen, that mean nothing any more.
-    pub fn sweep(&mut self, by: &Instance, seen: &[(String, String)]) -> Vec<String> {
+    /// Removes states of books, as they were seen, that mean nothing any more. The step is "look"
+    /// or "unfetched".
+    pub fn sweep(&mut self, by: &Instance, step: &str, seen: &[(String, String)]) -> Vec<String> {
         let keys = self.keys.clone();
         let lock = by.session.lock();
-        let touched: [&str; 6] =
-            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
-        let mut args: Vec<&str> = vec![&by.session.token, LENDING_GROUP, SHELVING_GROUP];
+        let touched: [&str; 5] =
+            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let mut args: Vec<&str> = vec![&by.session.token, LENDING_GROUP, SHELVING_GROUP, step];
         args.extend(seen.iter().flat_map(|(book, state)| [book.as_str(), state.as_str()]));
         self.words("sweep", &touched, &args)
     }

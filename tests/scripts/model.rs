@@ -89,16 +89,24 @@ impl Model {
         self.handoffs.iter().any(|handoff| handoff.books.contains(book))
     }
 
-    /// The undecided request of ours that has a book reserved.
-    pub fn held_by(&self, book: &BookId) -> Option<EventId> {
-        let mut holders = self.fetched.iter().chain(&self.asked);
-        holders.find(|(_, books)| books.contains(book)).map(|(id, _)| *id)
+    /// Whether a book is out of the main storage for no reason.
+    pub fn is_nowhere(&self, book: &BookId) -> bool {
+        self.out.contains_key(book)
+            && !self.loans.contains_key(book)
+            && !self.storage.contains(book)
+            && !self.in_transit(book)
+            && !self.left_behind.values().any(|books| books.contains(book))
     }
 
-    /// The undecided request that has a book reserved, whoever works on it.
-    fn reserved_by(&self, book: &BookId) -> Option<EventId> {
-        let left = || self.left_behind.iter().find(|(_, books)| books.contains(book));
-        self.held_by(book).or_else(|| left().map(|(id, _)| *id))
+    /// The undecided request that is about to ask the main storage for a book.
+    pub fn asked_by(&self, book: &BookId) -> Option<EventId> {
+        self.asked.iter().find(|(_, books)| books.contains(book)).map(|(id, _)| *id)
+    }
+
+    /// Whether a book is reserved for another request that is undecided.
+    fn is_reserved_by_another(&self, request: EventId, book: &BookId) -> bool {
+        let mut lists = self.fetched.iter().chain(&self.asked).chain(&self.left_behind);
+        lists.any(|(other, books)| *other != request && books.contains(book))
     }
 
     fn place(&self, request: EventId, book: &BookId) -> Place {
@@ -111,9 +119,7 @@ impl Model {
             Place::Ours
         } else if self.storage.contains(book) {
             Place::Storage
-        } else if self.reserved_by(book).is_some_and(|holder| holder != request)
-            || self.in_transit(book)
-        {
+        } else if self.is_reserved_by_another(request, book) || self.in_transit(book) {
             Place::Awaited
         } else if self.out.get(book).is_none_or(|fetched_by| *fetched_by == request) {
             Place::Ours
@@ -184,15 +190,20 @@ impl Model {
         self.asked.entry(request).or_default().insert(book.clone());
     }
 
-    /// The main storage's answer: whether a request gets a book.
-    pub fn fetch(&mut self, request: EventId, book: &BookId) -> bool {
-        let has = self.out.entry(book.clone()).or_insert(request);
-        let yes = *has == request;
-        if yes {
-            self.asked.entry(request).or_default().remove(book);
+    /// The main storage's answer when a request asks for a book: the request that has it out.
+    pub fn fetch(&mut self, request: EventId, book: &BookId) -> EventId {
+        if !self.out.contains_key(book) {
+            self.out.insert(book.clone(), request);
             self.fetched.entry(request).or_default().insert(book.clone());
         }
-        yes
+        self.out[book]
+    }
+
+    /// Nobody is about to ask for a book any more.
+    fn settle(&mut self, book: &BookId) {
+        for books in self.asked.values_mut() {
+            books.remove(book);
+        }
     }
 
     /// Puts books back: into storage while it has room, in this order, the rest in one hand-off.
@@ -203,6 +214,7 @@ impl Model {
         if !rest.is_empty() {
             self.handoffs.push(HandOff { books: rest.to_vec(), ours: true });
         }
+        books.iter().for_each(|book| self.settle(book));
     }
 
     /// What the reference application had reserved and the request does not ask for goes back.
@@ -302,6 +314,7 @@ impl Model {
             outcome.insert("outcome", "accepted".into());
             self.counts.insert(event.user.clone(), in_hand + available.len());
             for book in available {
+                self.settle(&book);
                 let loan = Loan { user: event.user.clone(), request: Some(id) };
                 self.loans.insert(book, loan);
             }

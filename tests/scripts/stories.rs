@@ -46,16 +46,16 @@ fn a_request_that_was_told_no_reserves_nothing_until_what_is_older_is_decided() 
     world.library.take("worker2", Action::Return, 1);
     world.add(event(Action::Request, id(2, 1), "user2", "lost,momo"));
     let mut waiting: Vec<_> = world.library.take("worker1", Action::Request, 1);
-    let mut again = vec![Waiting { event: waiting.remove(0), doubt: String::new() }];
+    let mut again = vec![InHand::fresh(waiting.remove(0))];
     for _ in 0..5 {
         let handoffs = world.library.take_handoffs("worker1", 10);
         if !handoffs.is_empty() {
             world.shelve(&by, &handoffs).unwrap();
         }
-        let tries = std::mem::take(&mut again).into_iter().map(Waiting::next_try).collect();
+        let tries = std::mem::take(&mut again);
         run_chunk(&mut world, &by, tries, &mut again).unwrap();
     }
-    let fetches = world.history.iter().filter(|line| line.contains("fetches")).count();
+    let fetches = world.history.iter().filter(|line| line.contains("asks for")).count();
     assert_eq!(fetches, 1, "{}", world.history.join("\n"));
     let other = world.library.instance("worker2");
     let older = event(Action::Return, id(1, 1), "user1", "kim");

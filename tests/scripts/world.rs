@@ -7,8 +7,9 @@ use library_lending::error::Error;
 use library_lending::event::{Action, AnswerWish, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId, UserId};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{Fetched, TOLD_NO, Try, Verdict};
+use library_lending::lending::decide::{Fetched, Finality, Try, Verdict};
 use library_lending::script::text;
+use library_lending::shelving::fetch::Answer;
 
 use crate::library::{Instance, Library};
 use crate::model::{self, CAPACITY, Expect, LIMIT, Loan, Model};
@@ -51,24 +52,41 @@ pub fn first_try(event: &Event) -> Try {
     Try { event: event.clone(), doubt: String::new(), fetched: None }
 }
 
-/// A request whose books are to be fetched.
+/// An event some of whose books the main storage is asked for.
 #[derive(Debug)]
-pub struct Reserved {
+pub struct Asking {
     pub event: Event,
-    pub doubt: String,
+    pub finality: Finality,
     pub books: Vec<usize>,
+    /// Those that it has got before.
+    pub got: Vec<usize>,
 }
 
-/// A request or return that waits, with the doubt for its next try.
+/// A request or return in an instance's hands.
 #[derive(Clone, Debug)]
-pub struct Waiting {
+pub struct InHand {
     pub event: Event,
+    /// For its next try.
     pub doubt: String,
+    /// Whether it was not tried before in this session: then the main storage is asked first.
+    pub fresh: bool,
 }
 
-impl Waiting {
+impl InHand {
+    pub fn fresh(event: Event) -> Self {
+        Self { event, doubt: String::new(), fresh: true }
+    }
+
     pub fn next_try(self) -> Try {
         Try { event: self.event, doubt: self.doubt, fetched: None }
+    }
+
+    pub fn first_asking(self) -> Asking {
+        let books = match self.event.key.action {
+            Action::Request => (0..self.event.books.len()).collect(),
+            Action::Return => Vec::new(),
+        };
+        Asking { event: self.event, finality: Finality::First, books, got: Vec::new() }
     }
 }
 
@@ -76,8 +94,8 @@ impl Waiting {
 #[derive(Debug, Default)]
 pub struct Came {
     pub decided: Vec<EventKey>,
-    pub reserved: Vec<Reserved>,
-    pub waiting: Vec<Waiting>,
+    pub asking: Vec<Asking>,
+    pub waiting: Vec<InHand>,
 }
 
 pub struct World {
@@ -167,34 +185,42 @@ impl World {
                     self.decided(&one.event, &fields)?;
                     came.decided.push(key);
                 }
-                Verdict::Wait { doubt } => {
-                    // A "no" under doubt may be outdated; another hand-off than that of its books
-                    // may be what a doubt is about; a book that was nowhere may have been found.
+                Verdict::Wait { in_doubt } => {
+                    // A "no" may be outdated; another hand-off than that of its books may be what
+                    // a doubt is about.
+                    let said_no =
+                        |answer: &Option<Answer>| matches!(answer, Some(Answer::TakenBy(_)));
                     let outdated =
-                        one.fetched.as_ref().is_some_and(|f| f.answers.contains(&Some(false)));
-                    let doubtful = !doubt.is_empty()
-                        && (outdated || !self.model.handoffs.is_empty() || doubt == TOLD_NO);
+                        one.fetched.as_ref().is_some_and(|f| f.answers.iter().any(said_no));
+                    let doubtful = outdated || in_doubt && !self.model.handoffs.is_empty();
                     ensure!(expect != Expect::Decide || doubtful, "{key} waits for nothing");
                     self.model.wait(key);
-                    came.waiting.push(Waiting { event: one.event, doubt });
+                    let doubt = match one.fetched.map(|fetched| fetched.finality) {
+                        _ if !in_doubt => String::new(),
+                        Some(Finality::InDoubt(doubt)) => doubt,
+                        _ => one.doubt,
+                    };
+                    came.waiting.push(InHand { event: one.event, doubt, fresh: false });
                 }
-                Verdict::Fetch { doubt, books } => {
+                Verdict::Fetch { finality, books } => {
                     for n in &books {
                         let book = &one.event.books[*n];
-                        // It cannot see what the reference application has reserved.
-                        let holder = self.model.held_by(book);
                         let transit =
                             |handoff: &model::HandOff| handoff.ours && handoff.books.contains(book);
+                        let asked_by = self.model.asked_by(book);
                         ensure!(
                             !self.model.loans.contains_key(book)
                                 && !self.model.storage.contains(book)
-                                && holder.is_none_or(|holder| holder == key.id)
+                                && asked_by.is_none_or(|other| other == key.id)
                                 && !self.model.handoffs.iter().any(transit),
                             "{key} fetches {book}, which is not in the main storage"
                         );
                         self.model.ask(key.id, book);
                     }
-                    came.reserved.push(Reserved { event: one.event, doubt, books });
+                    let answers = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+                    let got =
+                        (0..answers.len()).filter(|n| answers[*n] == Some(Answer::Yes)).collect();
+                    came.asking.push(Asking { event: one.event, finality, books, got });
                 }
                 other => return Err(format!("{key}: {other:?}")),
             }
@@ -204,7 +230,11 @@ impl World {
     }
 
     fn decided(&mut self, event: &Event, fields: &[redis::Value]) -> Result<(), String> {
+        let id = event.key.id.to_string();
         let texts: Vec<_> = fields.iter().map(|field| text(field).unwrap_or("?")).collect();
+        let known =
+            ["event_id", &id, "action", event.key.action.as_str(), "user_id", event.user.as_str()];
+        let texts = [&known, texts.as_slice()].concat();
         let real: BTreeMap<&str, String> =
             texts.chunks_exact(2).map(|pair| (pair[0], pair[1].to_owned())).collect();
         let expected: BTreeMap<&str, String> = self.model.decide(event.key);
@@ -216,17 +246,20 @@ impl World {
         Ok(())
     }
 
-    /// Fetches what was asked for. Returns the second tries.
-    pub fn fetch(&mut self, by: &Instance, reserved: Vec<Reserved>) -> Result<Vec<Try>, String> {
-        let asked = asked(&reserved);
+    /// Asks the main storage. Returns the tries with its answers.
+    pub fn fetch(&mut self, by: &Instance, asking: Vec<Asking>) -> Result<Vec<Try>, String> {
+        let asked = asked(&asking);
         let shown: Vec<_> = asked.iter().map(|(book, id)| format!("{book} for {id}")).collect();
-        self.history.push(format!("{} fetches {}", by.name(), shown.join(", ")));
+        self.history.push(format!("{} asks for {}", by.name(), shown.join(", ")));
         let real = self.library.fetch(by, &asked).map_err(|error| format!("fetch: {error}"))?;
-        let expected: Vec<bool> =
-            asked.iter().map(|(book, request)| self.model.fetch(*request, book)).collect();
+        let answer = |(book, request): &(BookId, EventId)| {
+            let has = self.model.fetch(*request, book);
+            if has == *request { Answer::Yes } else { Answer::TakenBy(has.to_string()) }
+        };
+        let expected: Vec<Answer> = asked.iter().map(answer).collect();
         ensure!(real == expected, "fetched {real:?}, expected {expected:?}");
         self.compare()?;
-        Ok(second_tries(reserved, real))
+        Ok(with_answers(asking, real))
     }
 
     /// The hand-offs in an instance's hands are done.
@@ -259,8 +292,8 @@ impl World {
     /// Sweeps states of books, as they were seen at some time.
     pub fn sweep(&mut self, by: &Instance, seen: &[(String, String)]) -> Result<(), String> {
         self.history.push(format!("{} sweeps {seen:?}", by.name()));
-        let words = self.library.sweep(by, seen);
-        ensure!(words[0] == "SWEPT" && words[2] == "0", "{words:?}");
+        let words = self.library.sweep(by, "look", seen);
+        ensure!(words[0] == "SWEPT" && words.len() == 2, "{words:?}");
         self.compare()
     }
 
@@ -426,6 +459,7 @@ impl World {
         for (name, state) in &states {
             let book = book(name);
             let (kind, of) = state.split_at(1);
+            let of = of.split(' ').next().unwrap_or(of);
             let of: EventId = of.parse().map_err(|_| format!("state {state} of {name}"))?;
             match kind {
                 "=" => {
@@ -451,14 +485,10 @@ impl World {
                 ensure!(state(book) == format!("={request}"), "{book} is lent by {request}");
             }
         }
-        for (request, books) in model.fetched.iter().chain(&model.asked) {
-            for book in books {
-                ensure!(state(book) == format!("?{request}"), "{book} is held by {request}");
-            }
-        }
         for (id, handoff) in self.undone_handoffs().iter().zip(&model.handoffs) {
             for book in handoff.books.iter().filter(|_| handoff.ours) {
-                ensure!(state(book) == format!(">{id}"), "{book} is on its way in {id}");
+                let mark = state(book).split(' ').next();
+                ensure!(mark == Some(&format!(">{id}")), "{book} is on its way in {id}");
             }
         }
         Ok(())
@@ -507,6 +537,13 @@ impl World {
         let (keys, seen) = (&self.library.keys, &self.seen);
         ensure!(self.model.undecided.is_empty(), "undecided: {:?}", self.model.undecided.keys());
         ensure!(self.model.handoffs.is_empty(), "hand-offs: {:?}", self.model.handoffs);
+        let at_home = |book: &BookId| {
+            self.model.loans.contains_key(book)
+                || self.model.storage.contains(book)
+                || at_first.is_nowhere(book)
+        };
+        let lost = self.model.out.keys().find(|book| !at_home(book));
+        ensure!(lost.is_none(), "I1: {lost:?} is nowhere");
         let held = seen.hash(&keys.book_states).into_iter().find(|(_, is)| is.starts_with('?'));
         ensure!(held.is_none(), "I6: {held:?} is reserved");
         let mut loans: BTreeMap<BookId, UserId> =
@@ -537,32 +574,35 @@ impl World {
     }
 }
 
-/// The books that are to be fetched, and for which request each.
-pub fn asked(reserved: &[Reserved]) -> Vec<(BookId, EventId)> {
-    let of = |one: &Reserved| -> Vec<_> {
+/// The books that are asked for, and for which request each.
+pub fn asked(asking: &[Asking]) -> Vec<(BookId, EventId)> {
+    let of = |one: &Asking| -> Vec<_> {
         one.books.iter().map(|n| (one.event.books[*n].clone(), one.event.key.id)).collect()
     };
-    reserved.iter().flat_map(of).collect()
+    asking.iter().flat_map(of).collect()
 }
 
-/// The tries with the main storage's answers.
-pub fn second_tries(reserved: Vec<Reserved>, answers: Vec<bool>) -> Vec<Try> {
+fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
     let mut answers = answers.into_iter();
-    let second = |one: Reserved| {
+    let with = |one: Asking| {
         let mut of_event = vec![None; one.event.books.len()];
+        for n in one.got {
+            of_event[n] = Some(Answer::Yes);
+        }
         for n in &one.books {
             of_event[*n] = answers.next();
         }
-        let fetched = Some(Fetched { doubt: one.doubt, answers: of_event });
+        let fetched = Fetched { finality: one.finality, answers: of_event };
+        let fetched = (!one.books.is_empty()).then_some(fetched);
         Try { event: one.event, doubt: String::new(), fetched }
     };
-    reserved.into_iter().map(second).collect()
+    asking.into_iter().map(with).collect()
 }
 
 fn told(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Done(fields) => {
-            let texts: Vec<_> = fields.iter().skip(6).filter_map(text).collect();
+            let texts: Vec<_> = fields.iter().filter_map(text).collect();
             texts.join(" ")
         }
         other => format!("{other:?}"),
