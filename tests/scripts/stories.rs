@@ -93,3 +93,48 @@ fn a_malformed_handoff_goes_to_the_dead_letters_alone() {
     assert_eq!(letters[0].1, letter.map(|(name, value)| (name.to_owned(), value.to_owned())));
     assert!(dump.stream(&keys.outcomes).entries.is_empty(), "a hand-off has no outcome");
 }
+
+/// A request that waits puts back what it had; the main storage goes on saying that it has it,
+/// until the book has come to its shelf. When its instance began anew it asked again, was told
+/// "yes" of a book that meanwhile was on its way to the shelves from somebody else, and lent it or
+/// handed it off a second time (I1).
+#[test]
+fn a_book_that_a_waiting_request_has_put_back_is_not_its_own_any_more() {
+    let mut world = World::new(Library::new());
+    let mut model = Model::default();
+    for n in 0..19 {
+        model.storage.insert(book(&format!("filler{n}")));
+        model.out.insert(book(&format!("filler{n}")), id(0, 1));
+    }
+    lent_before(&mut model, "user9", &["kim", "emma"], None);
+    world.start(model);
+    let by = world.library.instance("worker1");
+    // It is in work in an instance that has not got to it yet.
+    world.add(event(Action::Return, id(1, 1), "user8", "kim"));
+    world.library.take("worker2", Action::Return, 1);
+    let waiting = &mut Vec::new();
+    let mut run = |world: &mut World, event| {
+        world.add(event);
+        let mut chunk = world.library.take("worker1", Action::Request, 1);
+        chunk.extend(world.library.take("worker1", Action::Return, 1));
+        let chunk = chunk.into_iter().map(InHand::fresh).collect();
+        run_chunk(world, &by, chunk, waiting).unwrap();
+    };
+    // It waits: geb goes to storage, is lent, and back to a storage that is full.
+    run(&mut world, event(Action::Request, id(2, 1), "user1", "geb,kim"));
+    run(&mut world, event(Action::Request, id(3, 1), "user2", "geb"));
+    run(&mut world, event(Action::Return, id(4, 1), "user9", "emma"));
+    run(&mut world, event(Action::Return, id(5, 1), "user2", "geb"));
+    assert_eq!(world.model.handoffs.len(), 1);
+    let again = world.library.next_session(&by);
+    let chunk = waiting.drain(..).map(|one| InHand::fresh(one.event));
+    let chunk = chunk.collect();
+    run_chunk(&mut world, &again, chunk, waiting).unwrap();
+    world.library.lose_lease(&again);
+    let other = world.library.instance("worker2");
+    let older = event(Action::Return, id(1, 1), "user8", "kim");
+    world.decide(&other, vec![first_try(&older)]).unwrap();
+    let again = world.library.next_session(&again);
+    finish(&mut world, &again, std::mem::take(waiting), Vec::new()).unwrap();
+    assert_eq!(world.model.outcomes.last().unwrap()["book_ids"], "geb");
+}
