@@ -125,7 +125,10 @@ if #to_shelves > 0 then
     redis.call('HSET', KEYS[6], book, '>' .. handoff)
   end
 end
-redis.call('DEL', KEYS[10])
+-- A return with the id of a request has no part in that request's reservation, a hand-off in none.
+if action == 'request' then
+  redis.call('DEL', KEYS[10])
+end
 redis.call('HDEL', KEYS[9], action .. ':' .. id)
 if ARGV[6] ~= 'keep' then
   redis.call('XDEL', stream, id)
