@@ -71,13 +71,15 @@ struct Asking {
 }
 
 impl Asking {
-    /// The first time that this instance has an event: all books of a request.
-    fn first(event: Event) -> Self {
+    /// The first time that this instance has an event: all books of a request. A fresh one was
+    /// never tried before.
+    fn first(event: Event, fresh: bool) -> Self {
         let books = match event.key.action {
             Action::Request => (0..event.books.len()).collect(),
             Action::Return => Vec::new(),
         };
-        Self { event, finality: Finality::First, books, got: Vec::new() }
+        let finality = if fresh { Finality::First } else { Finality::Again };
+        Self { event, finality, books, got: Vec::new() }
     }
 }
 
@@ -200,7 +202,7 @@ impl<'a> Worker<'a> {
                 }
                 Content::Event(event) => {
                     books += event.books.len();
-                    chunk.push(Asking::first(event));
+                    chunk.push(Asking::first(event, delivered.fresh));
                 }
                 Content::Suspect => self.suspects.push_back(delivered.key),
                 Content::Fault(fault) if chunk.is_empty() => {
@@ -313,7 +315,10 @@ impl<'a> Worker<'a> {
                     gone.push(key);
                 }
                 Verdict::Fetch { finality, books } => {
-                    let answers = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+                    let answers = match one.fetched {
+                        Some(fetched) if fetched.finality != Finality::Again => fetched.answers,
+                        _ => Vec::new(),
+                    };
                     let got = (0..answers.len())
                         .filter(|book| answers[*book] == Some(Answer::Yes))
                         .collect();
@@ -379,7 +384,7 @@ impl<'a> Worker<'a> {
             for entry in &entries {
                 match Delivered::read(key.action, entry, false).content {
                     Content::Event(event) => {
-                        let call = self.fetch_or_decide(vec![Asking::first(event)]);
+                        let call = self.fetch_or_decide(vec![Asking::first(event, false)]);
                         self.send(call)?;
                     }
                     Content::Fault(fault) => {

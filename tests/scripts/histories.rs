@@ -425,7 +425,7 @@ fn take_pending(world: &mut World, worker: &mut Worker) {
         for entry in world.library.pending(&name, stream) {
             let event = parsed(action, &entry);
             if !in_hand.contains_key(&event.key) {
-                worker.waiting.push(InHand::fresh(event));
+                worker.waiting.push(InHand::again(event));
             }
         }
     }

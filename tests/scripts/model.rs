@@ -187,6 +187,7 @@ impl Model {
 
     /// A book is reserved for a request that is about to ask the main storage for it.
     pub fn ask(&mut self, request: EventId, book: &BookId) {
+        self.settle(book);
         self.asked.entry(request).or_default().insert(book.clone());
     }
 

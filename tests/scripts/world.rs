@@ -70,11 +70,18 @@ pub struct InHand {
     pub doubt: String,
     /// Whether it was not tried before in this session: then the main storage is asked first.
     pub fresh: bool,
+    /// Whether another session may have tried it.
+    pub again: bool,
 }
 
 impl InHand {
     pub fn fresh(event: Event) -> Self {
-        Self { event, doubt: String::new(), fresh: true }
+        Self { event, doubt: String::new(), fresh: true, again: false }
+    }
+
+    /// Delivered before, to this instance or another.
+    pub fn again(event: Event) -> Self {
+        Self { again: true, ..Self::fresh(event) }
     }
 
     pub fn next_try(self) -> Try {
@@ -86,7 +93,8 @@ impl InHand {
             Action::Request => (0..self.event.books.len()).collect(),
             Action::Return => Vec::new(),
         };
-        Asking { event: self.event, finality: Finality::First, books, got: Vec::new() }
+        let finality = if self.again { Finality::Again } else { Finality::First };
+        Asking { event: self.event, finality, books, got: Vec::new() }
     }
 }
 
@@ -200,24 +208,35 @@ impl World {
                         Some(Finality::InDoubt(doubt)) => doubt,
                         _ => one.doubt,
                     };
-                    came.waiting.push(InHand { event: one.event, doubt, fresh: false });
+                    came.waiting.push(InHand {
+                        event: one.event,
+                        doubt,
+                        fresh: false,
+                        again: true,
+                    });
                 }
                 Verdict::Fetch { finality, books } => {
                     for n in &books {
                         let book = &one.event.books[*n];
                         let transit =
                             |handoff: &model::HandOff| handoff.ours && handoff.books.contains(book);
+                        // Whoever seems to have it already may take it from one who asks.
+                        let said = one.fetched.as_ref().and_then(|f| f.answers[*n].as_ref());
                         let asked_by = self.model.asked_by(book);
                         ensure!(
                             !self.model.loans.contains_key(book)
                                 && !self.model.storage.contains(book)
-                                && asked_by.is_none_or(|other| other == key.id)
+                                && (said == Some(&Answer::Yes)
+                                    || asked_by.is_none_or(|other| other == key.id))
                                 && !self.model.handoffs.iter().any(transit),
                             "{key} fetches {book}, which is not in the main storage"
                         );
                         self.model.ask(key.id, book);
                     }
-                    let answers = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+                    let answers = match one.fetched {
+                        Some(fetched) if fetched.finality != Finality::Again => fetched.answers,
+                        _ => Vec::new(),
+                    };
                     let got =
                         (0..answers.len()).filter(|n| answers[*n] == Some(Answer::Yes)).collect();
                     came.asking.push(Asking { event: one.event, finality, books, got });
