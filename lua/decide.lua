@@ -25,7 +25,7 @@
 --       then for each event:
 --         "request" or "return", event id, user id,
 --         milliseconds to keep the answer, or "" if none is wished,
---         "" or the doubt that an earlier FETCH gave,
+--         "", the doubt that an earlier FETCH gave, or "no" after WAIT "no",
 --         what ShelvingService has said of the books: "" nothing, "yes" to all of them, or how
 --         final a "no" is: "first" (not at all), "again" (nor is a "yes": the event may have been
 --         tried before), "in_doubt", "certain",
@@ -33,7 +33,7 @@
 --         "yes", the id of the request that has it, or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
 --       {"DONE", name, value, ...}        the outcome's fields from "outcome" on
---       {"WAIT", "older" | "book" | "doubt"}
+--       {"WAIT", "older" | "book" | "doubt" | "no"}   "no": shelving has said a final "no"
 --       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
 --       {"STALE"}                         not pending any more: somebody else decides it; nothing
 --                                         was changed, since what it had is theirs now
@@ -583,7 +583,8 @@ end
 local function wait(e, sorted)
   let_go(e, sorted.asked)
   put_back(sorted.have)
-  return {'WAIT', sorted.in_doubt and 'doubt' or sorted.blocked and 'book' or 'older'}
+  return {'WAIT', sorted.in_doubt and 'doubt' or sorted.told_no and 'no'
+    or sorted.blocked and 'book' or 'older'}
 end
 
 -- Asks shelving for books, after reserving those that are not yet reserved for e.
@@ -707,16 +708,20 @@ local function look_at_request(e)
     have = have, instant = instant, free = free, asked = asked, unknown = unknown, mine = mine,
     others = others, nowhere = nowhere, available = available, blocked = blocked,
     in_doubt = in_doubt, too_many = in_hand[e.count] + #available > limit,
+    told_no = e.doubt == 'no' or #nowhere > 0,
   }
   if #unknown > 0 then
     return fetch, sorted
   end
+  -- After a final "no" a refusal is foreseeable: a request that reserved its books in every round
+  -- until what is older is decided could keep that from being decided (I5).
   local refusal = blocked or in_doubt or sorted.too_many or #available < #e.books
+    or sorted.told_no and #free > 0
   if refusal and (blocked or in_doubt or not nothing_older(e)) then
     return wait, sorted
   end
   if #free > 0 then
-    if e.doubt then
+    if e.doubt and e.doubt ~= 'no' then
       sorted.certain = settled(e.doubt)
       sorted.in_doubt = not sorted.certain
     end

@@ -29,7 +29,7 @@ const OLDEST: usize = 128;
 pub struct Waiting {
     /// The event.
     pub event: Event,
-    /// What decide.lua gave when it was in doubt, for the next try; else empty.
+    /// The doubt for the next try, see [`crate::lending::decide::Try`].
     pub doubt: String,
 }
 

@@ -324,15 +324,7 @@ impl<'a> Worker<'a> {
                         .collect();
                     asking.push(Asking { event: one.event, finality, books, got });
                 }
-                Verdict::Wait { in_doubt } => {
-                    // The doubt of the answers that it had, or still the one that it came with.
-                    let doubt = match one.fetched.map(|fetched| fetched.finality) {
-                        _ if !in_doubt => String::new(),
-                        Some(Finality::InDoubt(doubt)) => doubt,
-                        _ => one.doubt,
-                    };
-                    self.room.admit(Waiting { event: one.event, doubt });
-                }
+                Verdict::Wait { doubt } => self.room.admit(Waiting { event: one.event, doubt }),
                 Verdict::Stale => {
                     debug!(target: LOG, "{key} is decided by another instance");
                     gone.push(key);

@@ -55,8 +55,9 @@ fn a_request_that_was_told_no_reserves_nothing_until_what_is_older_is_decided() 
         let tries = std::mem::take(&mut again);
         run_chunk(&mut world, &by, tries, &mut again).unwrap();
     }
+    // Once at first, once under a reservation.
     let fetches = world.history.iter().filter(|line| line.contains("asks for")).count();
-    assert_eq!(fetches, 1, "{}", world.history.join("\n"));
+    assert_eq!(fetches, 2, "{}", world.history.join("\n"));
     let other = world.library.instance("worker2");
     let older = event(Action::Return, id(1, 1), "user1", "kim");
     assert_eq!(world.decide(&other, vec![first_try(&older)]).unwrap().decided.len(), 1);

@@ -7,7 +7,7 @@ use library_lending::error::Error;
 use library_lending::event::{Action, AnswerWish, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId, UserId};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{Fetched, Finality, Try, Verdict};
+use library_lending::lending::decide::{Fetched, Finality, TOLD_NO, Try, Verdict};
 use library_lending::script::text;
 use library_lending::shelving::fetch::Answer;
 
@@ -77,6 +77,11 @@ pub struct InHand {
 impl InHand {
     pub fn fresh(event: Event) -> Self {
         Self { event, doubt: String::new(), fresh: true, again: false }
+    }
+
+    /// Tried in this session.
+    fn waiting(event: Event) -> Self {
+        Self { fresh: false, ..Self::again(event) }
     }
 
     /// Delivered before, to this instance or another.
@@ -193,27 +198,19 @@ impl World {
                     self.decided(&one.event, &fields)?;
                     came.decided.push(key);
                 }
-                Verdict::Wait { in_doubt } => {
+                Verdict::Wait { doubt } => {
                     // A "no" may be outdated; another hand-off than that of its books may be what
-                    // a doubt is about.
+                    // a doubt is about; a book that was nowhere may have been found.
                     let said_no =
                         |answer: &Option<Answer>| matches!(answer, Some(Answer::TakenBy(_)));
                     let outdated =
                         one.fetched.as_ref().is_some_and(|f| f.answers.iter().any(said_no));
-                    let doubtful = outdated || in_doubt && !self.model.handoffs.is_empty();
+                    let doubtful = outdated
+                        || doubt == TOLD_NO
+                        || !doubt.is_empty() && !self.model.handoffs.is_empty();
                     ensure!(expect != Expect::Decide || doubtful, "{key} waits for nothing");
                     self.model.wait(key);
-                    let doubt = match one.fetched.map(|fetched| fetched.finality) {
-                        _ if !in_doubt => String::new(),
-                        Some(Finality::InDoubt(doubt)) => doubt,
-                        _ => one.doubt,
-                    };
-                    came.waiting.push(InHand {
-                        event: one.event,
-                        doubt,
-                        fresh: false,
-                        again: true,
-                    });
+                    came.waiting.push(InHand { doubt, ..InHand::waiting(one.event) });
                 }
                 Verdict::Fetch { finality, books } => {
                     for n in &books {
