@@ -126,7 +126,10 @@ if #to_shelves > 0 then
     redis.call('HSET', KEYS[6], book, '>' .. handoff)
   end
 end
-redis.call('DEL', KEYS[10])
+-- A return with the id of a request has no part in that request's reservation, a hand-off in none.
+if action == 'request' then
+  redis.call('DEL', KEYS[10])
+end
 redis.call('HDEL', KEYS[9], action .. ':' .. id)
 -- Rare enough: whatever waits has to try again before it counts as waiting.
 redis.call('DEL', KEYS[12])

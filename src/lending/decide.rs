@@ -21,6 +21,9 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
 pub enum Finality {
     /// Not at all: the books were not reserved when it was asked.
     First,
+    /// Not at all, nor is a yes: the event may have been tried before, and what it had then it may
+    /// have put back.
+    Again,
     /// Not quite, for this reason.
     InDoubt(String),
     /// The books were reserved, and nothing that could bring one was on its way.
@@ -36,12 +39,16 @@ pub struct Fetched {
     pub answers: Vec<Option<Answer>>,
 }
 
+/// The doubt of a request that was told that a book is nowhere: there is none, and it reserves
+/// nothing before it may be refused.
+pub const TOLD_NO: &str = "no";
+
 /// One try of an event.
 #[derive(Debug)]
 pub struct Try {
     /// The event.
     pub event: Event,
-    /// The doubt that an earlier try ended in; else empty.
+    /// The doubt that an earlier try ended in, or [`TOLD_NO`]; else empty.
     pub doubt: String,
     /// What ShelvingService said, if it was asked.
     pub fetched: Option<Fetched>,
@@ -60,8 +67,8 @@ pub enum Verdict {
     },
     /// To be tried again later.
     Wait {
-        /// Whether a "no" of shelving may have come too early.
-        in_doubt: bool,
+        /// The doubt for the next try.
+        doubt: String,
     },
     /// Decided: the outcome's fields from `outcome` on, names and values in turn.
     Done(Vec<Value>),
@@ -101,13 +108,15 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
         };
         cmd.arg(doubt);
         let all_yes = fetched.as_ref().is_some_and(|fetched| {
-            fetched.answers.iter().all(|answer| *answer == Some(Answer::Yes))
+            fetched.finality != Finality::Again
+                && fetched.answers.iter().all(|answer| *answer == Some(Answer::Yes))
         });
         cmd.arg(match fetched {
             None => "",
             Some(_) if all_yes => "yes",
             Some(fetched) => match fetched.finality {
                 Finality::First => "first",
+                Finality::Again => "again",
                 Finality::InDoubt(_) => "in_doubt",
                 Finality::Certain => "certain",
             },
@@ -170,7 +179,15 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
                     }
                 }
                 Some("WAIT") => {
-                    Verdict::Wait { in_doubt: parts.get(1).and_then(text) == Some("doubt") }
+                    let finality = one.fetched.as_ref().map(|fetched| &fetched.finality);
+                    let doubt = match (parts.get(1).and_then(text), finality) {
+                        // The doubt of the answers that it had, or still the one that it came with.
+                        (Some("doubt"), Some(Finality::InDoubt(doubt))) => doubt.clone(),
+                        (Some("doubt"), _) => one.doubt.clone(),
+                        (Some("no"), _) => TOLD_NO.to_owned(),
+                        _ => String::new(),
+                    };
+                    Verdict::Wait { doubt }
                 }
                 Some("STALE") => Verdict::Stale,
                 Some("FAILED") => {

@@ -76,13 +76,15 @@ struct Asking {
 }
 
 impl Asking {
-    /// The first time that this instance has an event: all books of a request.
-    fn first(event: Event) -> Self {
+    /// The first time that this instance has an event: all books of a request. A fresh one was
+    /// never tried before.
+    fn first(event: Event, fresh: bool) -> Self {
         let books = match event.key.action {
             Action::Request => (0..event.books.len()).collect(),
             Action::Return => Vec::new(),
         };
-        Self { event, finality: Finality::First, books, got: Vec::new() }
+        let finality = if fresh { Finality::First } else { Finality::Again };
+        Self { event, finality, books, got: Vec::new() }
     }
 }
 
@@ -215,7 +217,7 @@ impl<'a> Worker<'a> {
                 Content::Event(event) => {
                     books += event.books.len();
                     self.busy.add(&event);
-                    chunk.push(Asking::first(event));
+                    chunk.push(Asking::first(event, delivered.fresh));
                 }
                 Content::Suspect => self.suspects.push_back(delivered.key),
                 Content::Fault(fault) if chunk.is_empty() => {
@@ -329,21 +331,16 @@ impl<'a> Worker<'a> {
                     gone.push(one.event);
                 }
                 Verdict::Fetch { finality, books } => {
-                    let answers = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+                    let answers = match one.fetched {
+                        Some(fetched) if fetched.finality != Finality::Again => fetched.answers,
+                        _ => Vec::new(),
+                    };
                     let got = (0..answers.len())
                         .filter(|book| answers[*book] == Some(Answer::Yes))
                         .collect();
                     asking.push(Asking { event: one.event, finality, books, got });
                 }
-                Verdict::Wait { in_doubt } => {
-                    // The doubt of the answers that it had, or still the one that it came with.
-                    let doubt = match one.fetched.map(|fetched| fetched.finality) {
-                        _ if !in_doubt => String::new(),
-                        Some(Finality::InDoubt(doubt)) => doubt,
-                        _ => one.doubt,
-                    };
-                    self.room.admit(Waiting { event: one.event, doubt });
-                }
+                Verdict::Wait { doubt } => self.room.admit(Waiting { event: one.event, doubt }),
                 Verdict::Stale => {
                     debug!(target: LOG, "{key} is decided by another instance");
                     gone.push(one.event);
@@ -397,7 +394,7 @@ impl<'a> Worker<'a> {
                 match Delivered::read(key.action, entry, false).content {
                     Content::Event(event) => {
                         self.busy.add(&event);
-                        let call = self.fetch_or_decide(vec![Asking::first(event)]);
+                        let call = self.fetch_or_decide(vec![Asking::first(event, false)]);
                         self.send(call)?;
                     }
                     Content::Fault(fault) => {
