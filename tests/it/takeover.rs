@@ -1,0 +1,75 @@
+//! What an instance that died, hangs or is cut off had in hand, and how soon others have it.
+
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+
+#[test]
+fn a_link_on_which_nothing_arrives_any_more_is_given_up_in_seconds() {
+    /// A reply may take five seconds, a blocking read two more.
+    const SECONDS: Duration = Duration::from_secs(10);
+    std::thread::scope(|scope| {
+        for kind in ["fetch", "decide", "read", "shelve", "read hand-offs", "renew", "claim"] {
+            scope.spawn(move || {
+                let redis = Redis::new();
+                let stored: Vec<_> = (0..20).map(|n| format!("stored{n}")).collect();
+                Ledger::new()
+                    .stored(&stored, "1-0")
+                    .lent("user2", &["momo"], "1-0")
+                    .lay_down(&redis);
+                let request = redis.request_at("2-0", "user1", "geb");
+                let back = redis.give_back_at("2-1", "user2", "momo");
+                let proxy = Proxy::at(&redis, kind, 1, Fault::Silence);
+                let begin = Instant::now();
+                let mut daemon = proxy.spawn(&redis, &["worker1"]);
+                assert!(eventually(DEADLINE, || proxy.has_struck()), "{kind}");
+                assert_eq!(redis.outcome_of_request(&request)["outcome"], "accepted");
+                assert_eq!(redis.outcome_of_return(&back)["outcome"], "returned");
+                redis.assert_at_rest();
+                // It may be a link that has no more to say to these events.
+                redis.outcome_of_request(&redis.request("user3", "momo"));
+                assert!(begin.elapsed() < SECONDS, "{kind} took {:?}", begin.elapsed());
+                assert!(daemon.is_running(), "{kind}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_paused_instance_loses_its_events_to_another_and_recovers_when_it_goes_on() {
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["lent"], "1-0").lay_down(&redis);
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("2-0", "user8", "old");
+    holder.take(REQUESTS);
+    let mut paused = Daemon::start(&redis, &["--lease", "1", "paused"]);
+    for n in 0..100 {
+        redis.request(&format!("user{n}"), "lent");
+    }
+    let in_hand_of = |name: &str| {
+        let pending = redis.everything().stream(REQUESTS).groups["lending_service"].pending.clone();
+        pending.values().filter(|by| *by == name).count()
+    };
+    assert!(eventually(DEADLINE, || in_hand_of("paused") == 100));
+    paused.signal(Signal::STOP);
+    let begin = Instant::now();
+    let _other = Daemon::start(&redis, &["--lease", "1", "other"]);
+    assert!(eventually(DEADLINE, || in_hand_of("other") == 100));
+    assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
+    let before = redis.everything().without("instance_lock:");
+    paused.signal(Signal::CONT);
+    let works_again = || redis.ask::<bool>(&["EXISTS", "instance_lock:paused"]);
+    assert!(eventually(DEADLINE, works_again), "{}", paused.log());
+    assert_eq!(redis.everything().without("instance_lock:").0, before.0);
+    holder.die();
+    let outcomes = redis.assert_one_outcome_each(101);
+    Ledger::new().lent("user9", &["lent"], "1-0").replay(&outcomes);
+    redis.assert_at_rest();
+    assert_eq!(redis.length(DEAD_LETTERS), 0);
+    // Both work on.
+    for _ in 0..20 {
+        redis.outcome_of_request(&redis.request("user7", "lent"));
+    }
+    assert!(paused.is_running());
+    assert_eq!(paused.stop(), 0);
+}
