@@ -5,10 +5,11 @@
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
 --   reserves books that only ShelvingService can know about, and asks for them (FETCH).
 -- On its first try by an instance a request comes with ShelvingService's answers already: a "yes"
--- is always true, the book is out for this request; a "no" names the request that has the book. It
--- is not final, since the book may have come back in the meantime: a book that is nowhere else is
--- reserved here, asked for again, and only the second "no" counts. What waits has nothing and is
--- tried without asking first.
+-- is always true, the book is out for this request now; a "no" names the request that has the book.
+-- It is not final, since the book may have come back in the meantime: a book that is nowhere else is
+-- reserved here, asked for again, and only the second "no" counts. What was handed out to this
+-- request before counts as not asked for: it may have put the book back since. What waits has
+-- nothing and is tried without asking first.
 --
 -- KEYS  1 the instance's lock       2 requests (stream)      3 returns (stream)
 --       4 hand-offs (stream)        5 loans (hash)           6 book states (hash)
@@ -27,7 +28,7 @@
 --         what ShelvingService has said of the books: "" nothing, "yes" to all of them, or how
 --         final a "no" is: "first" (not at all), "in_doubt", "certain",
 --         number of books, the books, and, if "first", "in_doubt" or "certain", for each book
---         "yes", the id of the request that has it, or "" (not asked)
+--         "yes", the id of the request that has it, or "" (not asked, or handed out before)
 -- Returns {"FENCED"}, or for each event one of
 --       {"DONE", name, value, ...}        the outcome's fields from "outcome" on
 --       {"WAIT", "older" | "book" | "doubt"}

@@ -32,7 +32,8 @@ pub enum Finality {
 pub struct Fetched {
     /// How final a "no" is.
     pub finality: Finality,
-    /// For each book of the request what shelving said, or none if it was not asked.
+    /// For each book of the request what shelving said, or none if it was not asked or its answer
+    /// means nothing.
     pub answers: Vec<Option<Answer>>,
 }
 
@@ -122,7 +123,7 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
             for answer in &fetched.answers {
                 cmd.arg(match answer {
                     None => "",
-                    Some(Answer::Yes) => "yes",
+                    Some(Answer::Yes | Answer::Again) => "yes",
                     Some(Answer::TakenBy(request)) => request,
                 });
             }

@@ -290,7 +290,13 @@ impl<'a> Worker<'a> {
                         of_event[book] = Some(Answer::Yes);
                     }
                     for book in books {
-                        of_event[book] = answers.next();
+                        of_event[book] = match answers.next() {
+                            // While nobody has it reserved, that is as good as no answer. Once it
+                            // is reserved for this request, it is nowhere else.
+                            Some(Answer::Again) if finality == Finality::First => None,
+                            Some(Answer::Again) => Some(Answer::Yes),
+                            answer => answer,
+                        };
                     }
                     Fetched { finality, answers: of_event }
                 });

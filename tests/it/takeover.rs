@@ -4,6 +4,53 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 
+/// A request was tried, waited, and put its book into storage; somebody else was lent it from
+/// there and gave it back, into a hand-off. Shelving still had the first request on record as who
+/// fetched the book: asked again by the next instance, it said yes, and the book was lent while it
+/// was on its way to its shelf.
+#[test]
+fn a_request_taken_over_is_not_lent_a_book_that_it_once_had_and_that_is_on_its_way() {
+    let redis = Redis::new();
+    let stored: Vec<_> = (0..19).map(|n| format!("stored{n}")).collect();
+    Ledger::new()
+        .stored(&stored, "1-0")
+        .lent("user9", &["lent"], "1-0")
+        .lent("user3", &["momo"], "1-0")
+        .lay_down(&redis);
+    // Nobody can be refused before this one is decided.
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("2-0", "user8", "old");
+    holder.take(REQUESTS);
+    let proxy = Proxy::at(&redis, "shelve", 1, Fault::KillBefore);
+    let mut first = proxy.spawn(&redis, &["--lease", "1", "worker1"]).ready();
+
+    let waiting = redis.request_at("3-0", "user1", "geb,lent");
+    assert!(eventually(DEADLINE, || redis.ledger().storage.contains("geb")));
+    let granted = redis.request_at("4-0", "user2", "geb");
+    assert_eq!(redis.outcome_of_request(&granted)["outcome"], "accepted");
+    redis.outcome_of_return(&redis.give_back_at("5-0", "user3", "momo"));
+    redis.outcome_of_return(&redis.give_back_at("6-0", "user2", "geb"));
+    assert_eq!(first.exit_status(), -9);
+    // The hand-off is in the hands of an instance that takes its time.
+    let hand_off = redis.entries(SHELVING)[0].0.clone();
+    redis.cmd(&["XCLAIM", SHELVING, "shelving_service", "holder", "0", &hand_off]);
+
+    let _second = Daemon::start(&redis, &["--lease", "1", "worker2"]);
+    let taken_over = || {
+        let pending = redis.everything().stream(REQUESTS).groups["lending_service"].pending.clone();
+        pending.get(&waiting).is_some_and(|by| by == "worker2")
+    };
+    assert!(eventually(DEADLINE, taken_over));
+    let waits = || redis.outcomes_of("request", &waiting).is_empty();
+    assert!(stays(Duration::from_millis(500), waits), "{:?}", redis.outcomes());
+    holder.die();
+    let outcome_now = redis.outcome_of_request(&waiting);
+    let more = [("book_ids", "geb"), ("lent_to_another", "lent"), ("in_hand", "1")];
+    assert_eq!(outcome_now, outcome("request", &waiting, "user1", "accepted", &more));
+    redis.assert_one_outcome_each(5);
+    redis.assert_at_rest();
+}
+
 #[test]
 fn a_link_on_which_nothing_arrives_any_more_is_given_up_in_seconds() {
     /// A reply may take five seconds, a blocking read two more.
