@@ -91,6 +91,66 @@ fn a_return_that_kills_whoever_tries_it_is_given_up_and_others_are_unharmed() {
     assert_only_the_poison_is_given_up(RETURNS);
 }
 
+// A request waited, and its book was put back by a hand-off. Another instance asked for the book
+// again and died before it could note that, three times. The mark of the hand-off, long done, was
+// taken for one on its way: the book stayed out of the shelves for ever.
+#[test]
+fn what_a_poisonous_request_fetched_again_after_waiting_goes_back_to_its_shelf() {
+    let redis = Redis::new();
+    let stored: Vec<_> = (0..20).map(|n| format!("stored{n}")).collect();
+    Ledger::new().stored(&stored, "1-0").lent("user9", &["lent"], "1-0").lay_down(&redis);
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("4-0", "user8", "old");
+    holder.take(REQUESTS);
+    let armed = Arc::new(AtomicBool::new(false));
+    let proxy = deadly(&redis, &armed);
+    redis.request_at(POISON, "user1", "geb,lent");
+    let mut first = proxy.spawn(&redis, &["worker1"]).ready();
+    let put_back = || {
+        redis.length(SHELVING) == 0
+            && redis.everything().hash("lending_book_states").contains_key("geb")
+    };
+    assert!(eventually(DEADLINE, put_back), "it has waited and put its book back");
+    armed.store(true, Ordering::SeqCst);
+    assert_eq!(first.exit_status(), -9);
+    let (_, _daemon) = start_until_it_is_given_up(&redis, &proxy);
+    assert_given_up(&redis, "request");
+    holder.die();
+    redis.assert_one_outcome_each(2);
+    redis.assert_at_rest();
+    let id = redis.request("user2", "geb");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+}
+
+// A request that was given up had fetched a book, and just then another had reserved the book in
+// order to ask for it: the book was not found to be the first one's.
+#[test]
+fn what_a_poisonous_request_fetched_goes_to_whoever_has_reserved_it_meanwhile() {
+    let redis = Redis::new();
+    redis.request_at(POISON, "user1", "geb");
+    suspected(&redis, POISON);
+    redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "3"]);
+    redis.cmd(&["HSET", SHELVES, "geb", POISON]);
+    let holder = Other::alive(&redis, "holder");
+    let id = redis.request_at("6-0", "user2", "geb");
+    holder.take(REQUESTS);
+    redis.cmd(&["HSET", "lending_book_states", "geb", &format!("?{id}")]);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(POISON);
+    assert_given_up(&redis, "request");
+    holder.die();
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    redis.assert_at_rest();
+}
+
+/// Makes an event look as if instances had died with it in hand, twice, and the next start were
+/// the third time.
+fn suspected(redis: &Redis, id: &str) {
+    Other::gone(redis, "worker1").take(REQUESTS);
+    let args = ["XCLAIM", REQUESTS, "lending_service", "worker1", "0", id, "RETRYCOUNT", "2"];
+    redis.cmd(&[&args[..], &["JUSTID"]].concat());
+}
+
 #[test]
 fn fifty_reconnects_with_full_hands_reject_nothing() {
     const WAITING: usize = 3_000;

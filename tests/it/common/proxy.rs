@@ -31,7 +31,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
         ("fetch", false, include_str!("../../../lua/fetch.lua")),
         ("forget", false, include_str!("../../../lua/forget.lua")),
         ("lone_try", false, include_str!("../../../lua/lone_try.lua")),
-        ("reject", false, include_str!("../../../lua/reject.lua")),
+        ("reject", true, include_str!("../../../lua/reject.lua")),
         ("renew", false, include_str!("../../../lua/renew.lua")),
         ("resign", false, include_str!("../../../lua/resign.lua")),
         ("shelve", false, include_str!("../../../lua/shelve.lua")),
