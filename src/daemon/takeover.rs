@@ -7,6 +7,7 @@ use redis::{Connection, Value};
 use crate::error::Error;
 use crate::event::EventKey;
 use crate::ids::EventId;
+use crate::keys::LENDING_GROUP;
 use crate::lending::SUSPICIOUS_DELIVERIES;
 use crate::script::{Script, text};
 use crate::session::Session;
@@ -30,7 +31,8 @@ pub struct Claimed {
 
 /// Claims everything that is pending for the consumer `from` (this instance's own name at the
 /// start of a process), page by page, as long as `pass_on` wants more. Nothing happens if that
-/// instance is alive.
+/// instance is alive. Hand-offs are never suspected: they are never given up, and refusals wait for
+/// them.
 ///
 /// # Errors
 /// What Redis or the link said.
@@ -43,6 +45,7 @@ pub fn claim_all(
     mut pass_on: impl FnMut(Vec<Claimed>) -> bool,
 ) -> Result<(), Error> {
     const DOING: &str = "take over events";
+    let suspicious = if group == LENDING_GROUP { SUSPICIOUS_DELIVERIES } else { u64::MAX };
     let mut seen = "-".to_owned();
     loop {
         let reply = CLAIM
@@ -53,7 +56,7 @@ pub fn claim_all(
             .arg(from)
             .arg(MOST_IN_A_CLAIM)
             .arg(&seen)
-            .arg(SUSPICIOUS_DELIVERIES)
+            .arg(suspicious)
             .arg(session.options.abandoned_after.as_millis() as u64)
             .run(connection, DOING)?;
         if reply.word == "ALIVE" {

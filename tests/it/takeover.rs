@@ -51,6 +51,24 @@ fn a_request_taken_over_is_not_lent_a_book_that_it_once_had_and_that_is_on_its_w
     redis.assert_at_rest();
 }
 
+/// The keeper claimed a hand-off that instances had died with, took it for one that kills, and
+/// left it to be found ten seconds later. Hand-offs are never given up: there is nothing to wait
+/// for, and every refusal waits for it.
+#[test]
+fn a_hand_off_that_was_in_hand_when_instances_died_is_done_at_once() {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["geb"], "1-0").lay_down(&redis);
+    let dead = Other::gone(&redis, "dead");
+    let id = redis.hand_off("*", "geb");
+    dead.take(SHELVING);
+    let args = ["XCLAIM", SHELVING, "shelving_service", "dead", "0", &id, "RETRYCOUNT", "9"];
+    redis.cmd(&[&args[..], &["JUSTID"]].concat());
+    let begin = Instant::now();
+    let _daemon = Daemon::start(&redis, &["--lease", "1", "worker1"]);
+    redis.assert_at_rest();
+    assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
+}
+
 #[test]
 fn a_link_on_which_nothing_arrives_any_more_is_given_up_in_seconds() {
     /// A reply may take five seconds, a blocking read two more.
