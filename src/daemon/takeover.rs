@@ -77,8 +77,18 @@ pub fn claim_all(
     }
 }
 
-/// Counts a try of an event that is tried alone: 1 before it, 0 when it came to its end, -1 when it
-/// was interrupted and the process survived. Returns how many tries there are now.
+/// What is told of a try of an event that is tried alone. Each can be told again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoneTry {
+    /// It is about to begin.
+    Begin,
+    /// It did not come to its end, and the process survived.
+    Interrupted,
+    /// It came to its end.
+    Ended,
+}
+
+/// Counts the tries of an event that is tried alone. Returns how many there are now.
 ///
 /// # Errors
 /// What Redis or the link said.
@@ -86,14 +96,18 @@ pub fn count_lone_try(
     session: &Session,
     connection: &mut Connection,
     key: EventKey,
-    add: i64,
+    step: LoneTry,
 ) -> Result<u64, Error> {
     const DOING: &str = "count a try";
     let reply = LONE_TRY
         .keys(&[&session.lock(), &session.keys.lone_tries])
         .arg(&session.token)
         .arg(key.to_string())
-        .arg(add)
+        .arg(match step {
+            LoneTry::Begin => "begin",
+            LoneTry::Interrupted => "interrupted",
+            LoneTry::Ended => "ended",
+        })
         .run(connection, DOING)?;
     let tries = reply.number(0).ok_or_else(|| reply.unexpected(DOING))?;
     Ok(u64::try_from(tries).unwrap_or(0))

@@ -10,7 +10,7 @@
 //! way is answered, or at once when the session breaks.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
@@ -22,7 +22,7 @@ use super::reject::{self, Rejected};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered};
 use crate::daemon::logging::OutcomeLog;
-use crate::daemon::takeover;
+use crate::daemon::takeover::{self, LoneTry};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey};
 use crate::ids::{BookId, EventId};
@@ -373,8 +373,10 @@ impl<'a> Worker<'a> {
     /// counted before it is read, and given up unread when it was tried often enough (I5).
     fn try_alone(&mut self, key: EventKey) -> Result<(), Error> {
         let most = self.session.options.tries;
-        let tries = takeover::count_lone_try(self.session, &mut self.connection, key, 1)?;
-        self.remember_lone(Some(key));
+        // Before it is counted: the reply can get lost.
+        self.session.remember_lone(Some(key));
+        let tries =
+            takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Begin)?;
         warn!("{key} was in hand when instances died: it is tried alone, time {tries} of {most}");
         if tries > most {
             self.send(give_up(key, format!("given_up_after_{most}_tries")))?;
@@ -398,13 +400,9 @@ impl<'a> Worker<'a> {
             self.answer_one()?;
         }
         // It was survived, whatever came of it.
-        takeover::count_lone_try(self.session, &mut self.connection, key, 0)?;
-        self.remember_lone(None);
+        takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Ended)?;
+        self.session.remember_lone(None);
         Ok(())
-    }
-
-    fn remember_lone(&self, key: Option<EventKey>) {
-        *self.session.lone.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
 

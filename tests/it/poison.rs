@@ -151,6 +151,30 @@ fn suspected(redis: &Redis, id: &str) {
     redis.cmd(&[&args[..], &["JUSTID"]].concat());
 }
 
+// The link died when Redis had counted a try and before the daemon knew: the daemon survived, but
+// the try counted.
+#[test]
+fn a_try_that_a_broken_link_ended_does_not_count_wherever_it_broke() {
+    for fault in [Fault::CutAfter, Fault::CutBefore] {
+        for kinds in [&["lone_try"][..], &["lone_try", "fetch"], &["fetch", "decide"]] {
+            let redis = Redis::new();
+            let id = redis.request("user1", "geb");
+            suspected(&redis, &id);
+            let proxy = Proxy::new(&redis, move |command| {
+                let cuts = kinds.contains(&command.kind) && command.number <= 9;
+                cuts.then_some(fault)
+            });
+            let mut daemon = proxy.spawn(&redis, &["worker1"]);
+            let outcome = redis.outcome_of_request(&id);
+            assert_eq!(outcome["outcome"], "accepted", "{fault:?} of {kinds:?}");
+            assert!(daemon.is_running());
+            redis.assert_at_rest();
+            let forgotten = || redis.ask::<u32>(&["EXISTS", "lending_lone_tries"]) == 0;
+            assert!(eventually(DEADLINE, forgotten), "a count is left");
+        }
+    }
+}
+
 #[test]
 fn fifty_reconnects_with_full_hands_reject_nothing() {
     const WAITING: usize = 3_000;
