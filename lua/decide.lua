@@ -5,12 +5,11 @@
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
 --   reserves books that only ShelvingService can know about, and asks for them (FETCH).
 -- On its first try by an instance a request comes with ShelvingService's answers already. A "yes"
--- is true of a request that was never tried before: the book is out for it. One that was tried may
--- have put the book back, and ShelvingService goes on saying so until the book is on its shelf: its
--- "yes" counts only under a reservation made here. A "no" names the request that has the book. It
--- is not final, since the book may have come back in the meantime: a book that is nowhere else is
--- reserved here, asked for again, and only the second "no" counts. What waits has nothing and is
--- tried without asking first.
+-- is true: the book was on its shelf and is out for this request now. "Again" says that it was
+-- handed out to this request before, which may have put it back since: it counts only under a
+-- reservation made here. A "no" names the request that has the book. It is not final, since the
+-- book may have come back in the meantime: a book that is nowhere else is reserved here, asked for
+-- again, and only the second "no" counts. What waits has nothing and is tried without asking first.
 --
 -- KEYS  1 the instance's lock       2 requests (stream)      3 returns (stream)
 --       4 hand-offs (stream)        5 loans (hash)           6 book states (hash)
@@ -27,10 +26,9 @@
 --         milliseconds to keep the answer, or "" if none is wished,
 --         "", the doubt that an earlier FETCH gave, or "no" after WAIT "no",
 --         what ShelvingService has said of the books: "" nothing, "yes" to all of them, or how
---         final a "no" is: "first" (not at all), "again" (nor is a "yes": the event may have been
---         tried before), "in_doubt", "certain",
---         number of books, the books, and, but for "" and "yes", for each book
---         "yes", the id of the request that has it, or "" (not asked)
+--         final a "no" is: "first" (not at all), "in_doubt", "certain",
+--         number of books, the books, and, but for "" and "yes", for each book "yes", "again",
+--         the id of the request that has it, or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
 --       {"DONE", name, value, ...}        the outcome's fields from "outcome" on
 --       {"WAIT", "older" | "book" | "doubt" | "no"}   "no": shelving has said a final "no"
@@ -725,6 +723,8 @@ local function look_at_request(e)
   local asked, unknown = {}, {}                    -- reserved for e without having the book
   local mine, others, nowhere = {}, {}, {}         -- refused
   local available, blocked, in_doubt = {}, false, false
+  -- What e reserves cannot be under way anywhere without a mark, unless reference instances run.
+  local is_certain = e.said == 'certain' or #reference == 0
   for n, book in ipairs(e.books) do
     local is = state[book]
     local kind = is and string.sub(is, 1, 1)
@@ -742,25 +742,24 @@ local function look_at_request(e)
     elseif stored[book] then
       instant[#instant + 1] = book
       available[#available + 1] = book
-    elseif answer == 'yes' and (own or e.said ~= 'again') then
+    elseif answer == 'yes' or (own and answer == 'again' and is_certain) then
       have[#have + 1] = book
       available[#available + 1] = book
-    elseif answer == 'yes' and not (kind == '>' and in_transit(is)) then
-      -- Before anything else it is asked for again, so that it can be put back if e has it.
-      unknown[#unknown + 1] = book
-    elseif own and answer == '' then
+    elseif (own and answer == '')
+      or (answer == 'again' and not own and not (kind == '>' and in_transit(is))) then
+      -- Before anything else it is asked for under a reservation, so that it can be put back.
       unknown[#unknown + 1] = book
     elseif own then
       asked[#asked + 1] = book
-      if is_undecided(answer) then
+      if answer ~= 'again' and is_undecided(answer) then
         blocked = true
-      elseif e.said == 'certain' then
+      elseif answer ~= 'again' and e.said == 'certain' then
         nowhere[#nowhere + 1] = book
       else
         in_doubt = true
       end
     elseif kind == '?' or (kind == '>' and in_transit(is))
-      or (answer ~= '' and answer ~= 'yes' and answer ~= e.id and is_undecided(answer)) then
+      or (answer ~= '' and answer ~= 'again' and is_undecided(answer)) then
       blocked = true
     else
       free[#free + 1] = book

@@ -203,8 +203,6 @@ impl Keeper<'_> {
                     }
                 }
                 Stream::HandOffs => {
-                    // A hand-off is never given up: one that is suspected is read when it is
-                    // found to be in nobody's hands.
                     let entries = claimed.iter().filter_map(|one| one.entry.as_ref());
                     if let Some(to_shelving) = to_shelving {
                         let _ =
