@@ -4,7 +4,10 @@
 #![allow(missing_docs)]
 
 mod choices;
+mod guards;
+mod headers;
 mod histories;
+mod hostile;
 mod library;
 mod model;
 mod redis;

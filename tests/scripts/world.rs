@@ -62,6 +62,18 @@ pub struct Asking {
     pub got: Vec<usize>,
 }
 
+impl Asking {
+    /// What a try that ended in FETCH asks for.
+    pub fn after(one: Try, finality: Finality, books: Vec<usize>) -> Self {
+        let answers = match one.fetched {
+            Some(fetched) if fetched.finality != Finality::Again => fetched.answers,
+            _ => Vec::new(),
+        };
+        let got = (0..answers.len()).filter(|n| answers[*n] == Some(Answer::Yes)).collect();
+        Self { event: one.event, finality, books, got }
+    }
+}
+
 /// A request or return in an instance's hands.
 #[derive(Clone, Debug)]
 pub struct InHand {
@@ -230,13 +242,7 @@ impl World {
                         );
                         self.model.ask(key.id, book);
                     }
-                    let answers = match one.fetched {
-                        Some(fetched) if fetched.finality != Finality::Again => fetched.answers,
-                        _ => Vec::new(),
-                    };
-                    let got =
-                        (0..answers.len()).filter(|n| answers[*n] == Some(Answer::Yes)).collect();
-                    came.asking.push(Asking { event: one.event, finality, books, got });
+                    came.asking.push(Asking::after(one, finality, books));
                 }
                 other => return Err(format!("{key}: {other:?}")),
             }
@@ -598,7 +604,7 @@ pub fn asked(asking: &[Asking]) -> Vec<(BookId, EventId)> {
     asking.iter().flat_map(of).collect()
 }
 
-fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
+pub fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
     let mut answers = answers.into_iter();
     let with = |one: Asking| {
         let mut of_event = vec![None; one.event.books.len()];
@@ -615,7 +621,7 @@ fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
     asking.into_iter().map(with).collect()
 }
 
-fn told(verdict: &Verdict) -> String {
+pub fn told(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Done(fields) => {
             let texts: Vec<_> = fields.iter().filter_map(text).collect();
