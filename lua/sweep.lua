@@ -17,24 +17,6 @@ end
 redis.call('HLEN', KEYS[3])
 redis.call('SCARD', KEYS[6])
 
--- Whether an entry of a stream is waiting for its group, or in work.
-local known, delivered = {}, {}
-local function undone(stream, group, id)
-  local at = stream .. id
-  if known[at] == nil then
-    if not delivered[stream] then
-      local info = group_of(stream, group)
-      delivered[stream] = info and info['last-delivered-id'] or '0-0'
-    end
-    if before(delivered[stream], id) then
-      known[at] = #redis.call('XRANGE', stream, id, id) > 0
-    else
-      known[at] = #redis.call('XPENDING', stream, group, id, id, 1) > 0
-    end
-  end
-  return known[at]
-end
-
 local meaningless, orphans = {}, {}
 for at = 4, #ARGV, 2 do
   local book, state = ARGV[at], ARGV[at + 1]
@@ -46,10 +28,10 @@ for at = 4, #ARGV, 2 do
         meaningless[#meaningless + 1] = book
       end
     elseif kind == '>' then
-      if lent or not undone(KEYS[4], ARGV[3], id) then
+      if lent or not is_undone(KEYS[4], ARGV[3], id) then
         meaningless[#meaningless + 1] = book
       end
-    elseif kind == '?' and not undone(KEYS[5], ARGV[2], id) then
+    elseif kind == '?' and not is_undone(KEYS[5], ARGV[2], id) then
       if lent or redis.call('SISMEMBER', KEYS[6], book) == 1 then
         meaningless[#meaningless + 1] = book
       else

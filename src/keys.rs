@@ -87,6 +87,24 @@ impl Keys {
         }
     }
 
+    /// The keys that all share, and the type of each.
+    pub fn types(&self) -> [(&str, &'static str); 12] {
+        [
+            (&self.requests, "stream"),
+            (&self.returns, "stream"),
+            (&self.handoffs, "stream"),
+            (&self.outcomes, "stream"),
+            (&self.dead_letters, "stream"),
+            (&self.storage, "set"),
+            (&self.loans, "hash"),
+            (&self.shelves, "hash"),
+            (&self.book_states, "hash"),
+            (&self.lone_tries, "hash"),
+            (&self.ties, "hash"),
+            (&self.kept_events, "hash"),
+        ]
+    }
+
     /// String: how many books are in the user's hands.
     pub fn count(&self, user: &UserId) -> String {
         format!("{}user:{user}:count", self.prefix)

@@ -3,6 +3,8 @@
 //! Replies are taken apart by hand: an entry's content may be anything that a client sent, and an
 //! entry that was deleted while it was pending comes without any.
 
+use std::collections::HashMap;
+
 use redis::{Connection, Value};
 
 use crate::error::Error;
@@ -108,6 +110,85 @@ fn pair(value: Value, doing: &'static str) -> Result<(Value, Value), Error> {
             Ok((first, second))
         }
         other => Err(Error::Reply { doing, got: format!("{other:?}") }),
+    }
+}
+
+/// How far a consumer group is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The last entry that was delivered to any of its consumers.
+    pub last_delivered: EventId,
+    /// How many entries are delivered and not acknowledged.
+    pub pending: u64,
+}
+
+/// The group of that name on a stream; none if there is no such group, or no stream.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn group(
+    connection: &mut Connection,
+    stream: &str,
+    group: &str,
+) -> Result<Option<Group>, Error> {
+    const DOING: &str = "look at the consumer groups";
+    let groups = redis::cmd("XINFO")
+        .arg("GROUPS")
+        .arg(stream)
+        .query::<Vec<HashMap<String, Value>>>(connection);
+    let groups = match groups {
+        Ok(groups) => groups,
+        // The stream does not exist.
+        Err(error) if error.code() == Some("ERR") => return Ok(None),
+        Err(error) => return Err(Error::redis(DOING)(error)),
+    };
+    let named = |info: &&HashMap<_, _>| info.get("name").and_then(script::text) == Some(group);
+    let Some(info) = groups.iter().find(named) else { return Ok(None) };
+    let last = info.get("last-delivered-id").and_then(script::text).and_then(|id| id.parse().ok());
+    let last_delivered =
+        last.ok_or_else(|| Error::Reply { doing: DOING, got: format!("{info:?}") })?;
+    Ok(Some(Group { last_delivered, pending: number(info, "pending") }))
+}
+
+/// An instance as a group knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// Its name.
+    pub name: String,
+    /// How many entries it has in hand.
+    pub pending: u64,
+    /// Milliseconds since it last asked for something.
+    pub idle_ms: u64,
+}
+
+/// The consumers of a group. A name that is not text is no instance's and passed over.
+///
+/// # Errors
+/// What Redis or the link said; there is no such group.
+pub fn consumers(
+    connection: &mut Connection,
+    stream: &str,
+    group: &str,
+) -> Result<Vec<Consumer>, Error> {
+    let list: Vec<HashMap<String, Value>> = redis::cmd("XINFO")
+        .arg("CONSUMERS")
+        .arg(stream)
+        .arg(group)
+        .query(connection)
+        .map_err(Error::redis("look at the other instances"))?;
+    Ok(list
+        .iter()
+        .filter_map(|info| {
+            let name = info.get("name").and_then(script::text)?.to_owned();
+            Some(Consumer { name, pending: number(info, "pending"), idle_ms: number(info, "idle") })
+        })
+        .collect())
+}
+
+fn number(info: &HashMap<String, Value>, field: &str) -> u64 {
+    match info.get(field) {
+        Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
+        _ => 0,
     }
 }
 

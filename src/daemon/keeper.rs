@@ -4,13 +4,12 @@
 //! otherwise hold up the refusals of all others for ever. It ends when its orders say so, after
 //! the workers: until then the lease must live.
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
-use redis::{Connection, Value};
+use redis::Connection;
 
 use super::{lease, takeover};
 use crate::error::Error;
@@ -148,7 +147,7 @@ impl Keeper<'_> {
         for stream in STREAMS {
             let (name, group) = self.name_and_group(stream);
             let name = name.to_owned();
-            for other in consumers(&mut self.connection, &name, group)? {
+            for other in stream::consumers(&mut self.connection, &name, group)? {
                 if other.name == self.session.consumer() {
                     continue;
                 }
@@ -379,36 +378,4 @@ impl Keeper<'_> {
             }
         }
     }
-}
-
-struct Consumer {
-    name: String,
-    pending: u64,
-    idle_ms: u64,
-}
-
-fn consumers(
-    connection: &mut Connection,
-    stream: &str,
-    group: &str,
-) -> Result<Vec<Consumer>, Error> {
-    let list: Vec<HashMap<String, Value>> = redis::cmd("XINFO")
-        .arg("CONSUMERS")
-        .arg(stream)
-        .arg(group)
-        .query(connection)
-        .map_err(Error::redis("look at the other instances"))?;
-    let number = |info: &HashMap<String, Value>, field: &str| match info.get(field) {
-        Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
-        _ => 0,
-    };
-    // A name that is not text is no instance's.
-    Ok(list
-        .iter()
-        .filter_map(|info| {
-            let name = info.get("name").and_then(text)?.to_owned();
-            let (pending, idle_ms) = (number(info, "pending"), number(info, "idle"));
-            Some(Consumer { name, pending, idle_ms })
-        })
-        .collect())
 }
