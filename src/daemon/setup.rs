@@ -112,6 +112,28 @@ pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Err
     Ok(())
 }
 
+/// Makes this instance known as a consumer of all groups. Older versions of Redis would do so only
+/// when it is given its first event, and until then nobody could tell that it runs.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn make_known(connection: &mut Connection, keys: &Keys, name: &str) -> Result<(), Error> {
+    for (stream, group) in [
+        (&keys.requests, LENDING_GROUP),
+        (&keys.returns, LENDING_GROUP),
+        (&keys.handoffs, SHELVING_GROUP),
+    ] {
+        redis::cmd("XGROUP")
+            .arg("CREATECONSUMER")
+            .arg(stream)
+            .arg(group)
+            .arg(name)
+            .query::<()>(connection)
+            .map_err(Error::redis("make this instance known"))?;
+    }
+    Ok(())
+}
+
 /// Notes that decided events stay in the streams: a lost group must not be recreated at 0.
 ///
 /// # Errors

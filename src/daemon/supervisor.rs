@@ -277,6 +277,7 @@ impl Supervisor {
         setup::check_types(&mut control, &self.keys)?;
         let token = self.acquire(&mut control)?;
         setup::ensure_groups(&mut control, &self.keys)?;
+        setup::make_known(&mut control, &self.keys, self.options.name.as_str())?;
         if self.options.keep_events {
             setup::note_kept_events(&mut control, &self.keys)?;
         }
