@@ -116,6 +116,36 @@ impl Keys {
         format!("{}request:{}:temp", self.prefix, event.id)
     }
 
+    /// As [`Keys::count`], for the user of a loan as Redis tells it.
+    pub fn count_of(&self, user: &[u8]) -> Vec<u8> {
+        [self.prefix.as_bytes(), b"user:", user, b":count"].concat()
+    }
+
+    /// What the keys of all counts look like, for SCAN.
+    pub fn counts_pattern(&self) -> String {
+        format!("{}user:*:count", glob_escaped(&self.prefix))
+    }
+
+    /// The user whose count a key is; whatever stands there, for it need be no well-formed id.
+    pub fn user_of_count<'a>(&self, key: &'a [u8]) -> Option<&'a [u8]> {
+        self.middle(key, "user:", ":count")
+    }
+
+    /// What the keys of all reservations look like, for SCAN.
+    pub fn reservations_pattern(&self) -> String {
+        format!("{}request:*:temp", glob_escaped(&self.prefix))
+    }
+
+    /// The id of the request whose reservation a key is; whatever stands there.
+    pub fn request_of_reservation<'a>(&self, key: &'a [u8]) -> Option<&'a [u8]> {
+        self.middle(key, "request:", ":temp")
+    }
+
+    fn middle<'a>(&self, key: &'a [u8], before: &str, after: &str) -> Option<&'a [u8]> {
+        let key = key.strip_prefix(self.prefix.as_bytes())?;
+        key.strip_prefix(before.as_bytes())?.strip_suffix(after.as_bytes())
+    }
+
     /// String with a TTL: the lease of a running instance.
     pub fn lock(&self, instance: &InstanceName) -> String {
         self.lock_of(instance.as_str())
@@ -135,5 +165,35 @@ impl Keys {
     /// String with a TTL: the event that was added for a request sent with `--id`.
     pub fn submission(&self, id: &str) -> String {
         format!("{}lending_submission:{id}", self.prefix)
+    }
+}
+
+/// The text with everything escaped that a pattern of Redis would take for more than itself.
+fn glob_escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_counts_and_reservations_are_told_from_others() {
+        let keys = Keys::new(Some("a*"));
+        let user: UserId = "x:count".parse().unwrap();
+        let key = keys.count(&user);
+        assert_eq!(key, "{a*}:user:x:count:count");
+        assert_eq!(keys.counts_pattern(), "{a\\*}:user:*:count");
+        assert_eq!(keys.user_of_count(key.as_bytes()), Some(&b"x:count"[..]));
+        assert_eq!(keys.user_of_count(b"user:x:count"), None);
+        assert_eq!(keys.request_of_reservation(b"{a*}:request:17-0:temp"), Some(&b"17-0"[..]));
+        assert_eq!(keys.request_of_reservation(b"{a*}:request:17-0"), None);
     }
 }

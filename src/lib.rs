@@ -20,3 +20,5 @@ pub mod shelving;
 // The daemon around them.
 pub mod daemon;
 pub mod session;
+// The operator's command.
+pub mod admin;

@@ -26,6 +26,14 @@ impl Entry {
         self.values.chunks_exact(2).map(|pair| (bytes(&pair[0]), bytes(&pair[1]))).collect()
     }
 
+    /// The value of the first field of that name.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        let pairs = self.values.chunks_exact(2);
+        pairs
+            .map(|pair| (bytes(&pair[0]), bytes(&pair[1])))
+            .find_map(|(field, value)| (field == name.as_bytes()).then_some(value))
+    }
+
     /// An entry from its parts in a reply.
     ///
     /// # Errors
@@ -227,6 +235,48 @@ pub fn pending(
             Ok(Pending { id, idle_ms, deliveries })
         })
         .collect()
+}
+
+/// Up to `count` entries of a stream after the id `after`, oldest first.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn page(
+    connection: &mut Connection,
+    stream: &str,
+    after: Option<EventId>,
+    count: usize,
+) -> Result<Vec<Entry>, Error> {
+    let start = after.map_or("-".to_owned(), |id| format!("({id}"));
+    let mut cmd = redis::cmd("XRANGE");
+    cmd.arg(stream).arg(start).arg("+").arg("COUNT").arg(count);
+    entries(connection, &cmd)
+}
+
+/// Up to `count` entries of a stream before the id `before`, newest first.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn page_back(
+    connection: &mut Connection,
+    stream: &str,
+    before: Option<EventId>,
+    count: usize,
+) -> Result<Vec<Entry>, Error> {
+    let start = before.map_or("+".to_owned(), |id| format!("({id}"));
+    let mut cmd = redis::cmd("XREVRANGE");
+    cmd.arg(stream).arg(start).arg("-").arg("COUNT").arg(count);
+    entries(connection, &cmd)
+}
+
+fn entries(connection: &mut Connection, cmd: &redis::Cmd) -> Result<Vec<Entry>, Error> {
+    const DOING: &str = "read a stream";
+    let list: Vec<Value> = cmd.query(connection).map_err(Error::redis(DOING))?;
+    let entry = |value| {
+        let (id, values) = pair(value, DOING)?;
+        Entry::from_parts(&id, values, DOING)
+    };
+    list.into_iter().map(entry).collect()
 }
 
 /// The contents of entries by their ids, in one pipeline; without fields where one is gone.
