@@ -402,7 +402,7 @@ local function shelving()
 end
 
 -- Whether an entry of a stream is still to be done: not delivered yet, or pending.
-local function is_undone(stream, group, delivered, id)
+local function is_undone_now(stream, group, delivered, id)
   if before(delivered, id) then
     local entry = redis.pcall('XRANGE', stream, id, id)
     return entry.err ~= nil or #entry > 0
@@ -416,7 +416,7 @@ local undone_known = {}
 local function in_transit(is)
   local id = string.sub(is, 2)
   if undone_known[id] == nil then
-    undone_known[id] = is_undone(handoffs, shelving_group, shelving().delivered, id)
+    undone_known[id] = is_undone_now(handoffs, shelving_group, shelving().delivered, id)
   end
   return undone_known[id]
 end
@@ -427,7 +427,7 @@ local function is_undecided(request)
     return false
   end
   local group = group_of(requests, lending_group)
-  return is_undone(requests, lending_group, group and group['last-delivered-id'] or '0-0', request)
+  return is_undone_now(requests, lending_group, group and group['last-delivered-id'] or '0-0', request)
 end
 
 local doubt_known

@@ -1,5 +1,5 @@
--- order.lua: comparing stream ids, and finding a consumer group. Not a script of its own: it is
--- put in front of those that say so in their header.
+-- order.lua: comparing stream ids, finding a consumer group and what it has still to do. Not a
+-- script of its own: it is put in front of those that say so in their header.
 
 -- Of two decimal numbers without leading zeros, whether a is smaller. Exact to any length, where
 -- Lua's own numbers end at 2^53.
@@ -38,4 +38,27 @@ local function group_of(stream, group)
       return info, #groups
     end
   end
+end
+
+local delivered_known, undone_known_of = {}, {}
+-- Whether an entry of a stream is waiting for its group, or in work. What is no id names no entry.
+-- For scripts that change nothing in the stream before they ask.
+local function is_undone(stream, group, id)
+  local at = stream .. ' ' .. id
+  if undone_known_of[at] == nil then
+    if not delivered_known[stream] then
+      local info = group_of(stream, group)
+      delivered_known[stream] = info and info['last-delivered-id'] or '0-0'
+    end
+    if not split(id) then
+      undone_known_of[at] = false
+    elseif before(delivered_known[stream], id) then
+      undone_known_of[at] = #redis.call('XRANGE', stream, id, id) > 0
+    else
+      local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
+      -- An error means that there is no group, and the id is 0-0.
+      undone_known_of[at] = not pending.err and #pending > 0
+    end
+  end
+  return undone_known_of[at]
 end

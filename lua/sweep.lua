@@ -19,24 +19,6 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
 end
 redis.call('HLEN', KEYS[3])
 
--- Whether an entry of a stream is waiting for its group, or in work.
-local known, delivered = {}, {}
-local function undone(stream, group, id)
-  local at = stream .. id
-  if known[at] == nil then
-    if not delivered[stream] then
-      local info = group_of(stream, group)
-      delivered[stream] = info and info['last-delivered-id'] or '0-0'
-    end
-    if before(delivered[stream], id) then
-      known[at] = #redis.call('XRANGE', stream, id, id) > 0
-    else
-      known[at] = #redis.call('XPENDING', stream, group, id, id, 1) > 0
-    end
-  end
-  return known[at]
-end
-
 local meaningless, orphans = {}, {}
 for at = 5, #ARGV, 2 do
   local book, state = ARGV[at], ARGV[at + 1]
@@ -47,8 +29,8 @@ for at = 5, #ARGV, 2 do
     if kind == '=' then
       over = not lent
     elseif kind == '>' then
-      over = lent or not undone(KEYS[4], ARGV[3], id)
-    elseif kind == '?' and not undone(KEYS[5], ARGV[2], id) then
+      over = lent or not is_undone(KEYS[4], ARGV[3], id)
+    elseif kind == '?' and not is_undone(KEYS[5], ARGV[2], id) then
       over = ARGV[4] == 'unfetched'
       if not over then
         orphans[#orphans + 1] = book

@@ -133,6 +133,17 @@ pub struct EventId {
     pub seq: u64,
 }
 
+impl EventId {
+    /// The id right before this one; none before 0-0.
+    pub fn previous(self) -> Option<Self> {
+        match (self.ms, self.seq) {
+            (0, 0) => None,
+            (ms, 0) => Some(Self { ms: ms - 1, seq: u64::MAX }),
+            (ms, seq) => Some(Self { ms, seq: seq - 1 }),
+        }
+    }
+}
+
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.ms, self.seq)
@@ -193,6 +204,9 @@ mod tests {
         assert!(id("9-1").unwrap() < id("10-0").unwrap());
         assert!(id("10-9").unwrap() < id("10-10").unwrap());
         assert_eq!(id("10-9").unwrap().to_string(), "10-9");
+        assert_eq!(id("10-9").unwrap().previous(), Some(id("10-8").unwrap()));
+        assert_eq!(id("10-0").unwrap().previous(), id("9-18446744073709551615").ok());
+        assert_eq!(id("0-0").unwrap().previous(), None);
         for bad in ["", "5", "5-", "-5", "+5-0", "5-0-0", "99999999999999999999-0"] {
             assert_eq!(id(bad), Err(NotAnEventId), "{bad}");
         }

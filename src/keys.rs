@@ -87,6 +87,24 @@ impl Keys {
         }
     }
 
+    /// The keys that all share, and the type of each.
+    pub fn types(&self) -> [(&str, &'static str); 12] {
+        [
+            (&self.requests, "stream"),
+            (&self.returns, "stream"),
+            (&self.handoffs, "stream"),
+            (&self.outcomes, "stream"),
+            (&self.dead_letters, "stream"),
+            (&self.storage, "set"),
+            (&self.loans, "hash"),
+            (&self.shelves, "hash"),
+            (&self.book_states, "hash"),
+            (&self.lone_tries, "hash"),
+            (&self.ties, "hash"),
+            (&self.kept_events, "hash"),
+        ]
+    }
+
     /// String: how many books are in the user's hands.
     pub fn count(&self, user: &UserId) -> String {
         format!("{}user:{user}:count", self.prefix)
@@ -96,6 +114,36 @@ impl Keys {
     /// left there; our own reservations are in [`Keys::book_states`].
     pub fn reservation(&self, event: EventKey) -> String {
         format!("{}request:{}:temp", self.prefix, event.id)
+    }
+
+    /// As [`Keys::count`], for the user of a loan as Redis tells it.
+    pub fn count_of(&self, user: &[u8]) -> Vec<u8> {
+        [self.prefix.as_bytes(), b"user:", user, b":count"].concat()
+    }
+
+    /// What the keys of all counts look like, for SCAN.
+    pub fn counts_pattern(&self) -> String {
+        format!("{}user:*:count", glob_escaped(&self.prefix))
+    }
+
+    /// The user whose count a key is; whatever stands there, for it need be no well-formed id.
+    pub fn user_of_count<'a>(&self, key: &'a [u8]) -> Option<&'a [u8]> {
+        self.middle(key, "user:", ":count")
+    }
+
+    /// What the keys of all reservations look like, for SCAN.
+    pub fn reservations_pattern(&self) -> String {
+        format!("{}request:*:temp", glob_escaped(&self.prefix))
+    }
+
+    /// The id of the request whose reservation a key is; whatever stands there.
+    pub fn request_of_reservation<'a>(&self, key: &'a [u8]) -> Option<&'a [u8]> {
+        self.middle(key, "request:", ":temp")
+    }
+
+    fn middle<'a>(&self, key: &'a [u8], before: &str, after: &str) -> Option<&'a [u8]> {
+        let key = key.strip_prefix(self.prefix.as_bytes())?;
+        key.strip_prefix(before.as_bytes())?.strip_suffix(after.as_bytes())
     }
 
     /// String with a TTL: the lease of a running instance.
@@ -122,5 +170,35 @@ impl Keys {
     /// String with a TTL: the events that were added for one chunk of a batch.
     pub fn batch_chunk(&self, batch: &SubmissionId, chunk: usize) -> String {
         format!("{}lending_batch:{batch}:{chunk}", self.prefix)
+    }
+}
+
+/// The text with everything escaped that a pattern of Redis would take for more than itself.
+fn glob_escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_counts_and_reservations_are_told_from_others() {
+        let keys = Keys::new(Some("a*"));
+        let user: UserId = "x:count".parse().unwrap();
+        let key = keys.count(&user);
+        assert_eq!(key, "{a*}:user:x:count:count");
+        assert_eq!(keys.counts_pattern(), "{a\\*}:user:*:count");
+        assert_eq!(keys.user_of_count(key.as_bytes()), Some(&b"x:count"[..]));
+        assert_eq!(keys.user_of_count(b"user:x:count"), None);
+        assert_eq!(keys.request_of_reservation(b"{a*}:request:17-0:temp"), Some(&b"17-0"[..]));
+        assert_eq!(keys.request_of_reservation(b"{a*}:request:17-0"), None);
     }
 }

@@ -22,3 +22,5 @@ pub mod shelving;
 pub mod daemon;
 // The command `library-req`.
 pub mod request;
+// The operator's command `library-admin`.
+pub mod admin;

@@ -150,7 +150,8 @@ impl Outcome {
     }
 }
 
-fn push_json_name(json: &mut String, name: &str) {
+/// Appends the name of a JSON object's member, with a comma before it where one is due.
+pub fn push_json_name(json: &mut String, name: &str) {
     if !json.ends_with('{') {
         json.push(',');
     }

@@ -3,6 +3,8 @@
 //! Replies are taken apart by hand: an entry's content may be anything that a client sent, and an
 //! entry that was deleted while it was pending comes without any.
 
+use std::collections::HashMap;
+
 use redis::{Connection, Value};
 
 use crate::error::Error;
@@ -22,6 +24,14 @@ impl Entry {
     /// The fields: names and values.
     pub fn fields(&self) -> Vec<(&[u8], &[u8])> {
         self.values.chunks_exact(2).map(|pair| (bytes(&pair[0]), bytes(&pair[1]))).collect()
+    }
+
+    /// The value of the first field of that name.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        let pairs = self.values.chunks_exact(2);
+        pairs
+            .map(|pair| (bytes(&pair[0]), bytes(&pair[1])))
+            .find_map(|(field, value)| (field == name.as_bytes()).then_some(value))
     }
 
     /// An entry from its parts in a reply.
@@ -111,6 +121,85 @@ fn pair(value: Value, doing: &'static str) -> Result<(Value, Value), Error> {
     }
 }
 
+/// How far a consumer group is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The last entry that was delivered to any of its consumers.
+    pub last_delivered: EventId,
+    /// How many entries are delivered and not acknowledged.
+    pub pending: u64,
+}
+
+/// The group of that name on a stream; none if there is no such group, or no stream.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn group(
+    connection: &mut Connection,
+    stream: &str,
+    group: &str,
+) -> Result<Option<Group>, Error> {
+    const DOING: &str = "look at the consumer groups";
+    let groups = redis::cmd("XINFO")
+        .arg("GROUPS")
+        .arg(stream)
+        .query::<Vec<HashMap<String, Value>>>(connection);
+    let groups = match groups {
+        Ok(groups) => groups,
+        // The stream does not exist.
+        Err(error) if error.code() == Some("ERR") => return Ok(None),
+        Err(error) => return Err(Error::redis(DOING)(error)),
+    };
+    let named = |info: &&HashMap<_, _>| info.get("name").and_then(script::text) == Some(group);
+    let Some(info) = groups.iter().find(named) else { return Ok(None) };
+    let last = info.get("last-delivered-id").and_then(script::text).and_then(|id| id.parse().ok());
+    let last_delivered =
+        last.ok_or_else(|| Error::Reply { doing: DOING, got: format!("{info:?}") })?;
+    Ok(Some(Group { last_delivered, pending: number(info, "pending") }))
+}
+
+/// An instance as a group knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// Its name.
+    pub name: String,
+    /// How many entries it has in hand.
+    pub pending: u64,
+    /// Milliseconds since it last asked for something.
+    pub idle_ms: u64,
+}
+
+/// The consumers of a group. A name that is not text is no instance's and passed over.
+///
+/// # Errors
+/// What Redis or the link said; there is no such group.
+pub fn consumers(
+    connection: &mut Connection,
+    stream: &str,
+    group: &str,
+) -> Result<Vec<Consumer>, Error> {
+    let list: Vec<HashMap<String, Value>> = redis::cmd("XINFO")
+        .arg("CONSUMERS")
+        .arg(stream)
+        .arg(group)
+        .query(connection)
+        .map_err(Error::redis("look at the other instances"))?;
+    Ok(list
+        .iter()
+        .filter_map(|info| {
+            let name = info.get("name").and_then(script::text)?.to_owned();
+            Some(Consumer { name, pending: number(info, "pending"), idle_ms: number(info, "idle") })
+        })
+        .collect())
+}
+
+fn number(info: &HashMap<String, Value>, field: &str) -> u64 {
+    match info.get(field) {
+        Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// An entry that is pending for a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
@@ -146,6 +235,48 @@ pub fn pending(
             Ok(Pending { id, idle_ms, deliveries })
         })
         .collect()
+}
+
+/// Up to `count` entries of a stream after the id `after`, oldest first.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn page(
+    connection: &mut Connection,
+    stream: &str,
+    after: Option<EventId>,
+    count: usize,
+) -> Result<Vec<Entry>, Error> {
+    let start = after.map_or("-".to_owned(), |id| format!("({id}"));
+    let mut cmd = redis::cmd("XRANGE");
+    cmd.arg(stream).arg(start).arg("+").arg("COUNT").arg(count);
+    entries(connection, &cmd)
+}
+
+/// Up to `count` entries of a stream before the id `before`, newest first.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn page_back(
+    connection: &mut Connection,
+    stream: &str,
+    before: Option<EventId>,
+    count: usize,
+) -> Result<Vec<Entry>, Error> {
+    let start = before.map_or("+".to_owned(), |id| format!("({id}"));
+    let mut cmd = redis::cmd("XREVRANGE");
+    cmd.arg(stream).arg(start).arg("-").arg("COUNT").arg(count);
+    entries(connection, &cmd)
+}
+
+fn entries(connection: &mut Connection, cmd: &redis::Cmd) -> Result<Vec<Entry>, Error> {
+    const DOING: &str = "read a stream";
+    let list: Vec<Value> = cmd.query(connection).map_err(Error::redis(DOING))?;
+    let entry = |value| {
+        let (id, values) = pair(value, DOING)?;
+        Entry::from_parts(&id, values, DOING)
+    };
+    list.into_iter().map(entry).collect()
 }
 
 /// The contents of entries by their ids, in one pipeline; without fields where one is gone.

@@ -4,14 +4,13 @@
 //! otherwise hold up the refusals of all others for ever. It ends when its orders say so, after
 //! the workers: until then the lease must live.
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::daemon::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
-use redis::{Connection, Value};
+use redis::Connection;
 
 use super::{lease, takeover};
 use crate::error::Error;
@@ -401,26 +400,14 @@ pub fn meet_neighbours(session: &Session, connection: &mut Connection) -> Result
 fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, Error> {
     const DOING: &str = "look at the other instances";
     let mut others = Vec::new();
-    for stream in STREAMS {
-        let (name, group) = stream.name_and_group(session);
-        let list: Vec<HashMap<String, Value>> = redis::cmd("XINFO")
-            .arg("CONSUMERS")
-            .arg(name)
-            .arg(group)
-            .query(connection)
-            .map_err(Error::redis(DOING))?;
-        for info in &list {
-            let number = |field: &str| match info.get(field) {
-                Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
-                _ => 0,
-            };
-            // A name that is not text is no instance's.
-            let Some(name) = info.get("name").and_then(text) else { continue };
-            if name == session.consumer() {
+    for of in STREAMS {
+        let (name, group) = of.name_and_group(session);
+        for consumer in stream::consumers(connection, name, group)? {
+            if consumer.name == session.consumer() {
                 continue;
             }
             let left: i64 = redis::cmd("PTTL")
-                .arg(session.keys.lock_of(name))
+                .arg(session.keys.lock_of(&consumer.name))
                 .query(connection)
                 .map_err(Error::redis(DOING))?;
             let lock = match left {
@@ -428,8 +415,8 @@ fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, 
                 -1 => Lock::WithoutTtl,
                 _ => Lock::Held,
             };
-            let (name, pending, idle_ms) = (name.to_owned(), number("pending"), number("idle"));
-            others.push(Other { stream, name, pending, idle_ms, lock });
+            let stream::Consumer { name, pending, idle_ms } = consumer;
+            others.push(Other { stream: of, name, pending, idle_ms, lock });
         }
     }
     Ok(others)

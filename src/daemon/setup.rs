@@ -9,6 +9,7 @@ use redis::Connection;
 
 use crate::error::Error;
 use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
+use crate::stream::group as group_of;
 
 /// The oldest Redis that has what is used here (XAUTOCLAIM's relatives, SMISMEMBER, BLMOVE).
 const OLDEST_REDIS: (u64, u64) = (6, 2);
@@ -46,20 +47,7 @@ pub fn check_version(connection: &mut Connection) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Unfit`] if one has not: nothing may be decided on half a library.
 pub fn check_types(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
-    let wanted = [
-        (&keys.requests, "stream"),
-        (&keys.returns, "stream"),
-        (&keys.handoffs, "stream"),
-        (&keys.outcomes, "stream"),
-        (&keys.dead_letters, "stream"),
-        (&keys.storage, "set"),
-        (&keys.loans, "hash"),
-        (&keys.shelves, "hash"),
-        (&keys.book_states, "hash"),
-        (&keys.lone_tries, "hash"),
-        (&keys.ties, "hash"),
-        (&keys.kept_events, "hash"),
-    ];
+    let wanted = keys.types();
     let mut pipe = redis::pipe();
     for (key, _) in wanted {
         pipe.cmd("TYPE").arg(key);
@@ -86,10 +74,10 @@ pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, E
         .arg(&keys.outcomes)
         .query(connection)
         .map_err(Error::redis("look at the outcomes"))?;
-    Ok(outcomes > 0
-        && !(has_group(connection, &keys.requests, LENDING_GROUP)?
-            && has_group(connection, &keys.returns, LENDING_GROUP)?
-            && has_group(connection, &keys.handoffs, SHELVING_GROUP)?))
+    let all_are_there = group_of(connection, &keys.requests, LENDING_GROUP)?.is_some()
+        && group_of(connection, &keys.returns, LENDING_GROUP)?.is_some()
+        && group_of(connection, &keys.handoffs, SHELVING_GROUP)?.is_some();
+    Ok(outcomes > 0 && !all_are_there)
 }
 
 /// Creates the consumer groups that are missing, from the beginning of their streams: what was
@@ -105,7 +93,7 @@ pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Err
         (&keys.returns, LENDING_GROUP),
         (&keys.handoffs, SHELVING_GROUP),
     ] {
-        if has_group(connection, stream, group)? {
+        if group_of(connection, stream, group)?.is_some() {
             continue;
         }
         let (length, kept): (u64, bool) = redis::pipe()
@@ -140,19 +128,26 @@ pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Err
     Ok(())
 }
 
-fn has_group(connection: &mut Connection, stream: &str, group: &str) -> Result<bool, Error> {
-    let groups = redis::cmd("XINFO")
-        .arg("GROUPS")
-        .arg(stream)
-        .query::<Vec<HashMap<String, redis::Value>>>(connection);
-    match groups {
-        Ok(groups) => Ok(groups
-            .iter()
-            .any(|info| info.get("name").and_then(crate::script::text) == Some(group))),
-        // The stream does not exist.
-        Err(error) if error.code() == Some("ERR") => Ok(false),
-        Err(error) => Err(Error::redis("look at the consumer groups")(error)),
+/// Makes this instance known as a consumer of all groups. Older versions of Redis would do so only
+/// when it is given its first event, and until then nobody could tell that it runs.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn make_known(connection: &mut Connection, keys: &Keys, name: &str) -> Result<(), Error> {
+    for (stream, group) in [
+        (&keys.requests, LENDING_GROUP),
+        (&keys.returns, LENDING_GROUP),
+        (&keys.handoffs, SHELVING_GROUP),
+    ] {
+        redis::cmd("XGROUP")
+            .arg("CREATECONSUMER")
+            .arg(stream)
+            .arg(group)
+            .arg(name)
+            .query::<()>(connection)
+            .map_err(Error::redis("make this instance known"))?;
     }
+    Ok(())
 }
 
 /// Notes that decided events stay in the streams: a lost group must not be recreated at 0.

@@ -326,6 +326,7 @@ impl Supervisor {
             self.wait(REGROUP_PAUSE).map_err(|()| Over::End(End::Stopped))?;
         }
         setup::ensure_groups(control, &self.keys)?;
+        setup::make_known(control, &self.keys, self.options.name.as_str())?;
         if self.options.keep_events {
             setup::note_kept_events(control, &self.keys)?;
         }

@@ -8,6 +8,8 @@
 
 mod common;
 
+mod admin;
+mod admin_check;
 mod answers;
 mod bad_input;
 mod branch;

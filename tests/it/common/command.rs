@@ -22,6 +22,11 @@ impl TestCommand {
         Self::run(redis, env!("CARGO_BIN_EXE_library-req"), args)
     }
 
+    /// Runs `library-admin` against this Redis, and this branch of it.
+    pub fn library_admin(redis: &Redis, args: &[&str]) -> Self {
+        Self::run(redis, env!("CARGO_BIN_EXE_library-admin"), args)
+    }
+
     /// Runs `libraryd` to its end, for what it says on a wrong command line.
     pub fn libraryd(redis: &Redis, args: &[&str]) -> Self {
         Self::run(redis, env!("CARGO_BIN_EXE_libraryd"), args)

@@ -1,0 +1,330 @@
+//! I1: a book is in one place, and out of main storage just as long. I6: no reservation without a
+//! request.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::thread;
+
+use super::super::failure::Failure;
+use super::super::options::Stream;
+use super::super::show::shown;
+use super::{
+    CHANGED_MEANWHILE, Check, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
+    Violation, bytes,
+};
+use crate::error::Error;
+use crate::event::MAX_BOOKS;
+use crate::ids::{BookId, EventId};
+use crate::keys::{BOOK_IDS_FIELD, LENDING_GROUP, SHELVING_GROUP};
+use crate::script::{Call, Script, text};
+use crate::stream;
+
+static INSPECT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("../../../lua/order.lua"),
+        include_str!("../../../lua/inspect.lua")
+    ))
+});
+static MEND: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("../../../lua/order.lua"),
+        include_str!("../../../lua/mend.lua")
+    ))
+});
+
+/// A hand-off that is mended is one event.
+const _: () = assert!(PAGE <= MAX_BOOKS);
+
+/// Hand-offs that one step reads: each has up to a thousand books.
+const HAND_OFFS_IN_A_PAGE: usize = 20;
+
+/// Where books are found, as inspect.lua calls it.
+const PLACES: [&str; 4] = ["loans", "storage", "shelves", "states"];
+
+/// A book that looks wrong: everything that is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Suspect {
+    fault: String,
+    user: Vec<u8>,
+    out: Vec<u8>,
+    state: Vec<u8>,
+}
+
+type Suspects = BTreeMap<Vec<u8>, Suspect>;
+
+impl Check<'_> {
+    /// Looks at every book that is in any of the four places.
+    pub(super) fn books(&mut self) -> Result<(), Failure> {
+        let run = self.run;
+        for place in PLACES {
+            let mut suspects = Suspects::new();
+            let mut page = |check: &mut Self, books: Vec<Vec<u8>>| {
+                // A small hash comes whole, however large the page.
+                for books in books.chunks(PAGE) {
+                    suspects.extend(check.inspect(place, books.iter().map(Vec::as_slice))?);
+                }
+                if suspects.len() >= MOST_SUSPECTS {
+                    check.settle(place, std::mem::take(&mut suspects))?;
+                }
+                Ok(())
+            };
+            let hash = match place {
+                "loans" => &run.keys.loans,
+                "shelves" => &run.keys.shelves,
+                "states" => &run.keys.book_states,
+                _ => {
+                    self.scan(&["SSCAN", &run.keys.storage], None, page)?;
+                    self.settle(place, suspects)?;
+                    continue;
+                }
+            };
+            self.scan(&["HSCAN", hash], None, |check, pairs: Vec<(Vec<u8>, Vec<u8>)>| {
+                page(check, pairs.into_iter().map(|(book, _)| book).collect())
+            })?;
+            self.settle(place, suspects)?;
+        }
+        Ok(())
+    }
+
+    fn script_on_books<'s>(&self, script: &'s Script, reservation: Option<&[u8]>) -> Call<'s> {
+        let keys = self.keys();
+        let mut all: Vec<&[u8]> = [
+            &keys.loans,
+            &keys.storage,
+            &keys.shelves,
+            &keys.book_states,
+            &keys.requests,
+            &keys.handoffs,
+        ]
+        .map(|key| key.as_bytes())
+        .into();
+        all.extend(reservation);
+        script.keys(&all).arg(LENDING_GROUP).arg(SHELVING_GROUP)
+    }
+
+    /// Those of a page of books that look wrong.
+    fn inspect<'b>(
+        &mut self,
+        place: &str,
+        books: impl Iterator<Item = &'b [u8]>,
+    ) -> Result<Suspects, Error> {
+        const DOING: &str = "look at books";
+        let mut call = self.script_on_books(&INSPECT, None).arg(place);
+        for book in books {
+            call = call.arg(book);
+        }
+        let reply = call.run(self.connection, DOING)?;
+        if reply.word != "INSPECTED" || reply.rest.len() % 5 != 0 {
+            return Err(reply.unexpected(DOING));
+        }
+        let suspect = |parts: &[redis::Value]| {
+            let fault = text(&parts[1]).unwrap_or_default().to_owned();
+            let [user, out, state] = [2, 3, 4].map(|n| bytes(&parts[n]).to_vec());
+            (bytes(&parts[0]).to_vec(), Suspect { fault, user, out, state })
+        };
+        Ok(reply.rest.chunks_exact(5).map(suspect).collect())
+    }
+
+    /// Looks at suspects again, until each is gone or is as it was before: that one is reported.
+    fn settle(&mut self, place: &str, mut suspects: Suspects) -> Result<(), Failure> {
+        for _ in 0..MOST_LOOKS {
+            if suspects.is_empty() {
+                return Ok(());
+            }
+            thread::sleep(PAUSE);
+            if place == "shelves" {
+                // Between two looks: a book that is in a hand-off stays in it until its entry in
+                // main storage goes, so if its entry is the same at both, the hand-off was there
+                // all the time, to be seen here.
+                self.explain(&mut suspects)?;
+            }
+            let mut confirmed = Vec::new();
+            let mut changed = Suspects::new();
+            let books: Vec<Vec<u8>> = suspects.keys().cloned().collect();
+            for books in books.chunks(PAGE) {
+                for (book, now) in self.inspect(place, books.iter().map(Vec::as_slice))? {
+                    if suspects.get(&book) == Some(&now) {
+                        confirmed.push((book, now));
+                    } else {
+                        changed.insert(book, now);
+                    }
+                }
+            }
+            for confirmed in confirmed.chunks(PAGE) {
+                self.confirmed(confirmed)?;
+            }
+            suspects = changed;
+        }
+        self.unsettled += suspects.len() as u64;
+        Ok(())
+    }
+
+    /// Drops the books that are in a hand-off which is not done, or in a reservation of the
+    /// reference application whose request is not decided.
+    fn explain(&mut self, suspects: &mut Suspects) -> Result<(), Failure> {
+        let run = self.run;
+        let key = run.keys.handoffs.as_str();
+        // Everything before the oldest undone hand-off is done.
+        let group = stream::group(self.connection, key, SHELVING_GROUP)?;
+        let mut after = match group {
+            None => None,
+            Some(group) => {
+                let oldest = redis::cmd("XPENDING")
+                    .arg(key)
+                    .arg(SHELVING_GROUP)
+                    .arg(&["-", "+", "1"])
+                    .to_owned();
+                let oldest: Vec<(String, String, u64, u64)> =
+                    self.ask(&oldest, "look for the oldest hand-off")?;
+                let oldest = oldest.first().and_then(|(id, ..)| id.parse().ok());
+                oldest.map_or(Some(group.last_delivered), EventId::previous)
+            }
+        };
+        while !suspects.is_empty() {
+            let page = stream::page(self.connection, key, after, HAND_OFFS_IN_A_PAGE)?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            let books_of = |entry: &stream::Entry| {
+                let list = entry.field(BOOK_IDS_FIELD).unwrap_or_default();
+                list.split(|b| *b == b',').map(<[u8]>::to_vec).collect::<Vec<_>>()
+            };
+            let with_suspects: Vec<_> = page
+                .iter()
+                .map(|entry| (entry.id, books_of(entry)))
+                .filter(|(_, books)| books.iter().any(|book| suspects.contains_key(book)))
+                .collect();
+            let ids: Vec<String> = with_suspects.iter().map(|(id, _)| id.to_string()).collect();
+            let undone = self.undone(Stream::HandOffs, &ids)?;
+            for (id, books) in with_suspects {
+                if undone.contains(&id.to_string()) {
+                    books.iter().for_each(|book| drop(suspects.remove(book)));
+                }
+            }
+        }
+        if !suspects.is_empty() {
+            self.scan_keys(&run.keys.reservations_pattern(), |check, keys| {
+                for key in keys {
+                    check.explain_by_reservation(&key, suspects)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn explain_by_reservation(
+        &mut self,
+        key: &[u8],
+        suspects: &mut Suspects,
+    ) -> Result<(), Failure> {
+        let Some(request) = self.keys().request_of_reservation(key) else { return Ok(()) };
+        let request = String::from_utf8_lossy(request).into_owned();
+        if self.type_of(key)? != "set" || self.undone(Stream::Requests, &[request])?.is_empty() {
+            return Ok(());
+        }
+        let books: Vec<Vec<u8>> = suspects.keys().cloned().collect();
+        for books in books.chunks(PAGE) {
+            let mut cmd = redis::cmd("SMISMEMBER");
+            cmd.arg(key).arg(books);
+            let reserved: Vec<bool> = self.ask(&cmd, "look at a reservation")?;
+            for (book, _) in books.iter().zip(reserved).filter(|(_, reserved)| *reserved) {
+                suspects.remove(book);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports a page of books, and mends those that can be mended.
+    fn confirmed(&mut self, books: &[(Vec<u8>, Suspect)]) -> Result<(), Failure> {
+        let can_be_mended = |(book, suspect): &&(Vec<u8>, Suspect)| {
+            // What is no id of a book could not travel in a hand-off.
+            matches!(suspect.fault.as_str(), "nowhere" | "reserved_for_none")
+                && BookId::from_bytes(book).is_ok()
+        };
+        let (to_mend, others): (Vec<_>, Vec<_>) =
+            books.iter().partition(|one| self.repair && can_be_mended(one));
+        for (book, suspect) in others {
+            self.report(violation(book, suspect), NOT_WITHOUT_GUESSING)?;
+        }
+        if to_mend.is_empty() {
+            return Ok(());
+        }
+        let seen = to_mend.iter().map(|(book, suspect)| (book, &suspect.out, &suspect.state));
+        let mended = self.hand_over(None, "", seen.map(|(b, o, s)| [&b[..], o, s]))?;
+        // The request was found undone: then the book has changed too.
+        let mended = mended.unwrap_or_else(|| to_mend.iter().map(|_| CHANGED_MEANWHILE).collect());
+        for ((book, suspect), mended) in to_mend.into_iter().zip(mended) {
+            self.report(violation(book, suspect), mended)?;
+        }
+        Ok(())
+    }
+
+    /// Hands books to shelving that are still as they were seen: the book, its entry in main
+    /// storage, its state. Those of a reservation that is to be dissolved are taken out of it;
+    /// nothing is done, and None given back, if its request is undecided.
+    pub(super) fn hand_over<'b>(
+        &mut self,
+        reservation: Option<&[u8]>,
+        request: &str,
+        seen: impl Iterator<Item = [&'b [u8]; 3]>,
+    ) -> Result<Option<Vec<Mended>>, Error> {
+        const DOING: &str = "hand books to shelving";
+        let mut call = self.script_on_books(&MEND, reservation).arg(request);
+        let mut count = 0;
+        for parts in seen {
+            count += 1;
+            for part in parts {
+                call = call.arg(part);
+            }
+        }
+        let reply = call.run(self.connection, DOING)?;
+        if reply.word == "CHANGED" {
+            return Ok(None);
+        }
+        let Some((hand_off, words)) =
+            reply.rest.split_first().filter(|(_, words)| words.len() == count)
+        else {
+            return Err(reply.unexpected(DOING));
+        };
+        let hand_off = text(hand_off).unwrap_or_default();
+        let mended = |word| match text(word) {
+            Some("handed_over") => Mended::Yes(format!("handed to shelving as {hand_off}")),
+            Some("let_go") => Mended::Yes("the reservation is gone".to_owned()),
+            _ => CHANGED_MEANWHILE,
+        };
+        Ok(Some(words.iter().map(mended).collect()))
+    }
+}
+
+fn violation(book: &[u8], suspect: &Suspect) -> Violation {
+    let name = shown(book);
+    let (user, state) = (shown(&suspect.user), shown(&suspect.state));
+    let fetched_by = format!("out of main storage since request {}", shown(&suspect.out));
+    let (invariant, fault, words) = match suspect.fault.as_str() {
+        "lent_and_stored" => {
+            ("I1", "lent_and_stored", format!("{name} is lent to {user} and in automated storage"))
+        }
+        "lent_on_shelf" => {
+            ("I1", "lent_on_shelf", format!("{name} is lent to {user} and on its shelf"))
+        }
+        "stored_on_shelf" => {
+            ("I1", "stored_on_shelf", format!("{name} is in automated storage and on its shelf"))
+        }
+        "nowhere" => ("I1", "nowhere", format!("{name} is nowhere: {fetched_by}")),
+        "reserved_for_none" => (
+            "I6",
+            "reserved_for_none",
+            format!("{name} is reserved by a request that is decided: {state}"),
+        ),
+        _ => ("I6", "state_unknown", format!("{name} has a state that means nothing: {state}")),
+    };
+    let mut facts = vec![("book", book.into())];
+    for (name, value) in
+        [("user", &suspect.user), ("fetched_by", &suspect.out), ("state", &suspect.state)]
+    {
+        if !value.is_empty() {
+            facts.push((name, value[..].into()));
+        }
+    }
+    Violation { invariant, fault, facts, words }
+}

@@ -1,0 +1,296 @@
+//! `library-admin check`: holds the whole state against the invariants, while the library is at
+//! work.
+//!
+//! Nothing here blocks Redis for more than a few milliseconds: everything is scanned in pages, and
+//! every page is looked at by one script, which sees its books as they all are at one instant. At
+//! every such instant the invariants hold, whatever instances are doing; what looks wrong
+//! nevertheless is looked at again after a moment, and reported when it is still the same. So what
+//! is in motion raises no alarm.
+//!
+//! What is found is mended, if that is wanted, by scripts that look again before they write.
+//! Memory does not grow with the library: each list has a bound here.
+
+use std::thread;
+use std::time::Duration;
+
+use redis::{Connection, FromRedisValue};
+
+use super::failure::{DONE, Failure, UNSETTLED, WRONG};
+use super::options::Run;
+use super::show::{Object, print, say, shown};
+use crate::error::Error;
+use crate::keys::Keys;
+use crate::lending::STORAGE_CAPACITY;
+
+mod books;
+mod counts;
+mod events;
+mod reservations;
+
+/// Books, users or keys that one step looks at: well under a millisecond of Redis.
+const PAGE: usize = 250;
+
+/// Suspects that are kept until they are looked at again.
+const MOST_SUSPECTS: usize = 5_000;
+
+/// How long a suspect is left alone before it is looked at again: longer than a script takes, and
+/// than a slow instance needs between two of its steps.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How often a suspect that changes all the time is looked at before it is given up.
+const MOST_LOOKS: usize = 8;
+
+/// Something that is wrong.
+struct Violation {
+    /// The invariant that it violates (I1 to I6), or `type`.
+    invariant: &'static str,
+    /// A word for programs.
+    fault: &'static str,
+    /// What it is about.
+    facts: Vec<(&'static str, Fact)>,
+    /// The same in words.
+    words: String,
+}
+
+/// Something that a violation is about.
+enum Fact {
+    Text(Vec<u8>),
+    Number(usize),
+}
+
+impl From<&[u8]> for Fact {
+    fn from(bytes: &[u8]) -> Self {
+        Self::Text(bytes.into())
+    }
+}
+
+impl From<&str> for Fact {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<usize> for Fact {
+    fn from(number: usize) -> Self {
+        Self::Number(number)
+    }
+}
+
+/// What became of the wish to mend something.
+enum Mended {
+    /// It is mended: the change.
+    Yes(String),
+    /// It is not: why.
+    No(&'static str),
+}
+
+const NOT_WITHOUT_GUESSING: Mended = Mended::No("that cannot be done without guessing");
+const CHANGED_MEANWHILE: Mended = Mended::No("it has changed meanwhile");
+
+/// A check on its way.
+struct Check<'a> {
+    run: &'a Run,
+    connection: &'a mut Connection,
+    repair: bool,
+    /// Violations that are there now.
+    wrong: u64,
+    /// Violations that were mended.
+    mended: u64,
+    /// Suspects that changed too fast.
+    unsettled: u64,
+}
+
+/// Holds the state against the invariants.
+///
+/// # Errors
+/// What Redis or the link said, or the output.
+pub fn run(run: &Run, connection: &mut Connection, repair: bool) -> Result<u8, Failure> {
+    let mut check = Check { run, connection, repair, wrong: 0, mended: 0, unsettled: 0 };
+    match check.everything() {
+        // Who closes the pipe has seen what is wrong.
+        Err(Failure::Closed) => Ok(WRONG),
+        other => other,
+    }
+}
+
+impl Check<'_> {
+    fn keys(&self) -> &Keys {
+        &self.run.keys
+    }
+
+    fn everything(&mut self) -> Result<u8, Failure> {
+        if self.shared_types()? {
+            self.capacity()?;
+            self.books()?;
+            self.reservations()?;
+            self.counts()?;
+            self.events()?;
+        } else {
+            say("the rest was not checked: these keys are shared by all");
+        }
+        if self.unsettled > 0 {
+            say(&format!(
+                "{} more looked wrong and changed too fast to be sure: run it again",
+                self.unsettled
+            ));
+        }
+        if !self.run.json {
+            let mut summary = match self.wrong {
+                0 => "nothing is wrong".to_owned(),
+                1 => "1 violation".to_owned(),
+                wrong => format!("{wrong} violations"),
+            };
+            if self.mended > 0 {
+                summary += &format!(", {} mended", self.mended);
+            }
+            print(&(summary + "\n"))?;
+        }
+        Ok(match (self.wrong, self.unsettled) {
+            (0, 0) => DONE,
+            (0, _) => UNSETTLED,
+            _ => WRONG,
+        })
+    }
+
+    /// Prints a violation, and what became of it.
+    fn report(&mut self, violation: Violation, mended: Mended) -> Result<(), Failure> {
+        match mended {
+            Mended::Yes(_) => self.mended += 1,
+            Mended::No(_) => self.wrong += 1,
+        }
+        if self.run.json {
+            let mut object =
+                Object::new().text("invariant", violation.invariant).text("fault", violation.fault);
+            for (name, value) in violation.facts {
+                object = match value {
+                    Fact::Text(text) => object.text(name, text),
+                    Fact::Number(number) => object.number(name, number as u64),
+                };
+            }
+            object = match mended {
+                Mended::Yes(change) => object.text("mended", change),
+                Mended::No(why) if self.repair => object.text("not_mended", why),
+                Mended::No(_) => object,
+            };
+            return print(&(object.end() + "\n"));
+        }
+        let mut line = format!("{}: {}", violation.invariant, violation.words);
+        match mended {
+            Mended::Yes(change) => line = line + "; mended: " + &change,
+            Mended::No(why) if self.repair => line = line + "; not mended: " + why,
+            Mended::No(_) => {}
+        }
+        print(&(line + "\n"))
+    }
+
+    /// Whether the keys that all share have the types that they must have.
+    fn shared_types(&mut self) -> Result<bool, Failure> {
+        let run = self.run;
+        let mut right = true;
+        for (key, wanted) in run.keys.types() {
+            let is = self.type_of(key.as_bytes())?;
+            if is != wanted && is != "none" {
+                right = false;
+                self.report(wrong_type(key.as_bytes(), &is, wanted), NOT_WITHOUT_GUESSING)?;
+            }
+        }
+        Ok(right)
+    }
+
+    fn type_of(&mut self, key: &[u8]) -> Result<String, Error> {
+        self.ask(redis::cmd("TYPE").arg(key), "look at the type of a key")
+    }
+
+    /// Automated storage has its limit (I3).
+    fn capacity(&mut self) -> Result<(), Failure> {
+        let mut most = usize::MAX;
+        for look in 0..2 {
+            if look > 0 {
+                thread::sleep(PAUSE);
+            }
+            let storage = &self.run.keys.storage;
+            let books: usize = self.ask(redis::cmd("SCARD").arg(storage), "count the storage")?;
+            if books <= STORAGE_CAPACITY {
+                return Ok(());
+            }
+            most = most.min(books);
+        }
+        let violation = Violation {
+            invariant: "I3",
+            fault: "storage_over_capacity",
+            facts: vec![("books", most.into())],
+            words: format!(
+                "{most} books in automated storage, which has room for {STORAGE_CAPACITY}"
+            ),
+        };
+        self.report(violation, NOT_WITHOUT_GUESSING)
+    }
+
+    fn ask<T: FromRedisValue>(
+        &mut self,
+        command: &redis::Cmd,
+        doing: &'static str,
+    ) -> Result<T, Error> {
+        command.query(self.connection).map_err(Error::redis(doing))
+    }
+
+    /// Goes through a hash, a set or all keys, page by page: `command` without its cursor, which
+    /// comes behind its first `before` arguments. What is there all the time is seen at least once.
+    fn scan<T: FromRedisValue>(
+        &mut self,
+        command: &[&str],
+        pattern: Option<&str>,
+        mut page: impl FnMut(&mut Self, Vec<T>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut cursor = 0;
+        loop {
+            let mut cmd = redis::Cmd::new();
+            cmd.arg(command).arg(cursor);
+            if let Some(pattern) = pattern {
+                cmd.arg("MATCH").arg(pattern);
+            }
+            cmd.arg("COUNT").arg(PAGE);
+            let (next, found): (u64, Vec<T>) = self.ask(&cmd, "scan the library")?;
+            cursor = next;
+            page(self, found)?;
+            if cursor == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Goes through the keys of a pattern.
+    fn scan_keys(
+        &mut self,
+        pattern: &str,
+        page: impl FnMut(&mut Self, Vec<Vec<u8>>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.scan(&["SCAN"], Some(pattern), page)
+    }
+}
+
+fn wrong_type(key: &[u8], is: &str, wanted: &str) -> Violation {
+    Violation {
+        invariant: "type",
+        fault: "wrong_type",
+        facts: vec![("key", key.into()), ("is", is.into()), ("wanted", wanted.into())],
+        words: format!("the key {} is a {is} where a {wanted} is expected", shown(key)),
+    }
+}
+
+/// So many books, in words.
+fn count_of_books(number: usize) -> String {
+    match number {
+        1 => "1 book".to_owned(),
+        _ => format!("{number} books"),
+    }
+}
+
+/// A reply's element as bytes.
+fn bytes(value: &redis::Value) -> &[u8] {
+    match value {
+        redis::Value::BulkString(bytes) => bytes,
+        redis::Value::SimpleString(text) => text.as_bytes(),
+        _ => b"",
+    }
+}

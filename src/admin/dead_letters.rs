@@ -1,0 +1,303 @@
+//! `library-admin dead-letters`: what could not be worked on, and what the operator makes of it.
+//!
+//! A letter has the event's stream, id, cause and deliveries in front, then the original fields,
+//! unchanged. An event of thousands of fields lies there as several letters, one behind the other:
+//! they are shown, put back and dropped together, under the id of the first.
+
+use std::fmt::Write as _;
+
+use redis::Connection;
+
+use super::failure::{DONE, Failure};
+use super::options::{Run, Stream};
+use super::show::{Object, array, print, shown, time};
+use crate::error::Error;
+use crate::ids::EventId;
+use crate::stream::{self, Entry};
+
+/// Letters that one step reads: they can be large.
+const PAGE: usize = 20;
+
+/// The fields in front of the original ones.
+const FRONT: [&str; 4] = ["stream", "event_id", "cause", "deliveries"];
+
+/// Fields and values that a letter has at most, as reject.lua writes them.
+const MOST_VALUES: usize = 6_000;
+
+/// How much of a value is shown to people.
+const LONGEST_SHOWN: usize = 200;
+
+/// How often retrying and dropping are tried anew because the letters changed meanwhile.
+const MOST_TRIES: usize = 20;
+
+/// An event in the dead letters.
+struct Letter {
+    /// The ids of its parts.
+    ids: Vec<EventId>,
+    /// The values of [`FRONT`], if it has that form.
+    front: Option<[Vec<u8>; 4]>,
+    /// The original fields.
+    fields: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether the next letter may belong to it.
+    full: bool,
+}
+
+impl Letter {
+    fn new(entry: &Entry) -> Self {
+        let fields = entry.fields();
+        let has_front = fields.len() >= FRONT.len()
+            && FRONT.iter().zip(&fields).all(|(name, (field, _))| name.as_bytes() == *field);
+        let own = if has_front { FRONT.len() } else { 0 };
+        let front = has_front.then(|| [0, 1, 2, 3].map(|n| fields[n].1.to_vec()));
+        let fields: Vec<_> =
+            fields[own..].iter().map(|(field, value)| (field.to_vec(), value.to_vec())).collect();
+        let full = has_front && 2 * fields.len() == MOST_VALUES;
+        Self { ids: vec![entry.id], front, fields, full }
+    }
+
+    /// Whether the letter right behind it is a part of the same event.
+    fn goes_on_in(&self, next: &Self) -> bool {
+        self.full && self.front == next.front
+    }
+
+    /// Adds the letter right behind it, or gives it back if it is not a part of the same event.
+    fn join(&mut self, next: Self) -> Option<Self> {
+        if !self.goes_on_in(&next) {
+            return Some(next);
+        }
+        self.ids.extend(next.ids);
+        self.fields.extend(next.fields);
+        self.full = next.full;
+        None
+    }
+
+    fn stream(&self, run: &Run) -> Option<Stream> {
+        let [stream, ..] = self.front.as_ref()?;
+        Stream::ALL.into_iter().find(|it| it.key(&run.keys).as_bytes() == stream)
+    }
+
+    /// Its line, or its JSON object.
+    fn shown(&self, run: &Run, whole: bool) -> String {
+        let id = self.ids[0];
+        if run.json {
+            let mut object = Object::new().text("id", id.to_string());
+            if self.ids.len() > 1 {
+                let ids = self.ids.iter().map(|id| format!("\"{id}\""));
+                object = object.raw("parts", &array(ids));
+            }
+            for (name, value) in FRONT.iter().zip(self.front.iter().flatten()) {
+                object = object.text(name, value);
+            }
+            let pair = |(field, value): &(Vec<u8>, Vec<u8>)| {
+                Object::new().text("name", field).text("value", value).end()
+            };
+            return object.raw("fields", &array(self.fields.iter().map(pair))).end() + "\n";
+        }
+        let mut line = format!("{id} {}", time(id.ms));
+        if let Some([stream, event, cause, deliveries]) = &self.front {
+            let stream = self.stream(run).map_or_else(|| shown(stream), |it| it.word().to_owned());
+            let _ = write!(
+                line,
+                " {stream} {}: {}, deliveries: {};",
+                shown(event),
+                shown(cause),
+                shown(deliveries)
+            );
+        }
+        if self.ids.len() > 1 {
+            let _ = write!(line, " {} letters;", self.ids.len());
+        }
+        const MOST_FIELDS: usize = 20;
+        let most = if whole { usize::MAX } else { MOST_FIELDS };
+        for (field, value) in self.fields.iter().take(most) {
+            let _ = write!(line, " {}={}", cut(field, whole), cut(value, whole));
+        }
+        if self.fields.len() > most {
+            let _ = write!(line, " ... ({} fields)", self.fields.len());
+        }
+        line + "\n"
+    }
+}
+
+fn cut(bytes: &[u8], whole: bool) -> String {
+    if whole || bytes.len() <= LONGEST_SHOWN {
+        return shown(bytes);
+    }
+    format!("{}... ({} bytes)", shown(&bytes[..LONGEST_SHOWN]), bytes.len())
+}
+
+/// Prints the letters, oldest first; the newest `last` of them if that is given.
+///
+/// # Errors
+/// What Redis or the link said, or the output.
+pub fn list(run: &Run, connection: &mut Connection, last: Option<usize>) -> Result<u8, Failure> {
+    let mut after = match last {
+        Some(last) => start_of_last(run, connection, last)?,
+        None => None,
+    };
+    let mut open: Option<Letter> = None;
+    loop {
+        let page = stream::page(connection, &run.keys.dead_letters, after, PAGE)?;
+        let Some(newest) = page.last() else { break };
+        after = Some(newest.id);
+        for entry in &page {
+            let next = Letter::new(entry);
+            let Some(mut letter) = open.take() else {
+                open = Some(next);
+                continue;
+            };
+            if let Some(next) = letter.join(next) {
+                print(&letter.shown(run, false))?;
+                letter = next;
+            }
+            open = Some(letter);
+        }
+    }
+    if let Some(letter) = open {
+        print(&letter.shown(run, false))?;
+    }
+    Ok(DONE)
+}
+
+/// The id after which the newest `last` events begin.
+fn start_of_last(
+    run: &Run,
+    connection: &mut Connection,
+    last: usize,
+) -> Result<Option<EventId>, Error> {
+    let (mut events, mut before) = (0, None);
+    let mut later: Option<Letter> = None;
+    loop {
+        let page = stream::page_back(connection, &run.keys.dead_letters, before, PAGE)?;
+        let Some(oldest) = page.last() else { return Ok(None) };
+        before = Some(oldest.id);
+        for entry in &page {
+            let letter = Letter::new(entry);
+            let one_event = later.as_ref().is_some_and(|later| letter.goes_on_in(later));
+            if !one_event {
+                if events == last {
+                    return Ok(Some(entry.id));
+                }
+                events += 1;
+            }
+            later = Some(letter);
+        }
+    }
+}
+
+/// The event that the letter `id` is of, with all its parts.
+fn find(run: &Run, connection: &mut Connection, id: EventId) -> Result<Letter, Failure> {
+    let key = &run.keys.dead_letters;
+    let entries = stream::contents(connection, key, &[id])?;
+    let Some(entry) = entries.first().filter(|entry| !entry.fields().is_empty()) else {
+        return Err(Failure::wrong(format!(
+            "no dead letter has the id {id}: `dead-letters list` shows those that are there"
+        )));
+    };
+    let mut first = Letter::new(entry);
+    'parts: loop {
+        let page = stream::page_back(connection, key, Some(first.ids[0]), PAGE)?;
+        if page.is_empty() {
+            break;
+        }
+        for entry in &page {
+            let before = Letter::new(entry);
+            if !before.goes_on_in(&first) {
+                break 'parts;
+            }
+            first = before;
+        }
+    }
+    let mut letter = first;
+    'parts: loop {
+        let page = stream::page(connection, key, letter.ids.last().copied(), PAGE)?;
+        if page.is_empty() {
+            break;
+        }
+        for entry in &page {
+            if letter.join(Letter::new(entry)).is_some() {
+                break 'parts;
+            }
+        }
+    }
+    Ok(letter)
+}
+
+/// Puts an event back: its fields, unchanged, as a new event of the stream it came from, and the
+/// letter goes, in one step.
+///
+/// # Errors
+/// There is no such letter, or nothing that could be put back; what Redis or the link said.
+pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, Failure> {
+    let key = &run.keys.dead_letters;
+    for _ in 0..MOST_TRIES {
+        // A transaction, not a script: an event may have more fields than a script can pass on.
+        watch(connection, key)?;
+        let letter = find(run, connection, id)?;
+        let Some(stream) = letter.stream(run) else {
+            return Err(Failure::wrong(format!(
+                "{id} does not name a stream of this library: it can only be dropped"
+            )));
+        };
+        if letter.fields.is_empty() {
+            return Err(Failure::wrong(format!(
+                "nothing is left of the event of {id}: it can only be dropped"
+            )));
+        }
+        let mut pipe = redis::pipe();
+        let add = pipe.atomic().cmd("XADD").arg(stream.key(&run.keys)).arg("*");
+        for (field, value) in &letter.fields {
+            add.arg(field).arg(value);
+        }
+        remove(&mut pipe, key, &letter);
+        let added: Option<(String, u64)> =
+            pipe.query(connection).map_err(Error::redis("put the event back"))?;
+        if let Some((event, _)) = added {
+            print(&if run.json {
+                let object = Object::new().text("retried", letter.ids[0].to_string());
+                let object = object.text("stream", stream.word()).text("event_id", event);
+                object.end() + "\n"
+            } else {
+                format!("{} is back: event {event} of {}\n", letter.ids[0], stream.word())
+            })?;
+            return Ok(DONE);
+        }
+    }
+    Err(busy())
+}
+
+/// Prints a letter, then removes it.
+///
+/// # Errors
+/// There is no such letter; what Redis or the link said, or the output: then it is still there.
+pub fn drop(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, Failure> {
+    let letter = find(run, connection, id)?;
+    // Printed first: what was dropped is nowhere else.
+    print(&letter.shown(run, true))?;
+    let mut pipe = redis::pipe();
+    remove(&mut pipe, &run.keys.dead_letters, &letter);
+    let (removed,): (usize,) =
+        pipe.query(connection).map_err(Error::redis("drop the dead letter"))?;
+    if removed != letter.ids.len() {
+        return Err(Failure::wrong(format!("somebody else has put {id} back or dropped it")));
+    }
+    if !run.json {
+        print(&format!("{} is dropped\n", letter.ids[0]))?;
+    }
+    Ok(DONE)
+}
+
+fn watch(connection: &mut Connection, key: &str) -> Result<(), Error> {
+    redis::cmd("WATCH").arg(key).query(connection).map_err(Error::redis("watch the dead letters"))
+}
+
+fn remove(pipe: &mut redis::Pipeline, key: &str, letter: &Letter) {
+    let cmd = pipe.cmd("XDEL").arg(key);
+    for id in &letter.ids {
+        cmd.arg(id.to_string());
+    }
+}
+
+fn busy() -> Failure {
+    Failure::wrong("the dead letters change all the time: nothing was done, try again")
+}

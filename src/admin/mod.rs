@@ -1,0 +1,75 @@
+//! `library-admin`, the operator's command: how the library is, whether it is as it must be, what
+//! lies in the dead letters, and how to go on after a consumer group was lost.
+//!
+//! It is the one program that looks at what both services own. What belongs to ShelvingService it
+//! never changes, though: books go back to the shelves as they always do, in a hand-off.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::cli::Args;
+use crate::connect::Target;
+
+// What was asked for.
+pub mod options;
+// How it is done.
+pub mod check;
+pub mod dead_letters;
+pub mod instances;
+pub mod regroup;
+pub mod status;
+// What is said about it.
+pub mod failure;
+pub mod show;
+
+use failure::{DONE, Failure};
+use options::{Job, Run, Task};
+use show::{print, say};
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let task = match options::parse(Args::from_env(), &|name| std::env::var_os(name)) {
+        Ok(task) => task,
+        Err(wrong) => {
+            say(&wrong.fault.0);
+            say(wrong.usage);
+            return failure::USAGE.into();
+        }
+    };
+    match task {
+        Task::Print(text) => end(print(&text).map(|()| DONE), None),
+        Task::Run(run) => end(perform(&run), Some(&run.target)),
+    }
+}
+
+fn end(result: Result<u8, Failure>, target: Option<&Target>) -> ExitCode {
+    let status = match result {
+        Ok(status) => status,
+        // Whoever read the answer has gone away and wants no more.
+        Err(Failure::Closed) => DONE,
+        Err(Failure::Said { message, status }) => {
+            say(&message);
+            status
+        }
+        Err(Failure::Redis(error)) => {
+            match target {
+                Some(target) => say(&failure::redis_failed(&error, target)),
+                None => say(&error.to_string()),
+            }
+            failure::REDIS
+        }
+    };
+    status.into()
+}
+
+fn perform(run: &Run) -> Result<u8, Failure> {
+    let connection = &mut run.target.connect(Duration::ZERO)?;
+    match &run.job {
+        Job::Status => status::run(run, connection),
+        Job::Check { repair } => check::run(run, connection, *repair),
+        Job::List { last } => dead_letters::list(run, connection, *last),
+        Job::Retry(id) => dead_letters::retry(run, connection, *id),
+        Job::Drop(id) => dead_letters::drop(run, connection, *id),
+        Job::Regroup { from, stream } => regroup::run(run, connection, *from, *stream),
+    }
+}

@@ -1,0 +1,159 @@
+//! What is printed, and where it goes: lines for people on which nothing that a client sent can
+//! pass for something else, JSON objects for programs.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use super::failure::{Failure, OUTPUT};
+use crate::outcome::{push_escaped, push_json_name, push_json_string};
+
+/// Writes to stdout.
+///
+/// # Errors
+/// The output could not be written, or nobody reads it any more.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure::Closed;
+        }
+        Failure::Said { message: format!("could not write the answer: {error}"), status: OUTPUT }
+    })
+}
+
+/// Writes one line to stderr. If nobody can read even that, nothing is left to be done.
+pub fn say(line: &str) {
+    let _ = io::stderr().lock().write_all(format!("library-admin: {line}\n").as_bytes());
+}
+
+/// What a client sent, fit for a line: what is no plain text is escaped.
+pub fn shown(bytes: &[u8]) -> String {
+    let mut line = String::new();
+    for chunk in bytes.utf8_chunks() {
+        push_escaped(&mut line, chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(line, "\\x{byte:02x}");
+        }
+    }
+    line
+}
+
+/// A JSON object under construction.
+#[derive(Debug)]
+pub struct Object(String);
+
+impl Object {
+    /// An empty one.
+    #[allow(clippy::new_without_default)] // Nothing takes a default of it.
+    pub fn new() -> Self {
+        Self(String::from("{"))
+    }
+
+    /// Adds a text. Bytes that are not UTF-8 are replaced: JSON has no place for them.
+    pub fn text(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        push_json_name(&mut self.0, name);
+        push_json_string(&mut self.0, &String::from_utf8_lossy(value.as_ref()));
+        self
+    }
+
+    /// Adds a number.
+    pub fn number(self, name: &str, value: u64) -> Self {
+        self.raw(name, &value.to_string())
+    }
+
+    /// Adds what is JSON already.
+    pub fn raw(mut self, name: &str, json: &str) -> Self {
+        push_json_name(&mut self.0, name);
+        self.0.push_str(json);
+        self
+    }
+
+    /// The object.
+    pub fn end(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+/// A JSON array of what is JSON already.
+pub fn array(elements: impl IntoIterator<Item = String>) -> String {
+    let mut json = String::from("[");
+    for (n, element) in elements.into_iter().enumerate() {
+        if n > 0 {
+            json.push(',');
+        }
+        json.push_str(&element);
+    }
+    json + "]"
+}
+
+/// A length of time, as a person says it.
+pub fn span(ms: u64) -> String {
+    const SECOND: u64 = 1000;
+    const UNITS: [(u64, &str); 4] =
+        [(86_400 * SECOND, "d"), (3600 * SECOND, "h"), (60 * SECOND, "min"), (SECOND, "s")];
+    // In the largest unit of which there are two at least: 90 s, 2 min.
+    match UNITS.into_iter().find(|(unit, _)| ms >= 2 * unit) {
+        Some((unit, name)) => format!("{} {name}", ms / unit),
+        None if ms >= SECOND => "1 s".into(),
+        None => format!("{ms} ms"),
+    }
+}
+
+/// A point in time as RFC 3339 in UTC, to the second.
+pub fn time(ms_since_1970: u64) -> String {
+    const DAY: u64 = 86_400;
+    let seconds = ms_since_1970 / 1000;
+    let (mut days, second) = (seconds / DAY, seconds % DAY);
+    // Counted from 1 March of the year 0, leap days come last in their years.
+    days += 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(time(seconds * 1000 + 999), text);
+        }
+    }
+
+    #[test]
+    fn a_span_is_told_in_the_largest_unit_that_says_enough() {
+        for (ms, text) in [
+            (999, "999 ms"),
+            (1999, "1 s"),
+            (90_000, "90 s"),
+            (120_000, "2 min"),
+            (7_199_999, "119 min"),
+            (172_800_000, "2 d"),
+        ] {
+            assert_eq!(span(ms), text);
+        }
+    }
+
+    #[test]
+    fn what_a_client_sent_stays_on_its_line() {
+        assert_eq!(shown(b"a\nb\xff\xc3\xa9\x1b"), "a\\u{a}b\\xff\u{e9}\\u{1b}");
+        let json = Object::new().text("a", b"\n\xff").number("n", 3).raw("l", "[]").end();
+        assert_eq!(json, "{\"a\":\"\\n\u{fffd}\",\"n\":3,\"l\":[]}");
+    }
+}

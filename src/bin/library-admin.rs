@@ -1,0 +1,5 @@
+//! The operator's command. Everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    library_lending::admin::main()
+}

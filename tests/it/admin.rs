@@ -1,0 +1,376 @@
+//! `library-admin` but for its check: status, dead letters, lost consumer groups, command lines.
+
+use crate::common::*;
+
+fn admin(redis: &Redis, args: &[&str]) -> TestCommand {
+    TestCommand::library_admin(redis, args)
+}
+
+/// The value of a string member of a JSON object on one line.
+fn member<'a>(json: &'a str, name: &str) -> &'a str {
+    let (_, rest) = json.split_once(&format!("\"{name}\":\"")).expect("it has this member");
+    rest.split('"').next().expect("there is always a first part")
+}
+
+#[test]
+fn status_tells_of_instances_what_waits_and_what_is_kept() {
+    let redis = Redis::new();
+    Ledger::new()
+        .lent("user1", &["geb", "momo"], "1-0")
+        .stored(&["a", "b", "c"], "1-0")
+        .lay_down(&redis);
+    let held = Other::alive(&redis, "held");
+    let reference = Other::of_the_reference(&redis, "reference\x1b[2J");
+    let gone = Other::gone(&redis, "gone");
+    for n in 0..1_203 {
+        redis.request_at(&format!("{}-0", 1_000 + n), "user1", "geb");
+    }
+    assert_eq!(held.take(REQUESTS), "1000-0");
+    assert_eq!(reference.take(REQUESTS), "1001-0");
+    redis.give_back_at("900-5", "user1", "geb");
+    gone.take(RETURNS);
+    redis.hand_off("7-0", "lost");
+    redis.add(DEAD_LETTERS, "*", &[("stream", b"s")]);
+    redis.add(OUTCOMES, "*", &[("outcome", b"denied")]);
+
+    let said = admin(&redis, &["status"]).exits(0).stdout;
+    let lines: Vec<_> =
+        said.lines().map(|line| line.split_once(char::is_whitespace).unwrap().1.trim()).collect();
+    assert!(lines[0].starts_with("gone: gone, 1 in hand, idle for "), "{said}");
+    assert!(lines[1].starts_with("held: lease "), "{said}");
+    assert!(
+        lines[2].starts_with("reference\\u{1b}[2J: no lease (reference application), 1 in hand"),
+        "{said}"
+    );
+    for (word, told) in [
+        ("requests", "1201 waiting, 2 in hand, the oldest 1000-0 since "),
+        ("returns", "0 waiting, 1 in hand, the oldest 900-5 since "),
+        ("handoffs", "1 waiting, 0 in hand, the oldest 7-0 since "),
+        ("oldest event", "since "),
+        ("dead letters", "1"),
+        ("automated storage", "3/20"),
+        ("loans", "2"),
+        ("outcomes kept", "1"),
+    ] {
+        let line = said.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_default();
+        assert!(line.trim().starts_with(told), "{word}: {said}");
+    }
+    assert!(said.contains("(no consumer group)"), "{said}");
+
+    let json = admin(&redis, &["status", "--json"]).exits(0).stdout;
+    assert_eq!(json.lines().count(), 1, "{json}");
+    for part in [
+        r#"{"name":"gone","lease":"gone","in_hand":1,"idle_ms":"#,
+        r#"{"name":"held","lease":"held","lease_left_ms":5"#,
+        r#"{"name":"reference\u001b[2J","lease":"none","in_hand":1,"#,
+        r#"{"stream":"requests","key":"lending_requests_event_stream","group":true,"backlog":1201,"pending":2,"oldest":"1000-0","oldest_age_ms":"#,
+        r#""stream":"handoffs","key":"books_for_shelving_event_stream","group":false,"backlog":1,"pending":0,"oldest":"7-0""#,
+        r#""oldest_waiting":{"stream":"returns","event_id":"900-5","age_ms":"#,
+        r#""dead_letters":1,"automated_storage":{"books":3,"capacity":20},"loans":2,"outcomes":1}"#,
+    ] {
+        assert!(json.contains(part), "{part}: {json}");
+    }
+}
+
+#[test]
+fn status_tells_of_a_running_instance_and_of_a_branch_of_its_own() {
+    let redis = Redis::new();
+    let branch = redis.branch("south");
+    let _daemon = Daemon::start(&branch, &["worker1"]);
+    let json = admin(&branch, &["status", "--json"]).exits(0).stdout;
+    assert!(json.contains(r#"{"name":"worker1","lease":"held","lease_left_ms":"#), "{json}");
+    assert!(json.contains(r#""oldest_waiting":null"#), "{json}");
+    let json = admin(&redis, &["status", "--json"]).exits(0).stdout;
+    assert!(json.contains(r#""instances":[]"#), "{json}");
+}
+
+#[test]
+fn a_dead_letter_is_shown_and_put_back_unchanged() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let fields: [(&str, &[u8]); 5] = [
+        ("user_id", b"us\xffer\x1b[2J"),
+        ("book_ids", b"geb"),
+        ("stream", b"of the client's"),
+        ("", b""),
+        ("user_id", b"twice"),
+    ];
+    let event = redis.add(REQUESTS, "*", &fields);
+    assert_eq!(redis.outcome_of_request(&event)["outcome"], "rejected");
+    assert_eq!(daemon.stop(), 0);
+
+    let said = admin(&redis, &["dead-letters", "list"]).exits(0).stdout;
+    let id = said.split(' ').next().unwrap().to_owned();
+    assert_eq!(id, redis.raw_entries(DEAD_LETTERS)[0].0);
+    let shown = format!(
+        "Z requests {event}: user_id_not_utf8, deliveries: 1; user_id=us\\xffer\\u{{1b}}[2J \
+         book_ids=geb stream=of the client's = user_id=twice\n"
+    );
+    assert!(said.ends_with(&shown), "{said}");
+    let json = admin(&redis, &["dead-letters", "list", "--json"]).exits(0).stdout;
+    assert_eq!(member(&json, "id"), id);
+    assert_eq!(member(&json, "cause"), "user_id_not_utf8");
+    assert!(json.contains(r#"{"name":"stream","value":"of the client's"}"#), "{json}");
+
+    let said = admin(&redis, &["dead-letters", "retry", &id]).exits(0).stdout;
+    let (new, now) = redis.raw_entries(REQUESTS).remove(0);
+    assert_eq!(said, format!("{id} is back: event {new} of requests\n"));
+    let fields = fields.map(|(field, value)| (field.as_bytes().to_vec(), value.to_vec()));
+    assert_eq!(now, fields);
+    assert_eq!(redis.length(DEAD_LETTERS), 0);
+    let run = admin(&redis, &["dead-letters", "retry", &id]).exits(1);
+    assert!(run.stderr.contains("no dead letter has the id"), "{run}");
+    assert_eq!(redis.length(REQUESTS), 1, "it is not put back twice");
+
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_request(&new)["outcome"], "rejected", "it is a new event");
+    assert_eq!(redis.length(DEAD_LETTERS), 1);
+}
+
+#[test]
+fn an_event_that_lies_there_as_several_letters_is_treated_as_one() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let names: Vec<_> = (0..7_000).map(|n| format!("field{n}")).collect();
+    let fields: Vec<(&str, &[u8])> =
+        names.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
+    let before = redis.add(RETURNS, "*", &[("user_id", b"u")]);
+    redis.outcome_of_return(&before);
+    let event = redis.add(RETURNS, "*", &fields);
+    redis.outcome_of_return(&event);
+    let behind = redis.add(RETURNS, "*", &[("user_id", b"u")]);
+    redis.outcome_of_return(&behind);
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(redis.length(DEAD_LETTERS), 5);
+
+    let list = |more: &[&str]| {
+        let args = [&["dead-letters", "list", "--json"], more].concat();
+        let said = admin(&redis, &args).exits(0).stdout;
+        said.lines().map(|line| member(line, "event_id").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(list(&[]), [&*before, &event, &behind]);
+    assert_eq!(list(&["--last", "2"]), [&*event, &behind]);
+    assert_eq!(list(&["--last", "1"]), [&*behind]);
+    assert_eq!(list(&["--last", "9"]), [&*before, &event, &behind]);
+    let said = admin(&redis, &["dead-letters", "list"]).exits(0).stdout;
+    assert!(said.contains(" 3 letters; field0=field0 field1=field1 "), "{said}");
+    assert!(said.contains(" ... (7000 fields)\n"), "{said}");
+    assert!(said.len() < 2_000, "{said}");
+
+    // By any of its letters, here the one in the middle.
+    let middle = redis.raw_entries(DEAD_LETTERS)[2].0.clone();
+    admin(&redis, &["dead-letters", "retry", &middle]).exits(0);
+    let now = redis.raw_entries(RETURNS).remove(0).1;
+    let sent: RawFields =
+        names.iter().map(|name| (name.clone().into_bytes(), name.clone().into_bytes())).collect();
+    assert_eq!(now, sent);
+    assert_eq!(list(&[]), [&*before, &behind]);
+}
+
+#[test]
+fn a_dropped_letter_is_printed_whole_and_gone() {
+    let redis = Redis::new();
+    let long = "x".repeat(5_000);
+    let letter = |event: &str| {
+        let fields: [(&str, &[u8]); 5] = [
+            ("stream", REQUESTS.as_bytes()),
+            ("event_id", event.as_bytes()),
+            ("cause", b"no_book_ids"),
+            ("deliveries", b"1"),
+            ("user_id", long.as_bytes()),
+        ];
+        redis.add(DEAD_LETTERS, "*", &fields)
+    };
+    let (kept, dropped) = (letter("1-0"), letter("2-0"));
+    let said = admin(&redis, &["dead-letters", "list"]).exits(0).stdout;
+    assert!(said.contains("xxx... (5000 bytes)"), "a list stays readable: {said}");
+    let run = admin(&redis, &["dead-letters", "drop", &dropped]).exits(0);
+    assert!(run.stdout.contains(&long), "{run}");
+    assert!(run.stdout.ends_with(&format!("\n{dropped} is dropped\n")), "{run}");
+    assert_eq!(redis.raw_entries(DEAD_LETTERS)[0].0, kept);
+    assert_eq!(redis.length(DEAD_LETTERS), 1);
+    assert_eq!(redis.length(REQUESTS), 0);
+    admin(&redis, &["dead-letters", "drop", &dropped]).exits(1);
+}
+
+#[test]
+fn nothing_is_put_back_into_a_key_that_is_no_stream_of_the_library() {
+    let redis = Redis::new();
+    let front = |stream: &'static str| -> [(&str, &[u8]); 4] {
+        [("stream", stream.as_bytes()), ("event_id", b"1-0"), ("cause", b"c"), ("deliveries", b"1")]
+    };
+    let mut foreign = front("user:user1:count").to_vec();
+    foreign.push(("user_id", b"u"));
+    let foreign = redis.add(DEAD_LETTERS, "*", &foreign);
+    let empty = redis.add(DEAD_LETTERS, "*", &front(REQUESTS));
+    let no_letter = redis.add(DEAD_LETTERS, "*", &[("book_ids", b"geb")]);
+    let before = redis.everything();
+    for (id, why) in [
+        (&foreign, "does not name a stream"),
+        (&empty, "nothing is left"),
+        (&no_letter, "does not name a stream"),
+    ] {
+        let run = admin(&redis, &["dead-letters", "retry", id]).exits(1);
+        assert!(run.stderr.contains(why) && run.stderr.contains("can only be dropped"), "{run}");
+    }
+    assert_eq!(redis.everything(), before);
+    let said = admin(&redis, &["dead-letters", "list"]).exits(0).stdout;
+    assert!(said.ends_with(" book_ids=geb\n"), "{said}");
+}
+
+#[test]
+fn after_a_lost_group_only_undecided_events_are_worked_on() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["--keep-events", "worker1"]);
+    let first = redis.request("user1", "geb");
+    redis.outcome_of_request(&first);
+    assert_eq!(daemon.stop(), 0);
+    let second = redis.request("user2", "momo");
+    let third = redis.request("user3", "alice");
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    assert_eq!(Daemon::spawn(&redis, &["--keep-events", "worker1"]).exit_status(), 78);
+
+    let run = admin(&redis, &["regroup", "--from", &second, "--stream", "returns"]).exits(1);
+    assert!(run.stderr.contains("the group of returns is not lost"), "{run}");
+    let run = admin(&redis, &["regroup", "--from", &second]).exits(0);
+    assert_eq!(
+        run.stdout,
+        format!(
+            "requests: the group lending_service is back; 2 events from {second} on are worked \
+             on, 0 have their outcome\n"
+        )
+    );
+    let run = admin(&redis, &["regroup", "--from", &second]).exits(1);
+    assert!(run.stderr.contains("no group is lost: nothing was done"), "{run}");
+
+    let _daemon = Daemon::start(&redis, &["--keep-events", "worker1"]);
+    assert_eq!(redis.outcome_of_request(&third)["book_ids"], "alice");
+    assert_eq!(redis.outcome_of_request(&second)["book_ids"], "momo");
+    redis.wait_until_drained(DEADLINE);
+    assert_eq!(redis.outcomes().len(), 3, "nothing was decided again");
+}
+
+#[test]
+fn an_event_that_waited_while_a_later_one_was_decided_is_worked_on_after_a_lost_group() {
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["geb"], "1-0").lent("user2", &["momo"], "2-0").lay_down(&redis);
+    redis.cmd(&["HSET", "lending_kept_events", REQUESTS, "decided events are kept"]);
+    for (id, user, book) in [
+        ("1-0", "user1", "geb"),
+        ("2-0", "user2", "momo"),
+        ("3-0", "user3", "alice"),
+        ("4-0", "user4", "bob"),
+        ("5-0", "user5", "eve"),
+    ] {
+        redis.request_at(id, user, book);
+    }
+    // 1 and 3 were decided, 2 waits, and so do those behind; a return of that id is no request.
+    for (id, action) in
+        [("1-0", "request"), ("3-0", "request"), ("2-0", "return"), ("9-0", "return")]
+    {
+        let fields: [(&str, &[u8]); 3] =
+            [("event_id", id.as_bytes()), ("action", action.as_bytes()), ("outcome", b"denied")];
+        redis.add(OUTCOMES, "*", &fields);
+    }
+    assert_eq!(Daemon::spawn(&redis, &["--keep-events", "worker1"]).exit_status(), 78);
+    let run = admin(&redis, &["regroup", "--from", "2-0", "--json"]).exits(0);
+    assert_eq!(
+        run.stdout.lines().next(),
+        Some(r#"{"regrouped":"requests","from":"2-0","waiting":3,"decided":1}"#),
+        "{run}"
+    );
+    assert!(run.stderr.contains("the outcomes reach back to "), "{run}");
+
+    let _daemon = Daemon::start(&redis, &["--keep-events", "worker1"]);
+    assert_eq!(redis.outcome_of_request("2-0")["already_yours"], "momo");
+    assert_eq!(redis.outcome_of_request("4-0")["book_ids"], "bob");
+    assert_eq!(redis.outcome_of_request("5-0")["book_ids"], "eve");
+    redis.wait_until_drained(DEADLINE);
+    assert_eq!(redis.length(OUTCOMES), 4 + 3, "nothing was decided again");
+}
+
+#[test]
+fn lost_groups_of_returns_and_handoffs_come_back_too() {
+    let redis = Redis::new();
+    for id in ["0-5", "3-0", "4-0"] {
+        redis.hand_off(id, "geb");
+        redis.give_back_at(id, "user1", "geb");
+    }
+    admin(&redis, &["regroup", "--from", "3-0", "--stream", "handoffs"]).exits(0);
+    let groups = |stream| redis.everything().stream(stream).groups;
+    assert_eq!(groups(SHELVING)["shelving_service"].last_delivered, "2-18446744073709551615");
+    assert!(groups(RETURNS).is_empty());
+    // Requests have no stream at all: the daemon makes that with its group.
+    let run = admin(&redis, &["regroup", "--from", "0-0"]).exits(0);
+    assert_eq!(run.stdout.lines().count(), 1, "{run}");
+    assert_eq!(groups(RETURNS)["lending_service"].last_delivered, "0-0");
+    assert_eq!(redis.everything().0.get(REQUESTS), None);
+}
+
+#[test]
+fn a_wrong_command_line_touches_nothing_and_is_told_in_two_lines() {
+    let redis = Redis::new();
+    for args in [
+        &[][..],
+        &["no-such-command"],
+        &["status", "now"],
+        &["check", "--no-such-option"],
+        &["dead-letters"],
+        &["dead-letters", "retry"],
+        &["dead-letters", "retry", "everything"],
+        &["dead-letters", "list", "--last", "none"],
+        &["regroup"],
+        &["regroup", "--from", "yesterday"],
+        &["status", "--repair"],
+        &["two\nlines"],
+        &["status", "--db", "many"],
+    ] {
+        let run = admin(&redis, args).exits(2);
+        let lines: Vec<_> = run.stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "{run}");
+        assert!(lines[0].starts_with("library-admin: "), "{run}");
+        assert!(lines[1].starts_with("library-admin: usage: library-admin "), "{run}");
+        assert_eq!(run.stdout, "", "{run}");
+    }
+    assert!(redis.everything().0.is_empty());
+}
+
+#[test]
+fn help_and_version_of_the_operators_command_need_no_redis() {
+    let redis = Redis::new();
+    redis.kill9();
+    for (args, said) in [
+        (&["--help"][..], "dead-letters"),
+        (&["-h", "check"], "--repair"),
+        (&["check", "--help"], "--repair"),
+        (&["-V"], env!("CARGO_PKG_VERSION")),
+    ] {
+        let run = admin(&redis, args).exits(0);
+        assert!(run.stdout.contains(said), "{run}");
+        assert_eq!(run.stderr, "", "{run}");
+    }
+}
+
+#[test]
+fn a_redis_that_cannot_be_reached_or_refuses_is_told_with_what_to_do() {
+    let redis = Redis::new();
+    redis.cmd(&["CONFIG", "SET", "requirepass", "secret"]);
+    for (args, hint) in [
+        (&["status"][..], "--password-file"),
+        (&["check", "--password", "wrong"], "--password-file"),
+        (&["status", "-a", "/no/such/socket"], "is Redis running there?"),
+    ] {
+        let run = admin(&redis, args).exits(4);
+        assert!(run.stderr.contains(hint), "{run}");
+        assert_eq!(run.stderr.lines().count(), 1, "{run}");
+    }
+    admin(&redis, &["status", "--password", "secret"]).exits(0);
+}
+
+#[test]
+fn a_wrong_type_of_a_shared_key_is_told_with_what_to_do() {
+    let redis = Redis::new();
+    redis.cmd(&["SET", LENT_BOOKS, "none"]);
+    let run = admin(&redis, &["status"]).exits(4);
+    assert!(run.stderr.contains("library-admin check says which key"), "{run}");
+}
