@@ -625,9 +625,11 @@ fn long_steps(redis: &Redis, micros: u64) -> Vec<(u64, String)> {
 fn no_step_of_a_check_grows_with_the_library() {
     let redis = Redis::new();
     large_library(&redis, 20_000);
-    // Far above what a step takes, below what it would take over all 20,000 books; a busy machine
-    // must not fail this.
-    assert_eq!(long_steps(&redis, 20_000), []);
+    // Far above what a step takes, below what it would take over all 20,000 books. On a busy machine
+    // any step may be held up once; one that is too large is so every time.
+    let mut tries = (0..4).map(|_| long_steps(&redis, 20_000));
+    let well = tries.by_ref().any(|steps| steps.is_empty());
+    assert!(well, "{:?}", long_steps(&redis, 20_000));
 }
 
 /// `cargo test --test it -- --ignored --nocapture a_million` tells the longest steps.

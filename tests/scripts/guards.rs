@@ -900,7 +900,7 @@ fn a_state_that_has_changed_since_it_was_seen_is_not_swept() {
 
 #[test]
 fn the_note_of_a_book_on_its_way_is_not_swept() {
-    let check = "over = lent or not undone(KEYS[4], ARGV[3], id)";
+    let check = "over = lent or not is_undone(KEYS[4], ARGV[3], id)";
     guard("sweep", &[(check, "over = true")], |library| {
         let by = library.instance("worker1");
         let states = library.keys.book_states.clone();
@@ -927,7 +927,7 @@ fn reserved_for_5(library: &mut Library) -> String {
 
 #[test]
 fn a_reservation_for_an_undecided_request_is_not_swept() {
-    let check = "elseif kind == '?' and not undone(KEYS[5], ARGV[2], id) then";
+    let check = "elseif kind == '?' and not is_undone(KEYS[5], ARGV[2], id) then";
     guard("sweep", &[(check, "elseif kind == '?' then")], |library| {
         let by = library.instance("worker1");
         let states = reserved_for_5(library);
