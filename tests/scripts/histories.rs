@@ -170,7 +170,7 @@ fn one_instance(world: &mut World, choices: &mut Choices) -> Result<(), String> 
     let mut handoffs: Vec<HandOff> = Vec::new();
     let largest = choices.from_to(1, 6);
     while choices.below(40) != 0 {
-        match choices.below(6) {
+        match choices.below(7) {
             0..=1 => {
                 let event = some_event(choices, &mut clock);
                 sent.insert(event.key);
@@ -186,6 +186,12 @@ fn one_instance(world: &mut World, choices: &mut Choices) -> Result<(), String> 
                 let chunk = waiting.len().min(choices.from_to(1, largest));
                 let tries = waiting.drain(..chunk).collect();
                 run_chunk(world, &by, tries, &mut waiting)?;
+            }
+            5 => {
+                let lent: Vec<_> = world.model.loans.keys().cloned().collect();
+                if !lent.is_empty() {
+                    world.taken_back_by_the_reference(&lent[choices.below(lent.len())])?;
+                }
             }
             _ => {
                 handoffs.extend(world.library.take_handoffs("worker1", 10));
