@@ -150,7 +150,7 @@ fn with_history(world: &World, fault: String) -> String {
 #[test]
 fn one_instance_does_what_the_contract_says() {
     let mut world = World::new(Library::new());
-    check(40, |choices| {
+    check(25, |choices| {
         one_instance(&mut world, choices).map_err(|fault| with_history(&world, fault))
     });
 }
@@ -276,7 +276,7 @@ struct Worker {
 #[test]
 fn two_instances_keep_the_invariants_whoever_runs_when() {
     let mut world = World::new(Library::new());
-    check(40, |choices| {
+    check(25, |choices| {
         two_instances(&mut world, choices).map_err(|fault| with_history(&world, fault))
     });
 }
