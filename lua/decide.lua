@@ -5,12 +5,11 @@
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
 --   reserves books that only ShelvingService can know about, and asks for them (FETCH).
 -- On its first try by an instance a request comes with ShelvingService's answers already. A "yes"
--- is true of a request that was never tried before: the book is out for it. One that was tried may
--- have put the book back, and ShelvingService goes on saying so until the book is on its shelf: its
--- "yes" counts only under a reservation made here. A "no" names the request that has the book. It
--- is not final, since the book may have come back in the meantime: a book that is nowhere else is
--- reserved here, asked for again, and only the second "no" counts. What waits has nothing and is
--- tried without asking first.
+-- is true: the book was on its shelf and is out for this request now. "Again" says that it was
+-- handed out to this request before, which may have put it back since: it counts only under a
+-- reservation made here. A "no" names the request that has the book. It is not final, since the
+-- book may have come back in the meantime: a book that is nowhere else is reserved here, asked for
+-- again, and only the second "no" counts. What waits has nothing and is tried without asking first.
 --
 -- KEYS  1 the instance's lock       2 requests (stream)      3 returns (stream)
 --       4 hand-offs (stream)        5 loans (hash)           6 book states (hash)
@@ -19,18 +18,17 @@
 --       application may have left (set), and, if an answer is wished, the answer (list)
 -- ARGV  1 token of the lease        2 storage capacity       3 most books a user may have
 --       4 outcomes to keep          5 group of lending       6 group of shelving
---       7 "keep" or "delete" decided events
---       8 n, then n consumers that hold up no refusal (silent instances without a lease)
+--       7 "keep" or "delete" decided events                8 consumer of this instance
+--       9 n, then n consumers that hold up no refusal (silent instances without a lease)
 --       . m, then m consumers that run the reference application
 --       then for each event:
 --         "request" or "return", event id, user id,
 --         milliseconds to keep the answer, or "" if none is wished,
 --         "", the doubt that an earlier FETCH gave, or "no" after WAIT "no",
 --         what ShelvingService has said of the books: "" nothing, "yes" to all of them, or how
---         final a "no" is: "first" (not at all), "again" (nor is a "yes": the event may have been
---         tried before), "in_doubt", "certain",
---         number of books, the books, and, but for "" and "yes", for each book
---         "yes", the id of the request that has it, or "" (not asked)
+--         final a "no" is: "first" (not at all), "in_doubt", "certain",
+--         number of books, the books, and, but for "" and "yes", for each book "yes", "again",
+--         the id of the request that has it, or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
 --       {"DONE", name, value, ...}        the outcome's fields from "outcome" on
 --       {"WAIT", "older" | "book" | "doubt" | "no"}   "no": shelving has said a final "no"
@@ -51,6 +49,7 @@ local loans_key, states_key, storage_key = KEYS[5], KEYS[6], KEYS[7]
 local outcomes, ties = KEYS[8], KEYS[9]
 local capacity, limit, outcomes_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local lending_group, shelving_group, keep_events = ARGV[5], ARGV[6], ARGV[7] == 'keep'
+local me = ARGV[8]
 
 if redis.call('GET', lock) ~= ARGV[1] then
   return {'FENCED'}
@@ -58,7 +57,7 @@ end
 
 ---- Arguments to tables.
 
-local at, next_key = 8, 10
+local at, next_key = 9, 10
 local function take_names()
   local names = {}
   for n = 1, tonumber(ARGV[at]) do
@@ -198,7 +197,7 @@ local room = capacity - redis.call('SCARD', storage_key)
 for _, stream in ipairs({requests, returns, handoffs, outcomes}) do
   redis.call('XLEN', stream)
 end
-redis.call('HLEN', ties)
+local ties_noted = redis.call('HLEN', ties) > 0
 
 ---- What is changed in memory, to be written at the end.
 
@@ -232,31 +231,35 @@ local function precedes(a_id, a_action, b_id, b_action)
   return before(a_id, b_id)
 end
 
+-- The first entry from one id to another that is pending for a group, those of silent instances
+-- passed over; "" if there is none, nil if that could not be found out.
+local function first_pending(stream, group, from, to)
+  local count = next(silent) and 100 or 1
+  repeat
+    local page = redis.pcall('XPENDING', stream, group, from, to, count)
+    if page.err then
+      return nil
+    end
+    for _, entry in ipairs(page) do
+      if not silent[entry[2]] then
+        return entry[1]
+      end
+    end
+    from = #page > 0 and '(' .. page[#page][1]
+  until #page < count
+  return ''
+end
+
 local oldest_known = {}
 -- The oldest undecided event of a stream: pending, or not delivered yet; "" if there is none, nil
--- if that could not be found out. Pending entries of silent instances are passed over.
+-- if that could not be found out.
 local function oldest(stream)
   local known = oldest_known[stream]
   if known and not decided[stream .. known] then
     return known
   end
-  local found, from = nil, '-'
-  while not found do
-    local page = redis.pcall('XPENDING', stream, lending_group, from, '+', next(silent) and 100 or 1)
-    if page.err then
-      return nil
-    end
-    for _, entry in ipairs(page) do
-      if not found and not silent[entry[2]] then
-        found = entry[1]
-      end
-    end
-    if #page == 0 or not next(silent) then
-      break
-    end
-    from = '(' .. page[#page][1]
-  end
-  if not found then
+  local found = first_pending(stream, lending_group, '-', '+')
+  if found == '' then
     local group = group_of(stream, lending_group)
     if not group then
       return nil
@@ -283,40 +286,64 @@ local function other_stream(e)
   return requests, 'request'
 end
 
--- Whether all undecided events of the other stream in e's millisecond are known to wait for e.
-local function all_tied_to(e, ms)
+-- Whether an id was given by submit.lua: then its sequence number is a multiple of a million, and
+-- it can be compared with those of the other stream.
+local function is_ordered(id)
+  return string.find(id, '%-%d+000000$') ~= nil
+end
+
+-- Whether of two events of one millisecond and different streams it is not known which is older.
+local function is_tie(a_id, b_id)
+  return not (is_ordered(a_id) and is_ordered(b_id))
+end
+
+-- The undecided events of the other stream that tie with e, as fields of `ties`; nil if one of
+-- them is not delivered yet, or that could not be found out.
+local function tied_with(e, ms)
   local stream, action = other_stream(e)
-  if redis.call('HGET', ties, '#front') ~= e.action .. ':' .. e.id then
-    return false
-  end
   local first, last = ms .. '-0', ms .. '-18446744073709551615'
   local pending = redis.pcall('XPENDING', stream, lending_group, first, last, MOST_TIES)
   local group = group_of(stream, lending_group)
   if pending.err or not group then
-    return false
-  end
-  if #pending >= MOST_TIES then
-    return true
+    return nil
   end
   local others = {}
+  if #pending >= MOST_TIES then
+    return others
+  end
   for _, entry in ipairs(pending) do
-    if not silent[entry[2]] then
+    if not silent[entry[2]] and is_tie(e.id, entry[1]) then
       others[#others + 1] = action .. ':' .. entry[1]
     end
   end
-  if #others > 0 then
-    for _, tied in ipairs(redis.call('HMGET', ties, unpack(others))) do
-      if not tied then
-        return false
+  local delivered = group['last-delivered-id']
+  if before(delivered, last) then
+    local from = before(delivered, first) and first or '(' .. delivered
+    for _, entry in ipairs(redis.call('XRANGE', stream, from, last, 'COUNT', MOST_TIES)) do
+      if is_tie(e.id, entry[1]) then
+        return nil
       end
     end
   end
-  local delivered = group['last-delivered-id']
-  if before(delivered, first) then
-    return #redis.call('XRANGE', stream, first, last, 'COUNT', 1) == 0
-  elseif before(delivered, last) then
-    return #redis.call('XRANGE', stream, '(' .. delivered, last, 'COUNT', 1) == 0
+  return others
+end
+
+-- Whether all undecided events that tie with e, which comes first, are known to wait for it.
+local function all_wait_for(e, ms)
+  local others = tied_with(e, ms)
+  if not others then
+    return false
+  elseif #others == 0 then
+    return true
+  elseif redis.call('HGET', ties, '#front') ~= e.action .. ':' .. e.id then
+    return false
   end
+  for _, noted in ipairs(redis.call('HMGET', ties, unpack(others))) do
+    if not noted then
+      return false
+    end
+  end
+  e.tied = true
   return true
 end
 
@@ -341,11 +368,7 @@ local function nothing_older(e)
   end
   -- A tie: the front is the smallest undecided event of both streams.
   if own_first and precedes(e.id, e.action, other, action) then
-    if all_tied_to(e, ms) then
-      e.tied = true
-      return true
-    end
-    return false
+    return all_wait_for(e, ms)
   end
   if own ~= '' and not own_first and precedes(own, e.action, other, action) then
     -- The front is of e's own stream: those of e's millisecond wait for it in turn.
@@ -359,8 +382,11 @@ local function nothing_older(e)
     redis.call('DEL', ties)
     redis.call('HSET', ties, '#front', front)
   end
-  redis.call('HSET', ties, e.action .. ':' .. e.id, '1')
+  -- What could end the wait is told as well: a decision about its user or its books.
+  local concerns = e.user .. '\n' .. table.concat(e.books, '\n')
+  redis.call('HSET', ties, e.action .. ':' .. e.id, concerns)
   redis.call('EXPIRE', ties, TIES_TTL_S)
+  ties_noted = true
   return false
 end
 
@@ -381,9 +407,8 @@ local function is_undone(stream, group, delivered, id)
     local entry = redis.pcall('XRANGE', stream, id, id)
     return entry.err ~= nil or #entry > 0
   end
-  local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
-  -- An error means that the group is gone: what is still in the stream will be delivered again.
-  return pending.err ~= nil or #pending > 0
+  -- It could not be found out if the group is gone: what is in the stream will be delivered again.
+  return first_pending(stream, group, id, id) ~= ''
 end
 
 local undone_known = {}
@@ -435,8 +460,7 @@ end
 local function settled(a_doubt)
   local handoff, request = string.match(a_doubt, '^(%S+) (%S+)$')
   if handoff and handoff ~= '-' then
-    local pending = redis.pcall('XPENDING', handoffs, shelving_group, '-', handoff, 1)
-    if not pending.err and #pending > 0 then
+    if first_pending(handoffs, shelving_group, '-', handoff) ~= '' then
       return false
     end
     if before(shelving().delivered, handoff) then
@@ -515,9 +539,26 @@ local function acknowledge(e)
   return true
 end
 
--- What waited for e waits for the next in front, if e was refused without any effect; otherwise
--- it has to try again.
-local function pass_ties_on(e, effect)
+-- A decision had an effect: what waits and shares its user or a book with it has to try again
+-- before it counts as waiting.
+local function untie(e)
+  local touched = {[e.user] = true}
+  for _, book in ipairs(e.books) do
+    touched[book] = true
+  end
+  local noted = redis.call('HGETALL', ties)
+  for n = 1, #noted, 2 do
+    for name in string.gmatch(noted[n] ~= '#front' and noted[n + 1] or '', '[^\n]+') do
+      if touched[name] then
+        redis.call('HDEL', ties, noted[n])
+        break
+      end
+    end
+  end
+end
+
+-- What waited for e waits for the next in front.
+local function pass_ties_on(e)
   redis.call('HDEL', ties, e.action .. ':' .. e.id)
   local front, action = oldest(requests), 'request'
   local other = oldest(returns)
@@ -525,11 +566,18 @@ local function pass_ties_on(e, effect)
     and (not front or front == '' or precedes(other, 'return', front, 'request')) then
     front, action = other, 'return'
   end
-  if not effect and front and front ~= '' and split(front) == split(e.id) then
+  if front and front ~= '' and split(front) == split(e.id) then
     redis.call('HSET', ties, '#front', action .. ':' .. front)
   else
     redis.call('DEL', ties)
   end
+end
+
+-- Whether e is still this instance's to work on: if its group was lost and made anew, it may have
+-- been delivered to another, and what it has is theirs.
+local function is_mine(e)
+  local pending = redis.pcall('XPENDING', stream_of(e), lending_group, e.id, e.id, 1, me)
+  return not pending.err and #pending == 1
 end
 
 -- Writes the outcome and returns the event's reply. `lists` are pairs of a field and books.
@@ -555,8 +603,11 @@ local function conclude(e, outcome, cause, lists, effect)
     redis.call('RPUSH', e.answer, table.concat(text, '\n'))
     redis.call('PEXPIRE', e.answer, e.answer_ms)
   end
+  if ties_noted and effect then
+    untie(e)
+  end
   if e.tied then
-    pass_ties_on(e, effect)
+    pass_ties_on(e)
   end
   return reply
 end
@@ -581,14 +632,24 @@ local function grant_all(e)
 end
 
 local function wait(e, sorted)
-  let_go(e, sorted.asked)
-  put_back(sorted.have)
+  if #sorted.have > 0 or #sorted.asked > 0 or e.reserved then
+    if not is_mine(e) then
+      return {'STALE'}
+    end
+    let_go(e, sorted.asked)
+    put_back(sorted.have)
+    -- What shelving said is not true any more.
+    e.said, e.answers = '', nil
+  end
   return {'WAIT', sorted.in_doubt and 'doubt' or sorted.told_no and 'no'
     or sorted.blocked and 'book' or 'older'}
 end
 
 -- Asks shelving for books, after reserving those that are not yet reserved for e.
 local function fetch(e, sorted)
+  if not is_mine(e) then
+    return {'STALE'}
+  end
   local reply = {'FETCH', sorted.certain and '' or doubt()}
   for _, book in ipairs(#sorted.unknown > 0 and sorted.unknown or sorted.free) do
     set('state', state, book, '?' .. e.id)
@@ -662,6 +723,8 @@ local function look_at_request(e)
   local asked, unknown = {}, {}                    -- reserved for e without having the book
   local mine, others, nowhere = {}, {}, {}         -- refused
   local available, blocked, in_doubt = {}, false, false
+  -- What e reserves cannot be under way anywhere without a mark, unless reference instances run.
+  local is_certain = e.said == 'certain' or #reference == 0
   for n, book in ipairs(e.books) do
     local is = state[book]
     local kind = is and string.sub(is, 1, 1)
@@ -679,25 +742,24 @@ local function look_at_request(e)
     elseif stored[book] then
       instant[#instant + 1] = book
       available[#available + 1] = book
-    elseif answer == 'yes' and (own or e.said ~= 'again') then
+    elseif answer == 'yes' or (own and answer == 'again' and is_certain) then
       have[#have + 1] = book
       available[#available + 1] = book
-    elseif answer == 'yes' and not (kind == '>' and in_transit(is)) then
-      -- Before anything else it is asked for again, so that it can be put back if e has it.
-      unknown[#unknown + 1] = book
-    elseif own and answer == '' then
+    elseif (own and answer == '')
+      or (answer == 'again' and not own and not (kind == '>' and in_transit(is))) then
+      -- Before anything else it is asked for under a reservation, so that it can be put back.
       unknown[#unknown + 1] = book
     elseif own then
       asked[#asked + 1] = book
-      if is_undecided(answer) then
+      if answer ~= 'again' and is_undecided(answer) then
         blocked = true
-      elseif e.said == 'certain' then
+      elseif answer ~= 'again' and e.said == 'certain' then
         nowhere[#nowhere + 1] = book
       else
         in_doubt = true
       end
     elseif kind == '?' or (kind == '>' and in_transit(is))
-      or (answer ~= '' and answer ~= 'yes' and answer ~= e.id and is_undecided(answer)) then
+      or (answer ~= '' and answer ~= 'again' and is_undecided(answer)) then
       blocked = true
     else
       free[#free + 1] = book
@@ -730,15 +792,23 @@ local function look_at_request(e)
   return decide, sorted
 end
 
+-- Whether a request is younger than a return. In a tie that is not known, and it is not.
+local function is_younger(request, e)
+  local request_ms, ms = split(request), split(e.id)
+  if request_ms ~= ms then
+    return smaller(ms, request_ms)
+  end
+  return not is_tie(request, e.id) and before(e.id, request)
+end
+
 local function look_at_return(e)
   local mine, others, not_lent = {}, {}, {}
-  local ms = split(e.id)
   for _, book in ipairs(e.books) do
     local list = not_lent
     if loan[book] == e.user then
       -- Only loans of older requests are meant. A loan without an entry is old.
       local request = string.match(state[book] or '', '^=(.*)$')
-      if not request or not smaller(ms, split(request) or ms) then
+      if not request or not split(request) or not is_younger(request, e) then
         list = mine
       end
     elseif loan[book] then
@@ -756,17 +826,35 @@ end
 ---- All events, then what they changed.
 
 local replies = {}
-for n, e in ipairs(events) do
+local function try(n, e)
   local cause = broken[e.count] or broken[e.temp or '']
   if cause then
     replies[n] = {'FAILED', cause}
+    return
+  end
+  local look = e.action == 'request' and look_at_request or look_at_return
+  local ok, act, sorted = pcall(look, e)
+  if ok then
+    replies[n] = act(e, sorted)
   else
-    local look = e.action == 'request' and look_at_request or look_at_return
-    local ok, act, sorted = pcall(look, e)
-    if ok then
-      replies[n] = act(e, sorted)
-    else
-      replies[n] = {'FAILED', 'script_error: ' .. tostring(type(act) == 'table' and act.err or act)}
+    replies[n] = {'FAILED', 'script_error: ' .. tostring(type(act) == 'table' and act.err or act)}
+  end
+end
+
+for n, e in ipairs(events) do
+  try(n, e)
+end
+
+-- Events that tie become known to wait for each other only one after the other, and a decision
+-- with an effect makes some of them try again: a few times here rather than in a call for each.
+local MOST_PASSES = 8
+local passes, progress = 1, ties_noted
+while progress and passes < MOST_PASSES do
+  passes, progress = passes + 1, false
+  for n, e in ipairs(events) do
+    if replies[n][1] == 'WAIT' and replies[n][2] == 'older' then
+      try(n, e)
+      progress = progress or replies[n][1] ~= 'WAIT'
     end
   end
 end

@@ -50,8 +50,8 @@ pub struct Session {
 pub struct Neighbours {
     /// Without a lease, and nothing was heard of them for long: they hold up no refusal.
     pub silent: Vec<String>,
-    /// Without a lease, working: instances of the reference application. They tell nobody what
-    /// they have reserved.
+    /// Without a lease, working: instances of the reference application, or dead ones with events
+    /// in hand that may have been such. They tell nobody what they have reserved.
     pub reference: Vec<String>,
 }
 
@@ -149,5 +149,15 @@ impl Session {
     pub fn neighbours(&self) -> Arc<Neighbours> {
         // Whoever panicked left a whole Arc behind.
         Arc::clone(&self.neighbours.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The event that is being tried alone, or was when the last session ended.
+    pub fn lone(&self) -> Option<EventKey> {
+        *self.lone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers which event is being tried alone.
+    pub fn remember_lone(&self, key: Option<EventKey>) {
+        *self.lone.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 }

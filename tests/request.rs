@@ -185,6 +185,17 @@ fn wait_for_entry(db: &mut Connection, stream: &str) -> String {
     id.unwrap()
 }
 
+/// Waits until a client blocks in this command.
+#[track_caller]
+fn until_blocked(db: &mut Connection, command: &str) {
+    until("a client blocks", || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(db).unwrap();
+        clients
+            .lines()
+            .any(|client| client.contains(&format!("cmd={command} ")) && client.contains("flags=b"))
+    });
+}
+
 fn alive(db: &mut Connection, stream: &str, consumer: &str) {
     let _: () = redis::pipe()
         .cmd("XGROUP")
@@ -392,6 +403,8 @@ fn a_redis_that_restarts_while_somebody_waits_does_not_lose_the_answer() {
     let mut db = server.connect();
     let child = server.start_run(&["request", "u", "geb", "--timeout", "30", "--id", "x"]);
     let id = wait_for_entry(&mut db, REQUESTS);
+    // Before that it might not know yet that its event is queued, and would send it again.
+    until_blocked(&mut db, "blmove");
     server.restart();
     let mut db = server.connect();
     let fields = ["user_id", "u", "outcome", "accepted", "book_ids", "geb", "in_hand", "1"];
@@ -407,6 +420,7 @@ fn a_redis_that_is_gone_for_good_says_that_the_event_is_queued() {
     let mut db = server.connect();
     let child = server.start_run(&["request", "u", "geb", "--timeout", "1"]);
     let id = wait_for_entry(&mut db, REQUESTS);
+    until_blocked(&mut db, "blmove");
     server.stop();
     let ended = Ended::of(child.wait_with_output().unwrap());
     assert_eq!(ended.status, Some(4), "{ended:?}");
@@ -739,6 +753,7 @@ fn a_batch_goes_on_after_redis_was_restarted_under_it() {
     let mut child = child;
     drop(child.stdin.take());
     wait_for_entry(&mut db, RETURNS);
+    until_blocked(&mut db, "blmove");
     server.restart();
     answer_all(&mut server.connect());
     let ended = Ended::of(child.wait_with_output().unwrap());
@@ -800,11 +815,7 @@ fn ctrl_c_while_waiting_says_that_the_event_stays_queued() {
     let mut db = server.connect();
     let child = server.start_run(&["request", "u", "geb"]);
     let id = wait_for_entry(&mut db, REQUESTS);
-    // The answer is waited for once the command blocks.
-    until("it waits", || {
-        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
-        clients.contains("cmd=blmove")
-    });
+    until_blocked(&mut db, "blmove");
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let output = child.wait_with_output().unwrap();
@@ -948,10 +959,7 @@ fn watch_tells_outcomes_as_they_happen_and_survives_a_restart_of_redis() {
     let mut child = server.start_run(&["watch"]);
     let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    until("it watches", || {
-        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
-        clients.contains("cmd=xread")
-    });
+    until_blocked(&mut db, "xread");
     record(&mut db, "2000-0", "request:2-0", "u", &["outcome", "accepted", "book_ids", "new"]);
     std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
     assert_eq!(line, "1970-01-01T00:00:02.000Z request 2-0: lent to a user: new\n");

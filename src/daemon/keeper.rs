@@ -82,6 +82,15 @@ enum Stream {
     HandOffs,
 }
 
+impl Stream {
+    fn name_and_group(self, session: &Session) -> (&str, &'static str) {
+        match self {
+            Self::Events(action) => (session.keys.stream(action), LENDING_GROUP),
+            Self::HandOffs => (&session.keys.handoffs, SHELVING_GROUP),
+        }
+    }
+}
+
 const STREAMS: [Stream; 3] =
     [Stream::Events(Action::Request), Stream::Events(Action::Return), Stream::HandOffs];
 
@@ -136,70 +145,34 @@ impl Keeper<'_> {
     }
 
     fn name_and_group(&self, stream: Stream) -> (&str, &'static str) {
-        match stream {
-            Stream::Events(action) => (self.session.keys.stream(action), LENDING_GROUP),
-            Stream::HandOffs => (&self.session.keys.handoffs, SHELVING_GROUP),
-        }
+        stream.name_and_group(self.session)
     }
 
     /// Looks at the other instances: takes over from the dead, forgets those that are long gone,
     /// and notes which hold up no refusal.
     fn look_after_others(&mut self) -> Result<(), Error> {
-        let mut neighbours = Neighbours::default();
-        for stream in STREAMS {
-            let (name, group) = self.name_and_group(stream);
+        let others = others(self.session, &mut self.connection)?;
+        note_neighbours(self.session, &others);
+        let abandoned_ms = self.session.options.abandoned_after.as_millis() as u64;
+        for other in others {
+            let (name, group) = self.name_and_group(other.stream);
             let name = name.to_owned();
-            for other in consumers(&mut self.connection, &name, group)? {
-                if other.name == self.session.consumer() {
-                    continue;
-                }
-                let lock = self.session.keys.lock_of(&other.name);
-                let left: i64 = redis::cmd("PTTL")
-                    .arg(&lock)
-                    .query(&mut self.connection)
-                    .map_err(Error::redis("look at a lock"))?;
-                let without_ttl = left == -1;
-                if without_ttl && other.pending > 0 {
-                    let silent =
-                        other.idle_ms > self.session.options.silent_after.as_millis() as u64;
-                    let list =
-                        if silent { &mut neighbours.silent } else { &mut neighbours.reference };
-                    if !list.contains(&other.name) {
-                        list.push(other.name.clone());
-                    }
-                }
-                if left >= 0 {
-                    continue;
-                }
-                let abandoned = self.session.options.abandoned_after.as_millis() as u64;
-                if other.pending > 0 && (!without_ttl || other.idle_ms > abandoned) {
-                    self.take_over(stream, &name, group, &other.name)?;
-                } else if other.pending == 0 && !without_ttl && other.idle_ms > FORGET_AFTER_MS {
-                    FORGET
-                        .keys(&[&self.session.lock(), &name, &lock])
-                        .arg(&self.session.token)
-                        .arg(group)
-                        .arg(&other.name)
-                        .run(&mut self.connection, "remove a consumer that is gone")?;
-                    debug!(target: LOG, "consumer {:?} of {name} is long gone and was removed", other.name);
-                }
+            let gone = match other.lock {
+                Lock::Gone => true,
+                Lock::WithoutTtl => other.idle_ms > abandoned_ms,
+                Lock::Held => false,
+            };
+            if gone && other.pending > 0 {
+                self.take_over(other.stream, &name, group, &other.name)?;
+            } else if other.lock == Lock::Gone && other.idle_ms > FORGET_AFTER_MS {
+                FORGET
+                    .keys(&[&self.session.lock(), &name, &self.session.keys.lock_of(&other.name)])
+                    .arg(&self.session.token)
+                    .arg(group)
+                    .arg(&other.name)
+                    .run(&mut self.connection, "remove a consumer that is gone")?;
+                debug!(target: LOG, "consumer {:?} of {name} is long gone: removed", other.name);
             }
-        }
-        // A name heard of in one stream is not silent because of the other.
-        let before = self.session.neighbours();
-        neighbours.silent.retain(|name| !neighbours.reference.contains(name));
-        for name in &neighbours.silent {
-            if !before.silent.contains(name) {
-                warn!(target: LOG,
-                    "instance {name:?} has events in hand, no lease, and did nothing for {} s: it \
-                     holds up no refusal any longer",
-                    self.session.options.silent_after.as_secs()
-                );
-            }
-        }
-        if *before != neighbours {
-            *self.session.neighbours.lock().unwrap_or_else(PoisonError::into_inner) =
-                Arc::new(neighbours);
         }
         Ok(())
     }
@@ -230,8 +203,6 @@ impl Keeper<'_> {
                     }
                 }
                 Stream::HandOffs => {
-                    // A hand-off is never given up: one that is suspected is read when it is
-                    // found to be in nobody's hands.
                     let entries = claimed.iter().filter_map(|one| one.entry.as_ref());
                     if let Some(to_shelving) = to_shelving {
                         let _ =
@@ -401,34 +372,100 @@ impl Keeper<'_> {
     }
 }
 
-struct Consumer {
+/// The lock of another instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lock {
+    Held,
+    WithoutTtl,
+    Gone,
+}
+
+/// Another instance, as a consumer of one stream.
+struct Other {
+    stream: Stream,
     name: String,
     pending: u64,
     idle_ms: u64,
+    lock: Lock,
 }
 
-fn consumers(
-    connection: &mut Connection,
-    stream: &str,
-    group: &str,
-) -> Result<Vec<Consumer>, Error> {
-    let list: Vec<HashMap<String, Value>> = redis::cmd("XINFO")
-        .arg("CONSUMERS")
-        .arg(stream)
-        .arg(group)
-        .query(connection)
-        .map_err(Error::redis("look at the other instances"))?;
-    let number = |info: &HashMap<String, Value>, field: &str| match info.get(field) {
-        Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
-        _ => 0,
-    };
-    // A name that is not text is no instance's.
-    Ok(list
-        .iter()
-        .filter_map(|info| {
-            let name = info.get("name").and_then(text)?.to_owned();
-            let (pending, idle_ms) = (number(info, "pending"), number(info, "idle"));
-            Some(Consumer { name, pending, idle_ms })
-        })
-        .collect())
+/// Finds out which other instances there are, before a session's first decision.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn meet_neighbours(session: &Session, connection: &mut Connection) -> Result<(), Error> {
+    note_neighbours(session, &others(session, connection)?);
+    Ok(())
+}
+
+fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, Error> {
+    const DOING: &str = "look at the other instances";
+    let mut others = Vec::new();
+    for stream in STREAMS {
+        let (name, group) = stream.name_and_group(session);
+        let list: Vec<HashMap<String, Value>> = redis::cmd("XINFO")
+            .arg("CONSUMERS")
+            .arg(name)
+            .arg(group)
+            .query(connection)
+            .map_err(Error::redis(DOING))?;
+        for info in &list {
+            let number = |field: &str| match info.get(field) {
+                Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
+                _ => 0,
+            };
+            // A name that is not text is no instance's.
+            let Some(name) = info.get("name").and_then(text) else { continue };
+            if name == session.consumer() {
+                continue;
+            }
+            let left: i64 = redis::cmd("PTTL")
+                .arg(session.keys.lock_of(name))
+                .query(connection)
+                .map_err(Error::redis(DOING))?;
+            let lock = match left {
+                -2 => Lock::Gone,
+                -1 => Lock::WithoutTtl,
+                _ => Lock::Held,
+            };
+            let (name, pending, idle_ms) = (name.to_owned(), number("pending"), number("idle"));
+            others.push(Other { stream, name, pending, idle_ms, lock });
+        }
+    }
+    Ok(others)
+}
+
+/// Notes which instances hold up no refusal, and which run the reference application.
+fn note_neighbours(session: &Session, others: &[Other]) {
+    let silent_ms = session.options.silent_after.as_millis() as u64;
+    let mut found = Neighbours::default();
+    for other in others {
+        // Who is heard of in one stream is not silent because of the others.
+        let heard = others.iter().any(|one| one.name == other.name && one.idle_ms <= silent_ms);
+        let list = match other.lock {
+            Lock::Held => continue,
+            Lock::WithoutTtl if !heard => &mut found.silent,
+            Lock::WithoutTtl => &mut found.reference,
+            // Which kind it was, nobody knows any more.
+            Lock::Gone if other.pending > 0 => &mut found.reference,
+            Lock::Gone => continue,
+        };
+        if !list.contains(&other.name) {
+            list.push(other.name.clone());
+        }
+    }
+    let before = session.neighbours();
+    for name in found.silent.iter().filter(|name| !before.silent.contains(name)) {
+        if others.iter().any(|other| other.name == *name && other.pending > 0) {
+            warn!(
+                target: LOG,
+                "instance {name:?} has events in hand, no lease, and did nothing for {} s: it \
+                 holds up no refusal any longer",
+                session.options.silent_after.as_secs()
+            );
+        }
+    }
+    if *before != found {
+        *session.neighbours.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(found);
+    }
 }

@@ -77,6 +77,21 @@ pub fn check_types(connection: &mut Connection, keys: &Keys) -> Result<(), Error
     Ok(())
 }
 
+/// Whether a consumer group was lost: it is missing, and there are outcomes, so it was there.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, Error> {
+    let outcomes: u64 = redis::cmd("XLEN")
+        .arg(&keys.outcomes)
+        .query(connection)
+        .map_err(Error::redis("look at the outcomes"))?;
+    Ok(outcomes > 0
+        && !(has_group(connection, &keys.requests, LENDING_GROUP)?
+            && has_group(connection, &keys.returns, LENDING_GROUP)?
+            && has_group(connection, &keys.handoffs, SHELVING_GROUP)?))
+}
+
 /// Creates the consumer groups that are missing, from the beginning of their streams: what was
 /// sent before the first start is served.
 ///

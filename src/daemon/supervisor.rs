@@ -16,11 +16,12 @@ use redis::Connection;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::keeper::{Keeper, Order, STALL};
+use super::keeper::{self, Keeper, Order, STALL};
 use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
-use super::{logging, setup, takeover};
+use super::takeover::{self, LoneTry};
+use super::{logging, setup};
 use crate::connect::Target;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
@@ -43,6 +44,9 @@ const EXIT_UNFIT: u8 = 78;
 /// Pauses between tries to get a session: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a consumer group that was lost stays so: longer than its absence can go unnoticed.
+const REGROUP_PAUSE: Duration = Duration::from_millis(500);
 
 /// A session that lasted so long was a good one: an outage before it is over.
 const PROVEN: Duration = Duration::from_millis(500);
@@ -277,14 +281,7 @@ impl Supervisor {
         setup::check_version(&mut control)?;
         setup::check_types(&mut control, &self.keys)?;
         let token = self.acquire(&mut control)?;
-        setup::ensure_groups(&mut control, &self.keys)?;
-        if self.options.keep_events {
-            setup::note_kept_events(&mut control, &self.keys)?;
-        }
         let first = self.sessions == 0;
-        if first {
-            setup::warn_of_settings(&mut control);
-        }
         let session = Session::new(
             self.keys.clone(),
             self.options.clone(),
@@ -293,10 +290,16 @@ impl Supervisor {
             Arc::clone(&self.lone),
             first,
         );
+        if let Err(error) = self.prepare(&session, &mut control) {
+            // Whoever starts next need not wait for a lease that nobody uses.
+            let _ = lease::resign(&session, &mut control);
+            return Err(error);
+        }
         // The last session was interrupted in a try of an event that is tried alone, and survived.
-        let lone = self.lone.lock().map_or(None, |mut lone| lone.take());
+        let lone = session.lone();
         if let Some(key) = lone {
-            takeover::count_lone_try(&session, &mut control, key, -1)?;
+            takeover::count_lone_try(&session, &mut control, key, LoneTry::Interrupted)?;
+            session.remember_lone(None);
         }
         let threads = Connections::open(&self.target, &session)?;
         self.sessions += 1;
@@ -312,6 +315,25 @@ impl Supervisor {
             wake_readers(&session, &mut control);
             over
         })
+    }
+
+    /// What has to be done before the first event is read.
+    fn prepare(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
+        if setup::is_group_lost(control, &self.keys)? {
+            // The others notice at once, on their blocking reads; till then their workers go on
+            // with events that are about to be delivered anew.
+            warn!(target: LOG, "a consumer group is lost: it is made again in a moment");
+            self.wait(REGROUP_PAUSE).map_err(|()| Over::End(End::Stopped))?;
+        }
+        setup::ensure_groups(control, &self.keys)?;
+        if self.options.keep_events {
+            setup::note_kept_events(control, &self.keys)?;
+        }
+        if session.first {
+            setup::warn_of_settings(control);
+        }
+        keeper::meet_neighbours(session, control)?;
+        Ok(())
     }
 
     /// Watches a session until it is over.

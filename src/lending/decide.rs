@@ -21,9 +21,6 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
 pub enum Finality {
     /// Not at all: the books were not reserved when it was asked.
     First,
-    /// Not at all, nor is a yes: the event may have been tried before, and what it had then it may
-    /// have put back.
-    Again,
     /// Not quite, for this reason.
     InDoubt(String),
     /// The books were reserved, and nothing that could bring one was on its way.
@@ -96,7 +93,7 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
     }
     cmd.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
     cmd.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
-    cmd.arg(session.decided_events());
+    cmd.arg(session.decided_events()).arg(session.consumer());
     for names in [&neighbours.silent, &neighbours.reference] {
         cmd.arg(names.len()).arg(names);
     }
@@ -108,15 +105,13 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
         };
         cmd.arg(doubt);
         let all_yes = fetched.as_ref().is_some_and(|fetched| {
-            fetched.finality != Finality::Again
-                && fetched.answers.iter().all(|answer| *answer == Some(Answer::Yes))
+            fetched.answers.iter().all(|answer| *answer == Some(Answer::Yes))
         });
         cmd.arg(match fetched {
             None => "",
             Some(_) if all_yes => "yes",
             Some(fetched) => match fetched.finality {
                 Finality::First => "first",
-                Finality::Again => "again",
                 Finality::InDoubt(_) => "in_doubt",
                 Finality::Certain => "certain",
             },
@@ -132,6 +127,7 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
                 cmd.arg(match answer {
                     None => "",
                     Some(Answer::Yes) => "yes",
+                    Some(Answer::Again) => "again",
                     Some(Answer::TakenBy(request)) => request,
                 });
             }

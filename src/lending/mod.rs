@@ -5,6 +5,7 @@
 //! does everything else through one script. What the main storage has, it learns from
 //! [`crate::shelving::fetch`] alone.
 
+pub mod busy;
 pub mod decide;
 pub mod in_hand;
 pub mod reader;

@@ -10,7 +10,7 @@
 //! way is answered, or at once when the session breaks.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::lending::LOG;
@@ -18,12 +18,13 @@ use crossbeam_channel::{Receiver, TryRecvError, select};
 use log::{debug, error, warn};
 use redis::{Cmd, Connection, Value};
 
+use super::busy::Busy;
 use super::decide::{self, Fetched, Finality, Try, Verdict};
 use super::reject::{self, Rejected};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered};
 use crate::daemon::logging::OutcomeLog;
-use crate::daemon::takeover;
+use crate::daemon::takeover::{self, LoneTry};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey};
 use crate::ids::{BookId, EventId};
@@ -35,6 +36,10 @@ use crate::stream;
 /// The most events that one script decides: it then takes well under a millisecond, and what a
 /// call costs beside its events no longer shows.
 const CHUNK: usize = 128;
+
+/// The most events that are tried again by one script: a try that ends in waiting again is cheaper
+/// than a decision, and those of one millisecond had best be seen together.
+const RETRY_CHUNK: usize = 512;
 
 /// The most books in a chunk of several events, since a script's time grows with them.
 const CHUNK_BOOKS: usize = 1_000;
@@ -66,20 +71,19 @@ struct Asking {
     finality: Finality,
     /// Indices into the event's books; none of a return.
     books: Vec<usize>,
-    /// The books that it has got before: a "yes" stays true until the event gives the book back.
-    got: Vec<usize>,
+    /// What shelving said of the others before.
+    before: Vec<Option<Answer>>,
 }
 
 impl Asking {
     /// The first time that this instance has an event: all books of a request. A fresh one was
     /// never tried before.
-    fn first(event: Event, fresh: bool) -> Self {
+    fn first(event: Event) -> Self {
         let books = match event.key.action {
             Action::Request => (0..event.books.len()).collect(),
             Action::Return => Vec::new(),
         };
-        let finality = if fresh { Finality::First } else { Finality::Again };
-        Self { event, finality, books, got: Vec::new() }
+        Self { event, finality: Finality::First, books, before: Vec::new() }
     }
 }
 
@@ -93,6 +97,7 @@ pub struct Worker<'a> {
     fresh: VecDeque<Delivered>,
     suspects: VecDeque<EventKey>,
     room: WaitingRoom,
+    busy: Busy,
     under_way: VecDeque<Call>,
     log: OutcomeLog,
 }
@@ -115,6 +120,7 @@ impl<'a> Worker<'a> {
             fresh: VecDeque::new(),
             suspects: VecDeque::new(),
             room: WaitingRoom::default(),
+            busy: Busy::default(),
             under_way: VecDeque::new(),
             log: OutcomeLog::new(session.options.log_outcomes),
         }
@@ -187,9 +193,12 @@ impl<'a> Worker<'a> {
 
     /// The next call: what is due in the waiting room, else what has come, oldest first.
     fn next_call(&mut self) -> Option<Call> {
-        if self.room.has_due() {
-            let due = self.room.take_due(CHUNK, CHUNK_BOOKS).into_iter();
-            let tries = due.map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
+        // Nobody overtakes an older one for the same book that is under way.
+        let due = self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, |event| !self.busy.concerns(event));
+        if !due.is_empty() {
+            due.iter().for_each(|waiting| self.busy.add(&waiting.event));
+            let tries =
+                due.into_iter().map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
             return Some(Call::Decide(self.session.neighbours(), tries.collect()));
         }
         let mut chunk: Vec<Asking> = Vec::new();
@@ -200,9 +209,14 @@ impl<'a> Worker<'a> {
                 Content::Event(event) if delivered.fresh && self.room.is_awaited(&event) => {
                     self.room.admit_behind(event);
                 }
+                Content::Event(event) if delivered.fresh && self.busy.concerns(&event) => {
+                    // It is due when it is known what came of the other.
+                    self.room.admit(Waiting { event, doubt: String::new() });
+                }
                 Content::Event(event) => {
                     books += event.books.len();
-                    chunk.push(Asking::first(event, delivered.fresh));
+                    self.busy.add(&event);
+                    chunk.push(Asking::first(event));
                 }
                 Content::Suspect => self.suspects.push_back(delivered.key),
                 Content::Fault(fault) if chunk.is_empty() => {
@@ -216,8 +230,7 @@ impl<'a> Worker<'a> {
             }
         }
         if chunk.is_empty() {
-            // Perhaps all that has come went into the room.
-            return if self.room.has_due() { self.next_call() } else { None };
+            return None;
         }
         Some(self.fetch_or_decide(chunk))
     }
@@ -286,16 +299,13 @@ impl<'a> Worker<'a> {
         let mut answers = fetch::answers(reply, asked(&chunk).count())?.into_iter();
         let tries = chunk
             .into_iter()
-            .map(|Asking { event, finality, books, got }| {
+            .map(|Asking { event, finality, books, mut before }| {
                 let fetched = (!books.is_empty()).then(|| {
-                    let mut of_event = vec![None; event.books.len()];
-                    for book in got {
-                        of_event[book] = Some(Answer::Yes);
-                    }
+                    before.resize(event.books.len(), None);
                     for book in books {
-                        of_event[book] = answers.next();
+                        before[book] = answers.next();
                     }
-                    Fetched { finality, answers: of_event }
+                    Fetched { finality, answers: before }
                 });
                 Try { event, doubt: String::new(), fetched }
             })
@@ -308,26 +318,26 @@ impl<'a> Worker<'a> {
         let mut gone = Vec::new();
         for (verdict, one) in decide::verdicts(reply, &tries)?.into_iter().zip(tries) {
             let key = one.event.key;
+            if !matches!(verdict, Verdict::Fetch { .. }) {
+                self.busy.remove(&one.event);
+            }
             match verdict {
                 Verdict::Done(fields) => {
                     self.log.add(key, Some(one.event.user.as_str()), pairs(&fields));
-                    self.room.decided(&one.event);
-                    gone.push(key);
+                    gone.push(one.event);
                 }
                 Verdict::Fetch { finality, books } => {
-                    let answers = match one.fetched {
-                        Some(fetched) if fetched.finality != Finality::Again => fetched.answers,
-                        _ => Vec::new(),
-                    };
-                    let got = (0..answers.len())
-                        .filter(|book| answers[*book] == Some(Answer::Yes))
-                        .collect();
-                    asking.push(Asking { event: one.event, finality, books, got });
+                    let mut before = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+                    for answer in &mut before {
+                        // What another had then, it may not have now.
+                        answer.take_if(|answer| matches!(answer, Answer::TakenBy(_)));
+                    }
+                    asking.push(Asking { event: one.event, finality, books, before });
                 }
                 Verdict::Wait { doubt } => self.room.admit(Waiting { event: one.event, doubt }),
                 Verdict::Stale => {
                     debug!(target: LOG, "{key} is decided by another instance");
-                    gone.push(key);
+                    gone.push(one.event);
                 }
                 Verdict::Failed(cause) => {
                     error!(target: LOG, "{key} cannot be worked on: {cause}");
@@ -335,7 +345,8 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        self.session.in_hand.drop(gone);
+        self.session.in_hand.drop(gone.iter().map(|event| event.key));
+        self.room.decided(&gone);
         if asking.is_empty() {
             return Ok(());
         }
@@ -365,8 +376,10 @@ impl<'a> Worker<'a> {
     /// counted before it is read, and given up unread when it was tried often enough (I5).
     fn try_alone(&mut self, key: EventKey) -> Result<(), Error> {
         let most = self.session.options.tries;
-        let tries = takeover::count_lone_try(self.session, &mut self.connection, key, 1)?;
-        self.remember_lone(Some(key));
+        // Before it is counted: the reply can get lost.
+        self.session.remember_lone(Some(key));
+        let tries =
+            takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Begin)?;
         warn!(target: LOG, "{key} was in hand when instances died: it is tried alone, time {tries} of {most}");
         if tries > most {
             self.send(give_up(key, format!("given_up_after_{most}_tries")))?;
@@ -376,7 +389,8 @@ impl<'a> Worker<'a> {
             for entry in &entries {
                 match Delivered::read(key.action, entry, false).content {
                     Content::Event(event) => {
-                        let call = self.fetch_or_decide(vec![Asking::first(event, false)]);
+                        self.busy.add(&event);
+                        let call = self.fetch_or_decide(vec![Asking::first(event)]);
                         self.send(call)?;
                     }
                     Content::Fault(fault) => {
@@ -390,13 +404,9 @@ impl<'a> Worker<'a> {
             self.answer_one()?;
         }
         // It was survived, whatever came of it.
-        takeover::count_lone_try(self.session, &mut self.connection, key, 0)?;
-        self.remember_lone(None);
+        takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Ended)?;
+        self.session.remember_lone(None);
         Ok(())
-    }
-
-    fn remember_lone(&self, key: Option<EventKey>) {
-        *self.session.lone.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
 

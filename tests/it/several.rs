@@ -102,8 +102,9 @@ fn two_instances_asked_for_one_book_lend_it_once() {
 fn an_instance_that_is_killed_under_load_is_replaced_by_the_other() {
     let redis = Redis::new();
     let mut sent = send(&redis, 2, 200);
-    let mut killed = Daemon::start(&redis, &["worker1"]);
-    let _daemon = Daemon::start(&redis, &["worker2"]);
+    let lease = ["--lease", "2"];
+    let mut killed = Daemon::start(&redis, &["worker1", lease[0], lease[1]]);
+    let _daemon = Daemon::start(&redis, &["worker2", lease[0], lease[1]]);
     assert!(eventually(DEADLINE, || redis.length(OUTCOMES) > 50));
     killed.kill9();
     sent += send(&redis, 2, 100);

@@ -58,19 +58,18 @@ pub struct Asking {
     pub event: Event,
     pub finality: Finality,
     pub books: Vec<usize>,
-    /// Those that it has got before.
-    pub got: Vec<usize>,
+    /// What shelving said of the others before.
+    pub before: Vec<Option<Answer>>,
 }
 
 impl Asking {
     /// What a try that ended in FETCH asks for.
     pub fn after(one: Try, finality: Finality, books: Vec<usize>) -> Self {
-        let answers = match one.fetched {
-            Some(fetched) if fetched.finality != Finality::Again => fetched.answers,
-            _ => Vec::new(),
-        };
-        let got = (0..answers.len()).filter(|n| answers[*n] == Some(Answer::Yes)).collect();
-        Self { event: one.event, finality, books, got }
+        let mut before = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+        for answer in &mut before {
+            answer.take_if(|answer| matches!(answer, Answer::TakenBy(_)));
+        }
+        Self { event: one.event, finality, books, before }
     }
 }
 
@@ -110,8 +109,7 @@ impl InHand {
             Action::Request => (0..self.event.books.len()).collect(),
             Action::Return => Vec::new(),
         };
-        let finality = if self.again { Finality::Again } else { Finality::First };
-        Asking { event: self.event, finality, books, got: Vec::new() }
+        Asking { event: self.event, finality: Finality::First, books, before: Vec::new() }
     }
 }
 
@@ -239,7 +237,7 @@ impl World {
                         ensure!(
                             !self.model.loans.contains_key(book)
                                 && !self.model.storage.contains(book)
-                                && (said == Some(&Answer::Yes)
+                                && (matches!(said, Some(Answer::Yes | Answer::Again))
                                     || asked_by.is_none_or(|other| other == key.id))
                                 && !self.model.handoffs.iter().any(transit),
                             "{key} fetches {book}, which is not in the main storage"
@@ -279,8 +277,12 @@ impl World {
         self.history.push(format!("{} asks for {}", by.name(), shown.join(", ")));
         let real = self.library.fetch(by, &asked).map_err(|error| format!("fetch: {error}"))?;
         let answer = |(book, request): &(BookId, EventId)| {
-            let has = self.model.fetch(*request, book);
-            if has == *request { Answer::Yes } else { Answer::TakenBy(has.to_string()) }
+            let on_its_shelf = !self.model.out.contains_key(book);
+            match self.model.fetch(*request, book) {
+                _ if on_its_shelf => Answer::Yes,
+                has if has == *request => Answer::Again,
+                has => Answer::TakenBy(has.to_string()),
+            }
         };
         let expected: Vec<Answer> = asked.iter().map(answer).collect();
         ensure!(real == expected, "fetched {real:?}, expected {expected:?}");
@@ -616,10 +618,8 @@ pub fn asked(asking: &[Asking]) -> Vec<(BookId, EventId)> {
 pub fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
     let mut answers = answers.into_iter();
     let with = |one: Asking| {
-        let mut of_event = vec![None; one.event.books.len()];
-        for n in one.got {
-            of_event[n] = Some(Answer::Yes);
-        }
+        let mut of_event = one.before;
+        of_event.resize(one.event.books.len(), None);
         for n in &one.books {
             of_event[*n] = answers.next();
         }
