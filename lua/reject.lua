@@ -29,7 +29,7 @@ end
 
 local of_types = {
   [KEYS[3]] = 'stream', [KEYS[4]] = 'stream', [KEYS[5]] = 'stream', [KEYS[6]] = 'hash',
-  [KEYS[7]] = 'set', [KEYS[8]] = 'hash', [KEYS[9]] = 'hash',
+  [KEYS[7]] = 'set', [KEYS[8]] = 'hash', [KEYS[9]] = 'hash', [KEYS[12]] = 'hash',
 }
 for key, wanted in pairs(of_types) do
   local is = redis.call('TYPE', key).ok

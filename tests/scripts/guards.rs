@@ -407,7 +407,7 @@ fn an_event_that_is_decided_is_not_decided_again() {
         store(library, &["geb"]);
         let geb = request(5, "user1", "geb");
         is_done(&give_and_serve(library, &by, &geb), "book_ids", "geb")?;
-        let again = serve(library, &by, InHand::again(geb));
+        let again = serve(library, &by, InHand::fresh(geb));
         ensure!(matches!(again, Verdict::Stale), "{}", told(&again));
         is_sound(library)
     });
@@ -529,7 +529,7 @@ fn a_yes_that_is_old(library: &mut Library) -> Result<(), String> {
     is_done(&filled, "book_ids", "filler0")?;
     is_done(&give_and_serve(library, &by, &give_back(5, "user2", "geb")), "book_ids", "geb")?;
     let by = library.next_session(&by);
-    let verdict = serve(library, &by, InHand::again(mine.clone()));
+    let verdict = serve(library, &by, InHand::fresh(mine.clone()));
     is_sound(library)?;
     waits(&verdict)?;
     Ok(())
@@ -537,14 +537,15 @@ fn a_yes_that_is_old(library: &mut Library) -> Result<(), String> {
 
 #[test]
 fn an_old_yes_of_shelving_is_asked_for_again() {
-    let check = "elseif answer == 'yes' and (own or e.said ~= 'again') then";
-    guard("decide", &[(check, "elseif answer == 'yes' then")], a_yes_that_is_old);
+    let check = "elseif answer == 'yes' or (own and answer == 'again' and is_certain) then";
+    let all = "elseif answer == 'yes' or answer == 'again' then";
+    guard("decide", &[(check, all)], a_yes_that_is_old);
 }
 
 #[test]
 fn a_book_on_its_way_to_its_shelf_is_nobodys_whatever_shelving_says() {
-    let check = "elseif answer == 'yes' and not (kind == '>' and in_transit(is)) then";
-    guard("decide", &[(check, "elseif answer == 'yes' then")], a_yes_that_is_old);
+    let check = "and not own and not (kind == '>' and in_transit(is))) then";
+    guard("decide", &[(check, "and not own) then")], a_yes_that_is_old);
 }
 
 #[test]
@@ -612,7 +613,7 @@ fn a_request_is_not_refused_before_an_older_return() {
         let geb = request(2, "user2", "geb");
         waits(&give_and_serve(library, &by, &geb))?;
         is_done(&serve_fresh(library, &other, &older), "book_ids", "geb")?;
-        is_done(&serve(library, &by, InHand::again(geb)), "book_ids", "geb")
+        is_done(&serve(library, &by, InHand::fresh(geb)), "book_ids", "geb")
     });
 }
 
@@ -626,7 +627,7 @@ fn a_return_is_not_refused_before_an_older_request() {
         let back = give_back(2, "user1", "geb");
         waits(&give_and_serve(library, &by, &back))?;
         is_done(&serve_fresh(library, &other, &older), "book_ids", "geb")?;
-        is_done(&serve(library, &by, InHand::again(back)), "book_ids", "geb")
+        is_done(&serve(library, &by, InHand::fresh(back)), "book_ids", "geb")
     });
 }
 
@@ -645,7 +646,7 @@ fn what_is_not_delivered_yet_counts_as_undecided() {
 
 #[test]
 fn events_of_one_millisecond_wait_until_they_wait_only_for_each_other() {
-    guard("decide", &[("if all_tied_to(e, ms) then", "if true then")], |library| {
+    guard("decide", &[("return all_wait_for(e, ms)\n", "return true\n")], |library| {
         let by = library.instance("worker1");
         // The return has the smaller id, and came second.
         let back = event(Action::Return, id(5, 0), "user1", "geb");
@@ -654,7 +655,7 @@ fn events_of_one_millisecond_wait_until_they_wait_only_for_each_other() {
         give(library, &by, &back);
         waits(&serve_fresh(library, &by, &back))?;
         is_done(&serve_fresh(library, &by, &geb), "book_ids", "geb")?;
-        is_done(&serve(library, &by, InHand::again(back)), "book_ids", "geb")
+        is_done(&serve(library, &by, InHand::fresh(back)), "book_ids", "geb")
     });
 }
 
@@ -670,13 +671,13 @@ fn a_tie_is_broken_by_the_first_when_the_others_wait_for_it() {
         give(library, &by, &not_lent);
         waits(&serve_fresh(library, &by, &not_lent))?;
         is_done(&serve_fresh(library, &by, &wanted), "cause", "none_available")?;
-        is_done(&serve(library, &by, InHand::again(not_lent)), "not_lent", "kim")
+        is_done(&serve(library, &by, InHand::fresh(not_lent)), "not_lent", "kim")
     });
 }
 
 #[test]
 fn a_return_takes_back_only_loans_of_older_requests() {
-    let check = "if not request or not smaller(ms, split(request) or ms) then";
+    let check = "if not request or not split(request) or not is_younger(request, e) then";
     guard("decide", &[(check, "if true then")], |library| {
         let (by, other) = (library.instance("worker1"), library.instance("worker2"));
         let older = give_back(5, "user1", "geb");
@@ -700,7 +701,7 @@ fn a_book_on_its_way_to_its_shelf_is_waited_for() {
         shelve_all(library, &by);
         is_done(&give_and_serve(library, &by, &request(6, "user2", "geb")), "book_ids", "geb")?;
         is_done(&give_and_serve(library, &by, &give_back(7, "user2", "geb")), "book_ids", "geb")?;
-        let mut one = InHand { fresh: false, doubt, ..InHand::again(geb) };
+        let mut one = InHand { fresh: false, doubt, ..InHand::fresh(geb) };
         one.doubt = waits(&serve(library, &by, one.clone()))?;
         shelve_all(library, &by);
         is_done(&serve(library, &by, one), "book_ids", "geb")
@@ -713,7 +714,7 @@ fn a_handoff_that_lending_has_not_noted(library: &mut Library) -> Result<(), Str
     add_handoff(library, "1-0", "geb");
     let geb = request(5, "user1", "geb");
     let doubt = waits(&give_and_serve(library, &by, &geb))?;
-    let mut one = InHand { fresh: false, doubt, ..InHand::again(geb) };
+    let mut one = InHand { fresh: false, doubt, ..InHand::fresh(geb) };
     one.doubt = waits(&serve(library, &by, one.clone()))?;
     shelve_all(library, &by);
     is_done(&serve(library, &by, one), "book_ids", "geb")
@@ -724,7 +725,7 @@ fn a_no_is_in_doubt_while_handoffs_are_not_done() {
     let doubt =
         "doubt_known = handoff == '-' and request == '-' and '' or handoff .. ' ' .. request";
     guard("decide", &[(doubt, "doubt_known = ''")], a_handoff_that_lending_has_not_noted);
-    let sure = "elseif e.said == 'certain' then";
+    let sure = "elseif answer ~= 'again' and e.said == 'certain' then";
     guard("decide", &[(sure, "elseif true then")], a_handoff_that_lending_has_not_noted);
     let settled = "sorted.certain = settled(e.doubt)";
     guard("decide", &[(settled, "sorted.certain = true")], a_handoff_that_lending_has_not_noted);
@@ -733,9 +734,8 @@ fn a_no_is_in_doubt_while_handoffs_are_not_done() {
 #[test]
 fn a_book_that_another_request_has_is_waited_for() {
     // Either of the two is enough.
-    let first = ("and answer ~= e.id and is_undecided(answer)) then", "and false) then");
-    let second =
-        ("if is_undecided(answer) then\n        blocked", "if false then\n        blocked");
+    let first = ("and answer ~= 'again' and is_undecided(answer)) then", "and false) then");
+    let second = ("if answer ~= 'again' and is_undecided(answer) then", "if false then");
     guard("decide", &[first, second], |library| {
         let (by, other) = (library.instance("worker1"), library.instance("worker2"));
         let (older, newer) = (request(1, "user1", "geb"), request(2, "user2", "geb"));
@@ -775,7 +775,7 @@ fn after_a_final_no_nothing_is_reserved_while_something_older_is_undecided() {
         give(library, &other, &give_back(1, "user1", "kim"));
         let lost = request(2, "user2", "lost");
         let doubt = waits(&give_and_serve(library, &by, &lost))?;
-        let again = InHand { doubt, ..InHand::again(lost) }.next_try();
+        let again = InHand { doubt, ..InHand::fresh(lost) }.next_try();
         waits(&library.decide(&by, &[again]).unwrap()[0])?;
         Ok(())
     });

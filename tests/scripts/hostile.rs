@@ -127,7 +127,10 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
                 &[token, LENDING_GROUP, "reference"],
             ),
         ),
-        ("lone_try", call("lone_try", &[&lock, &keys.lone_tries], &[token, "request:5-0", "1"])),
+        (
+            "lone_try",
+            call("lone_try", &[&lock, &keys.lone_tries], &[token, "request:5-0", "begin"]),
+        ),
         ("renew", call("renew", &[&lock], &[token, "6000"])),
     ]
 }

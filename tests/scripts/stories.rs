@@ -128,7 +128,7 @@ fn a_book_that_a_waiting_request_has_put_back_is_not_its_own_any_more() {
     run(&mut world, event(Action::Return, id(5, 1), "user2", "geb"));
     assert_eq!(world.model.handoffs.len(), 1);
     let again = world.library.next_session(&by);
-    let chunk = waiting.drain(..).map(|one| InHand::again(one.event));
+    let chunk = waiting.drain(..).map(|one| InHand::fresh(one.event));
     let chunk = chunk.collect();
     run_chunk(&mut world, &again, chunk, waiting).unwrap();
     world.library.lose_lease(&again);

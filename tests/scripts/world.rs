@@ -81,23 +81,16 @@ pub struct InHand {
     pub doubt: String,
     /// Whether it was not tried before in this session: then the main storage is asked first.
     pub fresh: bool,
-    /// Whether another session may have tried it.
-    pub again: bool,
 }
 
 impl InHand {
     pub fn fresh(event: Event) -> Self {
-        Self { event, doubt: String::new(), fresh: true, again: false }
+        Self { event, doubt: String::new(), fresh: true }
     }
 
     /// Tried in this session.
     fn waiting(event: Event) -> Self {
-        Self { fresh: false, ..Self::again(event) }
-    }
-
-    /// Delivered before, to this instance or another.
-    pub fn again(event: Event) -> Self {
-        Self { again: true, ..Self::fresh(event) }
+        Self { fresh: false, ..Self::fresh(event) }
     }
 
     pub fn next_try(self) -> Try {
