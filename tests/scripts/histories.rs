@@ -73,7 +73,7 @@ fn some_event(choices: &mut Choices, clock: &mut Clock) -> Event {
     let id = id(clock.ms, *seq);
     let most = if choices.one_in(5) { 8 } else { 3 };
     let mut books = Vec::new();
-    for _ in 0..choices.from_to(1, most) {
+    for _ in 0..choices.between(1, most) {
         let name = some_book(choices);
         if !books.contains(&name) {
             books.push(name);
@@ -176,7 +176,7 @@ fn one_instance(world: &mut World, choices: &mut Choices) -> Result<(), String> 
     world.add(first);
     let mut waiting: Vec<InHand> = Vec::new();
     let mut handoffs: Vec<HandOff> = Vec::new();
-    let largest = choices.from_to(1, 6);
+    let largest = choices.between(1, 6);
     while choices.below(40) != 0 {
         match choices.below(7) {
             0..=1 => {
@@ -186,12 +186,12 @@ fn one_instance(world: &mut World, choices: &mut Choices) -> Result<(), String> 
             }
             2..=4 => {
                 for action in [Action::Request, Action::Return] {
-                    let count = choices.from_to(1, 3);
+                    let count = choices.between(1, 3);
                     let fresh = world.library.take("worker1", action, count);
                     waiting.extend(fresh.into_iter().map(InHand::fresh));
                 }
                 waiting.sort_by_key(|one| one.event.key);
-                let chunk = waiting.len().min(choices.from_to(1, largest));
+                let chunk = waiting.len().min(choices.between(1, largest));
                 let tries = waiting.drain(..chunk).collect();
                 run_chunk(world, &by, tries, &mut waiting)?;
             }
@@ -312,14 +312,14 @@ fn two_instances(world: &mut World, choices: &mut Choices) -> Result<(), String>
                 world.add(event);
             }
             3..=4 if workers[n].alive => {
-                let count = choices.from_to(1, 4);
+                let count = choices.between(1, 4);
                 read(world, &mut workers[n], count);
             }
             5..=7 if workers[n].alive && !workers[n].waiting.is_empty() => {
                 let worker = &mut workers[n];
                 worker.waiting.sort_by_key(|one| one.event.key);
                 let from = choices.below(worker.waiting.len());
-                let chunk = choices.from_to(1, 4).min(worker.waiting.len() - from);
+                let chunk = choices.between(1, 4).min(worker.waiting.len() - from);
                 let chunk = worker.waiting.drain(from..from + chunk).collect();
                 worker.take_up(chunk);
             }
