@@ -51,7 +51,7 @@ impl Choices {
     }
 
     /// A number from `first` to `last`; `first` is the simplest.
-    pub fn from_to(&mut self, first: usize, last: usize) -> usize {
+    pub fn between(&mut self, first: usize, last: usize) -> usize {
         first + self.below(last - first + 1)
     }
 

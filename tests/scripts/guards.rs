@@ -56,7 +56,7 @@ fn lend(library: &mut Library, who: &str, books: &[&str]) {
 fn give(library: &mut Library, to: &Instance, event: &Event) {
     library.add(event);
     let taken = library.take(to.name(), event.key.action, 1);
-    assert_eq!(taken, [event.clone()]);
+    assert_eq!(taken, std::slice::from_ref(event));
 }
 
 fn request(ms: u64, who: &str, books: &str) -> Event {

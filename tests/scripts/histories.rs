@@ -73,7 +73,7 @@ fn some_event(choices: &mut Choices, clock: &mut Clock) -> Event {
     let id = id(clock.ms, *seq);
     let most = if choices.one_in(5) { 8 } else { 3 };
     let mut books = Vec::new();
-    for _ in 0..choices.from_to(1, most) {
+    for _ in 0..choices.between(1, most) {
         let name = some_book(choices);
         if !books.contains(&name) {
             books.push(name);
@@ -158,7 +158,7 @@ fn in_one_pass() -> Library {
 #[test]
 fn one_instance_does_what_the_contract_says() {
     let mut world = World::new(in_one_pass());
-    check(40, |choices| {
+    check(25, |choices| {
         one_instance(&mut world, choices).map_err(|fault| with_history(&world, fault))
     });
 }
@@ -176,9 +176,9 @@ fn one_instance(world: &mut World, choices: &mut Choices) -> Result<(), String> 
     world.add(first);
     let mut waiting: Vec<InHand> = Vec::new();
     let mut handoffs: Vec<HandOff> = Vec::new();
-    let largest = choices.from_to(1, 6);
+    let largest = choices.between(1, 6);
     while choices.below(40) != 0 {
-        match choices.below(6) {
+        match choices.below(7) {
             0..=1 => {
                 let event = some_event(choices, &mut clock);
                 sent.insert(event.key);
@@ -186,14 +186,20 @@ fn one_instance(world: &mut World, choices: &mut Choices) -> Result<(), String> 
             }
             2..=4 => {
                 for action in [Action::Request, Action::Return] {
-                    let count = choices.from_to(1, 3);
+                    let count = choices.between(1, 3);
                     let fresh = world.library.take("worker1", action, count);
                     waiting.extend(fresh.into_iter().map(InHand::fresh));
                 }
                 waiting.sort_by_key(|one| one.event.key);
-                let chunk = waiting.len().min(choices.from_to(1, largest));
+                let chunk = waiting.len().min(choices.between(1, largest));
                 let tries = waiting.drain(..chunk).collect();
                 run_chunk(world, &by, tries, &mut waiting)?;
+            }
+            5 => {
+                let lent: Vec<_> = world.model.loans.keys().cloned().collect();
+                if !lent.is_empty() {
+                    world.taken_back_by_the_reference(&lent[choices.below(lent.len())])?;
+                }
             }
             _ => {
                 handoffs.extend(world.library.take_handoffs("worker1", 10));
@@ -278,7 +284,7 @@ struct Worker {
 #[test]
 fn two_instances_keep_the_invariants_whoever_runs_when() {
     let mut world = World::new(in_one_pass());
-    check(40, |choices| {
+    check(25, |choices| {
         two_instances(&mut world, choices).map_err(|fault| with_history(&world, fault))
     });
 }
@@ -306,14 +312,14 @@ fn two_instances(world: &mut World, choices: &mut Choices) -> Result<(), String>
                 world.add(event);
             }
             3..=4 if workers[n].alive => {
-                let count = choices.from_to(1, 4);
+                let count = choices.between(1, 4);
                 read(world, &mut workers[n], count);
             }
             5..=7 if workers[n].alive && !workers[n].waiting.is_empty() => {
                 let worker = &mut workers[n];
                 worker.waiting.sort_by_key(|one| one.event.key);
                 let from = choices.below(worker.waiting.len());
-                let chunk = choices.from_to(1, 4).min(worker.waiting.len() - from);
+                let chunk = choices.between(1, 4).min(worker.waiting.len() - from);
                 let chunk = worker.waiting.drain(from..from + chunk).collect();
                 worker.take_up(chunk);
             }

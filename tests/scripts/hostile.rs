@@ -340,7 +340,7 @@ fn any_event(library: &mut Library, choices: &mut Choices) -> Result<(), String>
     let stream = keys.stream(action).to_owned();
     const NAMES: [&[u8]; 6] = [b"user_id", b"book_ids", b"answer", b"outcome", b"", b"\xff"];
     let mut fields: Vec<Vec<u8>> = Vec::new();
-    for _ in 0..choices.from_to(1, 4) {
+    for _ in 0..choices.between(1, 4) {
         fields.push(NAMES[choices.below(NAMES.len())].to_vec());
         let word: &[u8] = [&b"wait"[..], b"keep", b"user1", b"geb,kim"][choices.below(4)];
         fields.push(if choices.one_in(2) { some_bytes(choices) } else { word.to_vec() });

@@ -283,13 +283,13 @@ impl Model {
                 Place::Awaited | Place::Nowhere => unavailable.push(book.clone()),
             }
         }
+        self.put_extra_back(event);
         for book in &from_storage {
             self.storage.remove(book);
         }
         for book in &available {
             self.out.entry(book.clone()).or_insert(id);
         }
-        self.put_extra_back(event);
         self.fetched.remove(&id);
         self.asked.remove(&id);
         let mut outcome = Fields::new();
