@@ -2,7 +2,7 @@
 //! without any decision, how long one event takes, and whether cost and memory stay flat.
 //!
 //! ```text
-//! cargo bench --bench lending [-- [--json FILE] [PART ...]]
+//! cargo bench --bench lending [-- [--json FILE] [--only SCENARIO] [PART ...]]
 //! ```
 //!
 //! QUICK=1 in the environment makes it a matter of a minute, with figures to match. It starts its
@@ -44,16 +44,17 @@ const PARTS: [&str; 7] =
     ["throughput", "everysec", "alone", "among", "instances", "loans", "backlog"];
 
 fn main() -> ExitCode {
-    let (mut json, mut parts) = (None, Vec::new());
+    let (mut json, mut only, mut parts) = (None, None, Vec::new());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             // Cargo says so.
             "--bench" => {}
             "--json" => json = args.next(),
+            "--only" => only = args.next(),
             part if PARTS.contains(&part) => parts.push(arg),
             _ => {
-                eprintln!("--json FILE, or parts: {}", PARTS.join(", "));
+                eprintln!("--json FILE, --only SCENARIO, or parts: {}", PARTS.join(", "));
                 return ExitCode::from(2);
             }
         }
@@ -65,11 +66,14 @@ fn main() -> ExitCode {
         Plan { quick, runs: 5, events: 50_000 }
     };
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    let of_interest = |scenario: &Scenario| {
+        only.as_deref().is_none_or(|only: &str| scenario.name().contains(only))
+    };
     let redis = Redis::tcp(&[]);
     let mut report = Report::new(&redis, quick, plan.runs);
     if wanted("throughput") {
         report.part("Full streams, nothing on disk");
-        for scenario in SCENARIOS {
+        for scenario in SCENARIOS.into_iter().filter(of_interest) {
             throughput(&plan, &redis, scenario, &mut report);
         }
     }
@@ -78,8 +82,9 @@ fn main() -> ExitCode {
         let options = ["--appendonly", "yes", "--appendfsync", "everysec"];
         let disk = Redis::tcp(&[&options[..], &["--auto-aof-rewrite-percentage", "0"]].concat());
         report.part("Full streams, appendfsync everysec");
-        for scenario in if quick { &SCENARIOS[..1] } else { &SCENARIOS[..] } {
-            throughput(&plan, &disk, *scenario, &mut report);
+        let number = if quick { 1 } else { SCENARIOS.len() };
+        for scenario in SCENARIOS.into_iter().take(number).filter(of_interest) {
+            throughput(&plan, &disk, scenario, &mut report);
         }
     }
     if wanted("alone") {
