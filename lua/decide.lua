@@ -214,7 +214,7 @@ local function set(what, values, key, value)
   end
 end
 
-local decided, decided_of = {}, {[requests] = {}, [returns] = {}}
+local decided, decided_of = {[requests] = {}, [returns] = {}}, {[requests] = {}, [returns] = {}}
 
 local function stream_of(e)
   return e.action == 'request' and requests or returns
@@ -250,28 +250,55 @@ local function first_pending(stream, group, from, to)
   return ''
 end
 
-local oldest_known = {}
+-- Of each stream the undecided events from the oldest on, as far as known, and where the next is.
+local undecided_of = {}
+-- Pending entries are looked up in growing pages: often the first settles it, and where a whole
+-- chunk is refused, each event asks for the next.
+local LONGEST_PAGE = 100
 -- The oldest undecided event of a stream: pending, or not delivered yet; "" if there is none, nil
 -- if that could not be found out.
 local function oldest(stream)
-  local known = oldest_known[stream]
-  if known and not decided[stream .. known] then
-    return known
+  local known = undecided_of[stream]
+  if not known then
+    known = {at = 1, from = '-', page = next(silent) and LONGEST_PAGE or 1}
+    undecided_of[stream] = known
   end
-  local found = first_pending(stream, lending_group, '-', '+')
-  if found == '' then
-    local group = group_of(stream, lending_group)
-    if not group then
-      return nil
+  while true do
+    while known[known.at] do
+      local id = known[known.at]
+      if not decided[stream][id] then
+        return id
+      end
+      known.at = known.at + 1
     end
-    local entries = redis.pcall('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)
-    if entries.err then
-      return nil
+    if known.from then
+      local page = redis.pcall('XPENDING', stream, lending_group, known.from, '+', known.page)
+      if page.err then
+        return nil
+      end
+      for _, entry in ipairs(page) do
+        if not silent[entry[2]] then
+          known[#known + 1] = entry[1]
+        end
+      end
+      known.from = #page == known.page and '(' .. page[#page][1]
+      known.page = math.min(2 * known.page, LONGEST_PAGE)
+    elseif known.at_end then
+      return ''
+    else
+      local group = group_of(stream, lending_group)
+      if not group then
+        return nil
+      end
+      local entries =
+        redis.pcall('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)
+      if entries.err then
+        return nil
+      end
+      known[#known + 1] = entries[1] and entries[1][1]
+      known.at_end = true
     end
-    found = entries[1] and entries[1][1] or ''
   end
-  oldest_known[stream] = found
-  return found
 end
 
 -- More events than this in one millisecond of one stream are not waited for as one: a bound on
@@ -423,7 +450,7 @@ end
 
 -- Whether a request that shelving named is undecided: then it has its book reserved.
 local function is_undecided(request)
-  if decided[requests .. request] or not split(request) then
+  if decided[requests][request] or not split(request) then
     return false
   end
   local group = group_of(requests, lending_group)
@@ -534,8 +561,9 @@ local function acknowledge(e)
   if redis.call('XACK', stream, lending_group, e.id) == 0 then
     return false
   end
-  decided[stream .. e.id] = true
-  table.insert(decided_of[stream], e.id)
+  decided[stream][e.id] = true
+  local ids = decided_of[stream]
+  ids[#ids + 1] = e.id
   return true
 end
 

@@ -65,7 +65,7 @@ pub struct Read<'a> {
 }
 
 /// Reads new entries of a group from one or more streams, waiting up to `block_ms` milliseconds
-/// for the first. Returns the entries of each stream, by its index in `reads`.
+/// for the first if it is to wait at all. Returns the entries of each stream, by its index in `reads`.
 ///
 /// COUNT goes for each stream by itself, so the smallest of the counts is used.
 ///
@@ -76,13 +76,16 @@ pub fn read_new(
     group: &str,
     consumer: &str,
     reads: &[Read<'_>],
-    block_ms: u64,
+    block_ms: Option<u64>,
 ) -> Result<Vec<(usize, Entry)>, Error> {
     const DOING: &str = "read new events";
     let count = reads.iter().map(|read| read.count).min().unwrap_or(1);
     let mut cmd = redis::cmd("XREADGROUP");
     cmd.arg("GROUP").arg(group).arg(consumer).arg("COUNT").arg(count);
-    cmd.arg("BLOCK").arg(block_ms).arg("STREAMS");
+    if let Some(block_ms) = block_ms {
+        cmd.arg("BLOCK").arg(block_ms);
+    }
+    cmd.arg("STREAMS");
     for read in reads {
         cmd.arg(read.stream);
     }

@@ -1,8 +1,11 @@
 //! LendingService's reader: a blocking XREADGROUP loop on requests and returns.
 //!
 //! It reads what is pending for this instance first, then what is new, and hands both over to the
-//! worker in the order of ids. It ends when the session stops or breaks; being woken from its
-//! blocking read is the supervisor's business.
+//! worker in the order of ids. Where one stream is read further than the other, because that one
+//! has more events, what is ahead is held back until the other is read as far: else returns would
+//! come to the worker before their requests, and wait there at the cost of many tries. It ends
+//! when the session stops or breaks; being woken from its blocking read is the supervisor's
+//! business.
 
 use std::time::Duration;
 
@@ -44,41 +47,115 @@ pub fn run(
         read_own_pending(session, &mut connection, action, to_worker)?;
     }
     reading();
+    let mut merge = Merge::default();
     while !session.is_stopping() {
         session.beat("lending-reader");
         let room = session.in_hand.room();
+        let behind = merge.behind();
         let reads: Vec<(Action, Read<'_>)> = [Action::Request, Action::Return]
             .into_iter()
-            .filter(|action| room[*action as usize] > 0)
+            .filter(|action| room[*action as usize] > 0 && behind.is_none_or(|b| b == *action))
             .map(|action| {
                 let count = room[action as usize].min(MOST_IN_A_READ);
                 (action, Read { stream: session.keys.stream(action), count })
             })
             .collect();
         if reads.is_empty() {
-            session.in_hand.wait_for_fewer(Duration::from_millis(BLOCK_MS));
+            // What is in hand of one stream may wait for what is held back of the other.
+            let held_back = merge.take_all();
+            if held_back.is_empty() {
+                session.in_hand.wait_for_fewer(Duration::from_millis(BLOCK_MS));
+            }
+            hand_over(held_back, to_worker);
             continue;
         }
-        let block_ms = if reads.len() == 2 { BLOCK_MS } else { SHORT_BLOCK_MS };
+        let block_ms = match (behind, reads.len()) {
+            (Some(_), _) => None,
+            (None, 2) => Some(BLOCK_MS),
+            (None, _) => Some(SHORT_BLOCK_MS),
+        };
+        let count = reads.iter().map(|(_, read)| read.count).min().unwrap_or(1);
         let (actions, reads): (Vec<_>, Vec<_>) = reads.into_iter().unzip();
         let entries =
             stream::read_new(&mut connection, LENDING_GROUP, session.consumer(), &reads, block_ms)?;
         let mut batch: Vec<Delivered> =
             entries.iter().map(|(n, entry)| Delivered::read(actions[*n], entry, true)).collect();
-        hand_over(session, &mut batch, to_worker);
+        merge.note(&actions, count, &batch);
+        take_in_hand(session, &mut batch);
+        hand_over(merge.take_ready(batch), to_worker);
     }
+    // It was read, so it is finished.
+    hand_over(merge.take_all(), to_worker);
     Ok(())
 }
 
-/// Passes events to the worker, oldest first, those that are not in hand already.
-fn hand_over(session: &Session, batch: &mut Vec<Delivered>, to_worker: &Sender<Vec<Delivered>>) {
-    session.in_hand.take(batch, |delivered| delivered.key);
-    if batch.is_empty() {
-        return;
+/// Brings what is read of both streams into one order.
+#[derive(Default)]
+struct Merge {
+    /// For each stream, up to where it was read, if it probably has more.
+    read_to: [Option<EventKey>; 2],
+    held_back: Vec<Delivered>,
+}
+
+impl Merge {
+    /// The stream that is to be read before anything is read of the other.
+    fn behind(&self) -> Option<Action> {
+        if self.held_back.is_empty() { None } else { self.until().map(|key| key.action) }
     }
+
+    fn until(&self) -> Option<EventKey> {
+        self.read_to.into_iter().flatten().min()
+    }
+
+    /// Notes how far streams were read by a read that asked for `count` of each.
+    fn note(&mut self, streams: &[Action], count: usize, batch: &[Delivered]) {
+        for action in streams {
+            let keys = batch.iter().map(|one| one.key).filter(|key| key.action == *action);
+            let full = keys.clone().count() >= count;
+            self.read_to[*action as usize] = if full { keys.max() } else { None };
+        }
+    }
+
+    /// Of what was read now and before, in order, what both streams were read as far as.
+    fn take_ready(&mut self, batch: Vec<Delivered>) -> Vec<Delivered> {
+        let mut ready = self.take_all();
+        ready.extend(batch);
+        ready.sort_unstable_by_key(|delivered| delivered.key);
+        if let Some(until) = self.until() {
+            let first_ahead = ready.partition_point(|delivered| delivered.key <= until);
+            self.held_back = ready.split_off(first_ahead);
+        }
+        ready
+    }
+
+    fn take_all(&mut self) -> Vec<Delivered> {
+        std::mem::take(&mut self.held_back)
+    }
+}
+
+/// Takes events in hand; drops those that are in hand already.
+fn take_in_hand(session: &Session, batch: &mut Vec<Delivered>) {
+    session.in_hand.take(batch, |delivered| delivered.key);
+}
+
+/// Passes events to the worker.
+fn hand_over(batch: Vec<Delivered>, to_worker: &Sender<Vec<Delivered>>) {
+    if !batch.is_empty() {
+        // The channel is closed only when the worker has ended with an error, and with it the
+        // session.
+        let _ = to_worker.send(batch);
+    }
+}
+
+/// Takes events in hand and passes them to the worker, oldest first.
+fn take_and_hand_over(
+    session: &Session,
+    mut batch: Vec<Delivered>,
+    to_worker: &Sender<Vec<Delivered>>,
+) {
+    take_in_hand(session, &mut batch);
     batch.sort_unstable_by_key(|delivered| delivered.key);
-    // The channel is closed only when the worker has ended with an error, and with it the session.
-    let _ = to_worker.send(std::mem::take(batch));
+    hand_over(batch, to_worker);
 }
 
 /// What was delivered to this instance before and not decided. In the first session of a process
@@ -94,8 +171,8 @@ fn read_own_pending(
         let own = session.consumer();
         return takeover::claim_all(session, connection, stream, LENDING_GROUP, own, |claimed| {
             session.beat("lending-reader");
-            let mut batch = claimed.into_iter().map(|one| delivered(action, one)).collect();
-            hand_over(session, &mut batch, to_worker);
+            let batch = claimed.into_iter().map(|one| delivered(action, one)).collect();
+            take_and_hand_over(session, batch, to_worker);
             !session.is_stopping()
         });
     }
@@ -118,12 +195,12 @@ fn read_own_pending(
         let entries = stream::contents(connection, stream, &ids)?;
         let suspects =
             suspects.iter().map(|one| Delivered::suspect(EventKey { id: one.id, action }));
-        let mut batch: Vec<Delivered> = entries
+        let batch = entries
             .iter()
             .map(|entry| Delivered::read(action, entry, false))
             .chain(suspects)
             .collect();
-        hand_over(session, &mut batch, to_worker);
+        take_and_hand_over(session, batch, to_worker);
     }
     Ok(())
 }
@@ -133,5 +210,40 @@ pub fn delivered(action: Action, claimed: takeover::Claimed) -> Delivered {
     match claimed.entry {
         Some(entry) => Delivered::read(action, &entry, false),
         None => Delivered::suspect(EventKey { id: claimed.id, action }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(action: Action, ms: impl Iterator<Item = u64>) -> Vec<Delivered> {
+        ms.map(|ms| Delivered::suspect(EventKey { id: EventId { ms, seq: 0 }, action })).collect()
+    }
+
+    fn ready(merge: &mut Merge, streams: &[Action], batch: Vec<Delivered>) -> Vec<u64> {
+        merge.note(streams, 3, &batch);
+        merge.take_ready(batch).iter().map(|delivered| delivered.key.id.ms).collect()
+    }
+
+    #[test]
+    fn returns_that_were_read_ahead_wait_until_requests_are_read_as_far() {
+        use Action::{Request, Return};
+        let both = [Request, Return];
+        let mut merge = Merge::default();
+        let mut batch = read(Request, 1..4);
+        batch.extend(read(Return, [2, 8, 9].into_iter()));
+        assert_eq!(ready(&mut merge, &both, batch), [1, 2, 2, 3]);
+        assert_eq!(merge.behind(), Some(Request));
+        // Now the requests are ahead: returns may have more between 9 and 10.
+        assert_eq!(
+            ready(&mut merge, &[Request], read(Request, [7, 8, 10].into_iter())),
+            [7, 8, 8, 9]
+        );
+        assert_eq!(merge.behind(), Some(Return));
+        // They have not: both streams are at their ends.
+        assert_eq!(ready(&mut merge, &[Return], Vec::new()), [10]);
+        assert_eq!(merge.behind(), None);
+        assert_eq!(ready(&mut merge, &both, read(Return, 11..12)), [11]);
     }
 }

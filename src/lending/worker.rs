@@ -26,7 +26,7 @@ use super::{Content, Delivered};
 use crate::daemon::logging::OutcomeLog;
 use crate::daemon::takeover::{self, LoneTry};
 use crate::error::Error;
-use crate::event::{Action, Event, EventKey};
+use crate::event::{Action, Event, EventKey, Fault};
 use crate::ids::{BookId, EventId};
 use crate::script::{Reply, text};
 use crate::session::{Neighbours, Session};
@@ -147,7 +147,13 @@ impl<'a> Worker<'a> {
             }
             // A suspect is tried when nothing else is under way.
             while self.suspects.is_empty() && self.under_way.len() < DEPTH {
-                let Some(call) = self.next_call() else { break };
+                let mut faults = Vec::new();
+                let call = self.next_call(&mut faults);
+                // First, so that nothing in the call waits for what is decided already.
+                for (key, fault) in faults {
+                    self.send(Call::Reject(key, fault.cause().to_owned()))?;
+                }
+                let Some(call) = call else { break };
                 self.send(call)?;
             }
             self.answer_one()?;
@@ -191,8 +197,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The next call: what is due in the waiting room, else what has come, oldest first.
-    fn next_call(&mut self) -> Option<Call> {
+    /// The next call: what is due in the waiting room, else what has come, oldest first. Malformed
+    /// events that are met on the way are put aside: they wait for nothing.
+    fn next_call(&mut self, faults: &mut Vec<(EventKey, Fault)>) -> Option<Call> {
         // Nobody overtakes an older one for the same book that is under way.
         let due = self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, |event| !self.busy.concerns(event));
         if !due.is_empty() {
@@ -219,14 +226,7 @@ impl<'a> Worker<'a> {
                     chunk.push(Asking::first(event));
                 }
                 Content::Suspect => self.suspects.push_back(delivered.key),
-                Content::Fault(fault) if chunk.is_empty() => {
-                    return Some(Call::Reject(delivered.key, fault.cause().to_owned()));
-                }
-                Content::Fault(_) => {
-                    // It goes out next, behind those that came before it.
-                    self.fresh.push_front(delivered);
-                    break;
-                }
+                Content::Fault(fault) => faults.push((delivered.key, fault)),
             }
         }
         if chunk.is_empty() {

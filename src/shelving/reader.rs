@@ -54,7 +54,7 @@ pub fn run(
         session.beat("shelving-reader");
         let reads = [Read { stream, count: MOST_IN_A_READ }];
         let entries =
-            stream::read_new(&mut connection, SHELVING_GROUP, consumer, &reads, BLOCK_MS)?;
+            stream::read_new(&mut connection, SHELVING_GROUP, consumer, &reads, Some(BLOCK_MS))?;
         hand_over(entries.iter().map(|(_, entry)| delivered(entry)).collect(), to_worker);
     }
     Ok(())
