@@ -29,7 +29,7 @@ fn guard(
 // ---- What scenarios are made of.
 
 /// Lays down books that are in storage, each fetched by an old request.
-fn store(library: &mut Library, books: &[&str]) {
+pub fn store(library: &mut Library, books: &[&str]) {
     for book in books {
         let keys = library.keys.clone();
         library.redis.ask::<()>(&["SADD", &keys.storage, book]);
@@ -37,13 +37,13 @@ fn store(library: &mut Library, books: &[&str]) {
     }
 }
 
-fn fill_storage(library: &mut Library) {
+pub fn fill_storage(library: &mut Library) {
     let fillers: Vec<String> = (0..20).map(|n| format!("filler{n}")).collect();
     store(library, &fillers.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
 /// Lays down loans from before.
-fn lend(library: &mut Library, who: &str, books: &[&str]) {
+pub fn lend(library: &mut Library, who: &str, books: &[&str]) {
     let keys = library.keys.clone();
     for book in books {
         library.redis.ask::<()>(&["HSET", &keys.loans, book, who]);
@@ -53,22 +53,22 @@ fn lend(library: &mut Library, who: &str, books: &[&str]) {
 }
 
 /// Adds an event and delivers it to an instance.
-fn give(library: &mut Library, to: &Instance, event: &Event) {
+pub fn give(library: &mut Library, to: &Instance, event: &Event) {
     library.add(event);
     let taken = library.take(to.name(), event.key.action, 1);
     assert_eq!(taken, std::slice::from_ref(event));
 }
 
-fn request(ms: u64, who: &str, books: &str) -> Event {
+pub fn request(ms: u64, who: &str, books: &str) -> Event {
     event(Action::Request, id(ms, 0), who, books)
 }
 
-fn give_back(ms: u64, who: &str, books: &str) -> Event {
+pub fn give_back(ms: u64, who: &str, books: &str) -> Event {
     event(Action::Return, id(ms, 0), who, books)
 }
 
 /// Tries an event until it is decided or waits, asking the main storage as an instance does.
-fn serve(library: &mut Library, by: &Instance, one: InHand) -> Verdict {
+pub fn serve(library: &mut Library, by: &Instance, one: InHand) -> Verdict {
     let mut tries = if one.fresh && one.event.key.action == Action::Request {
         let asking = vec![one.first_asking()];
         let answers = library.fetch(by, &asked(&asking)).unwrap();
@@ -91,17 +91,17 @@ fn serve(library: &mut Library, by: &Instance, one: InHand) -> Verdict {
     Verdict::Failed("asks again and again".into())
 }
 
-fn serve_fresh(library: &mut Library, by: &Instance, event: &Event) -> Verdict {
+pub fn serve_fresh(library: &mut Library, by: &Instance, event: &Event) -> Verdict {
     serve(library, by, InHand::fresh(event.clone()))
 }
 
 /// Adds an event, delivers and serves it.
-fn give_and_serve(library: &mut Library, by: &Instance, event: &Event) -> Verdict {
+pub fn give_and_serve(library: &mut Library, by: &Instance, event: &Event) -> Verdict {
     give(library, by, event);
     serve_fresh(library, by, event)
 }
 
-fn waits(verdict: &Verdict) -> Result<String, String> {
+pub fn waits(verdict: &Verdict) -> Result<String, String> {
     match verdict {
         Verdict::Wait { doubt } => Ok(doubt.clone()),
         other => Err(format!("it does not wait: {}", told(other))),
@@ -109,7 +109,7 @@ fn waits(verdict: &Verdict) -> Result<String, String> {
 }
 
 /// Whether the outcome has this field.
-fn is_done(verdict: &Verdict, name: &str, value: &str) -> Result<(), String> {
+pub fn is_done(verdict: &Verdict, name: &str, value: &str) -> Result<(), String> {
     let Verdict::Done(fields) = verdict else {
         return Err(format!("it is not decided: {}", told(verdict)));
     };
@@ -154,7 +154,7 @@ fn is_sound(library: &mut Library) -> Result<(), String> {
     Ok(())
 }
 
-fn shelve_all(library: &mut Library, by: &Instance) {
+pub fn shelve_all(library: &mut Library, by: &Instance) {
     let handoffs = library.take_handoffs(by.name(), 100);
     library.shelve(by, &handoffs);
 }
@@ -257,7 +257,7 @@ fn handoff(id: EventId, books: &str) -> HandOff {
 }
 
 /// A hand-off by somebody else, of books that are out.
-fn add_handoff(library: &mut Library, id: &str, books: &str) {
+pub fn add_handoff(library: &mut Library, id: &str, books: &str) {
     let keys = library.keys.clone();
     for book in books.split(',') {
         library.redis.ask::<()>(&["HSET", &keys.shelves, book, "0-1"]);

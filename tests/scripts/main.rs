@@ -12,6 +12,7 @@ mod histories;
 mod hostile;
 mod library;
 mod model;
+mod mixed;
 mod redis;
 mod stories;
 mod world;
