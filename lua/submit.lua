@@ -6,8 +6,8 @@
 -- ARGV  1 how long the submission is kept, in ms  2 the chunk's fingerprint (both unused
 --       without KEYS 3), then four for each event: action, user id, book ids, wish for an
 --       answer ('' for none)
--- Returns {"ADDED", id of the first event}: the next one's sequence number is greater by one,
---       whatever its stream, and so on
+-- Returns {"ADDED", id of the first event}: the next one's sequence number is greater by a
+--       million, whatever its stream, and so on
 --     | {"KNOWN", what was kept: action, ":", id of the first event, " ", fingerprint}
 --     | {"WRONG_TYPE", key}: a stream's key holds something else, nothing was added
 --     | {"NO_IDS_LEFT"}: a stream has reached the end of all ids, nothing was added
@@ -27,8 +27,12 @@ if submission then
   end
 end
 
+-- The sequence numbers are multiples of a million, so that who reads an id can tell that it may be
+-- compared with those of the other stream: one that XADD gives follows the last and is none.
+local STEP = 1000000
+
 -- Ids are pairs of unsigned 64-bit numbers, doubles are exact up to 2^53 only: milliseconds stay
--- decimal strings, and after a sequence number of more than 15 digits the next millisecond begins.
+-- decimal strings, and after a sequence number of more than 14 digits the next millisecond begins.
 local MAX_MS = '18446744073709551615'
 
 local function greater(a, b)
@@ -50,7 +54,7 @@ end
 
 local time = redis.call('TIME')
 local ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-local seq = 0
+local seq = STEP
 
 for _, stream in ipairs({requests, returns}) do
   local kind = redis.call('TYPE', stream).ok
@@ -59,11 +63,11 @@ for _, stream in ipairs({requests, returns}) do
     for field = 1, #info, 2 do
       if info[field] == 'last-generated-id' then
         local last_ms, last_seq = string.match(info[field + 1], '^(%d+)-(%d+)$')
-        local next_seq = 0
-        if #last_seq > 15 then
+        local next_seq = STEP
+        if #last_seq > 14 then
           last_ms = plus_one(last_ms)
         else
-          next_seq = tonumber(last_seq) + 1
+          next_seq = (math.floor(tonumber(last_seq) / STEP) + 1) * STEP
         end
         if greater(last_ms, ms) then
           ms, seq = last_ms, next_seq
@@ -88,7 +92,7 @@ end
 for n = 0, (#ARGV - FIRST_EVENT + 1) / PER_EVENT - 1 do
   local at = FIRST_EVENT + n * PER_EVENT
   local stream = ARGV[at] == 'request' and requests or returns
-  local id = ms .. '-' .. string.format('%.0f', seq + n)
+  local id = ms .. '-' .. string.format('%.0f', seq + n * STEP)
   local user, books, wish = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local added
   if wish == '' then

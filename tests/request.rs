@@ -325,11 +325,12 @@ fn ids_grow_across_both_streams_whatever_they_hold_already() {
     assert!(id(&last(&mut db, RETURNS)) > id(&last(&mut db, REQUESTS)));
     // Ids from the future, sequence numbers that doubles cannot count, and nines to carry over.
     for (stream, far, action, next) in [
-        (REQUESTS, "9000000000000-7", "return", "9000000000000-8"),
-        (RETURNS, "9000000000999-18446744073709551615", "request", "9000000001000-0"),
-        (REQUESTS, "9007199254740993-9007199254740993", "return", "9007199254740994-0"),
-        (REQUESTS, "9999999999999999999-1000000000000000", "return", "10000000000000000000-0"),
-        (RETURNS, "18446744073709551615-99", "request", "18446744073709551615-100"),
+        (REQUESTS, "9000000000000-7", "return", "9000000000000-1000000"),
+        (REQUESTS, "9000000000000-1000001", "return", "9000000000000-2000000"),
+        (RETURNS, "9000000000999-18446744073709551615", "request", "9000000001000-1000000"),
+        (REQUESTS, "9007199254740993-9007199254740993", "return", "9007199254740994-1000000"),
+        (REQUESTS, "9999999999999999999-100000000000000", "return", "10000000000000000000-1000000"),
+        (RETURNS, "18446744073709551615-99", "request", "18446744073709551615-1000000"),
     ] {
         let _: String = redis::cmd("XADD").arg(&[stream, far, "f", "v"]).query(&mut db).unwrap();
         send(action);

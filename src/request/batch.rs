@@ -13,7 +13,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, ErrorKind, RedisResult, Value};
+use redis::Connection;
 
 use super::answer::{self, PAUSE};
 use super::failure::{DONE, Failure, OUTPUT, UNANSWERED, USAGE};
@@ -24,7 +24,7 @@ use super::progress::Progress;
 use super::results::{Fate, Format, Results, create_private};
 use super::show::{Form, say, status};
 use super::spool::{Entry, Filling, Spool};
-use super::submit::{Chunk, Refused};
+use super::submit::{Chunk, Refused, SEQ_STEP};
 use crate::error::{Error, Remedy};
 use crate::event::{AnswerWish, EventKey};
 use crate::ids::{EventId, SubmissionId};
@@ -233,28 +233,6 @@ struct Placed {
     events: usize,
 }
 
-/// A chunk that was sent and is not confirmed yet.
-struct UnderWay {
-    chunk: Chunk,
-    /// How many replies are to come.
-    replies: usize,
-}
-
-/// So many replies, errors of the server's among them.
-fn receive_all(link: &mut Connection, count: usize) -> RedisResult<Vec<RedisResult<Value>>> {
-    let mut replies = Vec::with_capacity(count);
-    for _ in 0..count {
-        let reply = link.recv_response();
-        match reply {
-            Err(error) if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
-                return Err(error);
-            }
-            reply => replies.push(reply),
-        }
-    }
-    Ok(replies)
-}
-
 /// Carries chunks to Redis and answers back.
 struct Courier<'a> {
     run: &'a Run,
@@ -262,7 +240,7 @@ struct Courier<'a> {
     id: SubmissionId,
     link: Option<Connection>,
     /// Sent, not confirmed; their numbers follow those that are placed.
-    under_way: VecDeque<UnderWay>,
+    under_way: VecDeque<Chunk>,
     placed: Vec<Placed>,
     /// Events that an earlier run had sent.
     known: u64,
@@ -351,7 +329,7 @@ impl Courier<'_> {
         while self.under_way.len() >= MAX_UNDER_WAY {
             self.receive()?;
         }
-        self.under_way.push_back(UnderWay { chunk, replies: 0 });
+        self.under_way.push_back(chunk);
         match self.transmit(self.under_way.len() - 1) {
             Ok(()) => Ok(()),
             Err(error) => self.recover(error),
@@ -361,33 +339,20 @@ impl Courier<'_> {
     /// Sends one of the chunks that are under way.
     fn transmit(&mut self, nth: usize) -> Result<(), Error> {
         let key = self.run.keys.batch_chunk(&self.id, self.placed.len() + nth);
-        let UnderWay { chunk, replies } = &mut self.under_way[nth];
-        let bytes = if self.order.wait {
-            *replies = 1;
-            chunk.command(&self.run.keys, Some(&key)).get_packed_command()
-        } else {
-            let transaction = chunk.transaction(&self.run.keys, &key);
-            *replies = transaction.replies;
-            transaction.bytes
-        };
+        let command = self.under_way[nth].command(&self.run.keys, Some(&key));
         let link = self.link.as_mut().expect("it is made before the first chunk");
-        link.send_packed_command(&bytes).map_err(Error::redis("queue events"))
+        link.send_packed_command(&command.get_packed_command())
+            .map_err(Error::redis("queue events"))
     }
 
     /// Takes the reply to the oldest chunk.
     fn receive(&mut self) -> Result<(), Failure> {
         let link = self.link.as_mut().expect("it is made before the first chunk");
-        let Some(UnderWay { chunk, replies }) = self.under_way.front() else {
+        let reply = link.recv_response();
+        let Some(chunk) = self.under_way.front() else {
             return Ok(());
         };
-        let came = if self.order.wait {
-            chunk.placed(link.recv_response())
-        } else {
-            receive_all(link, *replies)
-                .map_err(|source| Refused::Lost(Error::Redis { doing: "queue events", source }))
-                .and_then(|replies| chunk.transacted(replies))
-        };
-        match came {
+        match chunk.placed(reply) {
             Ok(placed) => {
                 let events = chunk.len();
                 if placed.known {
@@ -447,7 +412,7 @@ impl Courier<'_> {
                     Some(Entry::Bad { line, fault }) => lines.push((line, Err(fault))),
                     Some(Entry::Event { line, action, .. }) => {
                         let Some(Placed { first, .. }) = placed else { break };
-                        let seq = first.seq + events.len() as u64;
+                        let seq = first.seq + events.len() as u64 * SEQ_STEP;
                         let event = EventKey { id: EventId { seq, ..first }, action };
                         events.push(event);
                         lines.push((line, Ok(event)));

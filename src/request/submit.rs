@@ -7,20 +7,20 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use redis::{Cmd, ErrorKind, RedisResult, Value};
 
 use crate::error::Error;
 use crate::event::{Action, AnswerWish, EventKey};
 use crate::ids::{BookId, UserId};
-use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, Keys, USER_ID_FIELD};
+use crate::keys::Keys;
 
 const SCRIPT: &str = include_str!("../../lua/submit.lua");
-const GUARD: &str = include_str!("../../lua/guard.lua");
-/// Action, user id, book ids, wish for an answer.
-const PER_EVENT: usize = 4;
 const DOING: &str = "queue the event";
+
+/// The sequence numbers that the script gives are multiples of this. So decide.lua can tell ids that
+/// grow across both streams from those that XADD gives, which each stream counts for itself.
+pub const SEQ_STEP: u64 = 1_000_000;
 
 /// How long Redis remembers what was sent under a name: a day.
 const SUBMISSION_TTL_MS: u64 = 24 * 3_600_000;
@@ -53,7 +53,7 @@ impl Draft {
 /// Events that are added together.
 #[derive(Debug)]
 pub struct Chunk {
-    /// [`PER_EVENT`] for each event, as the script wants them.
+    /// Four for each event, as the script wants them.
     arguments: Vec<Cow<'static, str>>,
     bytes: usize,
     wish: AnswerWish,
@@ -63,7 +63,8 @@ pub struct Chunk {
 /// Where the script put a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// The chunk's first event. The others have the next sequence numbers, whatever their stream.
+    /// The chunk's first event. The others' sequence numbers grow by [`SEQ_STEP`],
+    /// whatever their stream.
     pub first: EventKey,
     /// It was there already, from a submission under the same name.
     pub known: bool,
@@ -81,11 +82,9 @@ pub enum Refused {
 }
 
 impl Chunk {
-    /// The most events of a chunk. Redis does nothing else while it adds them, which is a
-    /// millisecond or two for so many; more would save nothing that can be measured.
-    pub const MAX_EVENTS: usize = 500;
-    /// So many events of one kind in a row are worth a call of the script less.
-    const LONG_RUN: usize = 32;
+    /// The most events of a chunk. Redis does nothing else while it adds them, which is less
+    /// than a millisecond for so many; more would save nothing that can be measured.
+    pub const MAX_EVENTS: usize = 200;
 
     /// A chunk that has so many bytes gets no more events: a thousand books with long ids in each
     /// of its events would be 50 MB in one command.
@@ -110,7 +109,7 @@ impl Chunk {
 
     /// How many events are in it.
     pub fn len(&self) -> usize {
-        self.arguments.len() / PER_EVENT
+        self.arguments.len() / 4
     }
 
     /// Whether it is big enough to be sent: by the number of events, or by their bytes.
@@ -125,98 +124,14 @@ impl Chunk {
 
     /// The command that adds it. With a `submission` (a key), at most once within a day.
     pub fn command(&self, keys: &Keys, submission: Option<&str>) -> Cmd {
-        self.command_for(keys, submission, &self.arguments)
-    }
-
-    /// The command that adds some of its events.
-    fn command_for(
-        &self,
-        keys: &Keys,
-        submission: Option<&str>,
-        events: &[Cow<'static, str>],
-    ) -> Cmd {
         let mut command = redis::cmd("EVAL");
         command.arg(SCRIPT).arg(2 + usize::from(submission.is_some()));
         command.arg(&keys.requests).arg(&keys.returns).arg(submission);
         command.arg(SUBMISSION_TTL_MS).arg(self.fingerprint.to_string());
-        for argument in events {
+        for argument in &self.arguments {
             command.arg(argument.as_bytes());
         }
         command
-    }
-
-    /// The same, for whoever does not need to know the events' ids: a transaction in which the
-    /// script adds only the first event of every long run of requests or of returns. What follows
-    /// it in its own stream by a plain XADD gets a greater id than all before it anyway, for half
-    /// the server's time.
-    pub fn transaction(&self, keys: &Keys, submission: &str) -> Transaction {
-        let mut transaction = Transaction { bytes: Vec::new(), replies: 0 };
-        transaction.add(redis::cmd("WATCH").arg(submission));
-        let mut guard = redis::cmd("EVAL");
-        guard.arg(GUARD).arg(3).arg(&keys.requests).arg(&keys.returns).arg(submission);
-        transaction.add(&guard);
-        transaction.add(&redis::cmd("MULTI"));
-        let mut submission = Some(submission);
-        let (mut scripted_from, mut at) = (0, 0);
-        while at < self.arguments.len() {
-            let action = &self.arguments[at];
-            let mut end = at;
-            while self.arguments.get(end).is_some_and(|next| next == action) {
-                end += PER_EVENT;
-            }
-            if end - at >= Self::LONG_RUN * PER_EVENT {
-                let first = at + PER_EVENT;
-                let scripted = &self.arguments[scripted_from..first];
-                transaction.add(&self.command_for(keys, submission.take(), scripted));
-                let stream =
-                    if action == Action::Request.as_str() { &keys.requests } else { &keys.returns };
-                for event in self.arguments[first..end].chunks_exact(PER_EVENT) {
-                    transaction.add_plain(stream, event);
-                }
-                scripted_from = end;
-            }
-            at = end;
-        }
-        if scripted_from < self.arguments.len() {
-            let scripted = &self.arguments[scripted_from..];
-            transaction.add(&self.command_for(keys, submission, scripted));
-        }
-        transaction.add(&redis::cmd("EXEC"));
-        transaction
-    }
-
-    /// What came of the transaction.
-    ///
-    /// # Errors
-    /// Nothing was added, or that is not known.
-    pub fn transacted(&self, mut replies: Vec<RedisResult<Value>>) -> Result<Placed, Refused> {
-        let last = replies.pop();
-        let mut replies = replies.into_iter();
-        let guard = replies.nth(1);
-        // The server refuses a command of the transaction as soon as it comes, and then the whole.
-        let refused = replies.find_map(|reply| reply.and_then(Value::extract_error).err());
-        let lost = || Refused::Lost(Error::Reply { doing: DOING, got: "no reply".into() });
-        let verdict = guard.ok_or_else(lost)?;
-        if !is_word(&verdict, "NEW") {
-            return self.placed(verdict);
-        }
-        if let Some(source) = refused {
-            return self.placed(Err(source));
-        }
-        match last.ok_or_else(lost)? {
-            // Somebody else has added it just now: asked again, the guard says so.
-            Ok(Value::Nil) => Err(lost()),
-            Ok(Value::Array(mut added)) if !added.is_empty() => {
-                let first = added.swap_remove(0);
-                for reply in added {
-                    if let Err(source) = reply.extract_error() {
-                        return Err(Refused::Lost(Error::Redis { doing: DOING, source }));
-                    }
-                }
-                self.placed(Ok(first))
-            }
-            other => self.placed(other),
-        }
     }
 
     /// What came of the command.
@@ -262,41 +177,6 @@ impl Chunk {
         }
         Err(unknown(format!("{words:?}")))
     }
-}
-
-/// The commands of a transaction, packed.
-#[derive(Debug)]
-pub struct Transaction {
-    /// What is sent.
-    pub bytes: Vec<u8>,
-    /// How many replies come back.
-    pub replies: usize,
-}
-
-impl Transaction {
-    fn add(&mut self, command: &Cmd) {
-        command.write_packed_command(&mut self.bytes);
-        self.replies += 1;
-    }
-
-    /// Adds the XADD of one event. Written out here because it is done a million times.
-    fn add_plain(&mut self, stream: &str, event: &[Cow<'static, str>]) {
-        let wish = if event[3].is_empty() { &[][..] } else { &[ANSWER_FIELD, &event[3]] };
-        let words = ["XADD", stream, "*", USER_ID_FIELD, &event[1], BOOK_IDS_FIELD, &event[2]];
-        let _ = write!(self.bytes, "*{}\r\n", words.len() + wish.len());
-        for word in words.iter().chain(wish) {
-            let _ = write!(self.bytes, "${}\r\n", word.len());
-            self.bytes.extend_from_slice(word.as_bytes());
-            self.bytes.extend_from_slice(b"\r\n");
-        }
-        self.replies += 1;
-    }
-}
-
-/// Whether a reply is a list of this word only.
-fn is_word(reply: &RedisResult<Value>, word: &str) -> bool {
-    matches!(reply, Ok(Value::Array(words))
-        if matches!(&words[..], [Value::BulkString(text)] if text == word.as_bytes()))
 }
 
 /// Reads what the script kept about a submission.
@@ -386,18 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn every_word_that_the_scripts_return_is_understood() {
-        for (script, words) in [
-            (SCRIPT, &["ADDED", "KNOWN", "WRONG_TYPE", "NO_IDS_LEFT"]),
-            (GUARD, &["NEW", "KNOWN", "WRONG_TYPE", "NO_IDS_LEFT"]),
-        ] {
-            for word in words {
-                let header = script.lines().take_while(|line| line.starts_with("--"));
-                let header: Vec<&str> = header.collect();
-                assert!(header.join("\n").contains(&format!("{{\"{word}\"")), "{word}");
-                assert!(script.contains(&format!("{{'{word}'")), "{word}");
-            }
-            assert_eq!(script.matches("{\"").count(), words.len());
+    fn every_word_that_the_script_returns_is_understood() {
+        for word in ["ADDED", "KNOWN", "WRONG_TYPE", "NO_IDS_LEFT"] {
+            assert!(
+                SCRIPT.contains(&format!("-- Returns {{\"{word}\""))
+                    || SCRIPT.contains(&format!("--     | {{\"{word}\"")),
+                "{word} in the header"
+            );
+            assert!(SCRIPT.contains(&format!("return {{'{word}'")), "{word} in the code");
         }
         let chunk = chunk(&["geb"]);
         let first = EventKey { id: "17-3".parse().unwrap(), action: Action::Return };
@@ -414,53 +290,6 @@ mod tests {
         for words in [&["ADDED", "x"][..], &["KNOWN", ""], &["?"], &[]] {
             assert!(matches!(chunk.placed(taken(words)), Err(Refused::Lost(_))), "{words:?}");
         }
-    }
-
-    #[test]
-    fn a_transaction_leaves_to_the_script_what_begins_a_long_run_and_all_short_ones() {
-        let mut chunk = Chunk::new(AnswerWish::None);
-        for (action, run) in [
-            (Action::Request, 100),
-            (Action::Return, 3),
-            (Action::Request, 1),
-            (Action::Return, Chunk::LONG_RUN),
-            (Action::Request, 2),
-        ] {
-            for n in 0..run {
-                chunk.push(action, format!("u{n}"), "b".into());
-            }
-        }
-        let transaction = chunk.transaction(&Keys::new(None), "name");
-        let text = String::from_utf8(transaction.bytes).unwrap();
-        assert_eq!(text.matches("\r\nXADD\r\n").count(), 99 + Chunk::LONG_RUN - 1);
-        // The guard; one request; three returns, a request and a return; two requests.
-        assert_eq!(text.matches("\r\nEVAL\r\n").count(), 4);
-        assert_eq!(text.matches("\r\nname\r\n").count(), 3, "watched, guarded, set once");
-        assert_eq!(transaction.replies, 4 + 3 + 99 + Chunk::LONG_RUN - 1);
-    }
-
-    #[test]
-    fn a_transaction_that_was_refused_or_overtaken_is_told_from_one_that_was_not() {
-        let chunk = chunk(&["geb"]);
-        let ok = || Ok(Value::Okay);
-        let queued = || Ok(Value::SimpleString("QUEUED".into()));
-        let error = || Err(redis::make_extension_error("OOM".into(), None));
-        let transacted =
-            |guard, queue, exec| chunk.transacted(vec![ok(), guard, ok(), queue, queued(), exec]);
-        let new = || taken(&["NEW"]);
-        let added = |words: &[&str]| Ok(Value::Array(vec![taken(words).unwrap(), Value::Okay]));
-        let placed = transacted(new(), queued(), added(&["ADDED", "17-3"])).unwrap();
-        assert_eq!(placed.first.id.to_string(), "17-3");
-        let kept = format!("return:17-3 {}", chunk.fingerprint);
-        let placed = transacted(taken(&["KNOWN", &kept]), queued(), Ok(Value::Nil)).unwrap();
-        assert!(placed.known);
-        let overtaken = transacted(new(), queued(), Ok(Value::Nil));
-        assert!(matches!(overtaken, Err(Refused::Lost(_))));
-        let wrong = transacted(taken(&["WRONG_TYPE", "key"]), queued(), Ok(Value::Nil));
-        assert!(matches!(wrong, Err(Refused::Error(Error::Unfit(_)))));
-        let refused = transacted(new(), error(), error());
-        assert!(matches!(refused, Err(Refused::Error(error)) if error.code() == Some("OOM")));
-        assert!(matches!(chunk.transacted(vec![]), Err(Refused::Lost(_))));
     }
 
     #[test]
