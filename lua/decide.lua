@@ -659,7 +659,22 @@ local function grant_all(e)
   return conclude(e, 'accepted', nil, {'book_ids', e.books}, true)
 end
 
+-- Books that a request of this call waits for, and those of them that came free since: a newer
+-- request does not get them before that one is tried again.
+local awaited, came_free = {}, {}
+local function would_overtake(e)
+  for _, book in ipairs(e.books) do
+    if came_free[book] then
+      return true
+    end
+  end
+  return false
+end
+
 local function wait(e, sorted)
+  for _, book in ipairs(e.action == 'request' and e.books or {}) do
+    awaited[book] = true
+  end
   if #sorted.have > 0 or #sorted.asked > 0 or e.reserved then
     if not is_mine(e) then
       return {'STALE'}
@@ -719,6 +734,7 @@ local function take_back(e, sorted)
   for _, book in ipairs(mine) do
     set('loan', loan, book, nil)
     set('state', state, book, nil)
+    came_free[book] = awaited[book]
   end
   if #mine > 0 then
     set('in_hand', in_hand, e.count, math.max(0, in_hand[e.count] - #mine))
@@ -744,7 +760,8 @@ local function all_there(e)
 end
 
 local function look_at_request(e)
-  if all_there(e) then
+  local overtakes = next(came_free) and would_overtake(e)
+  if not overtakes and all_there(e) then
     return grant_all
   end
   local have, instant, free = {}, {}, {}           -- available, for certain or perhaps
@@ -802,6 +819,8 @@ local function look_at_request(e)
   }
   if #unknown > 0 then
     return fetch, sorted
+  elseif overtakes then
+    return wait, sorted
   end
   -- After a final "no" a refusal is foreseeable: a request that reserved its books in every round
   -- until what is older is decided could keep that from being decided (I5).

@@ -2,7 +2,7 @@
 //!
 //! A request that waits is tried again before newer ones that ask for the same books. Whether one
 //! that is under way will have to wait is not known until its reply is there: till then a newcomer
-//! that asks for one of its books does not overtake it.
+//! that asks for one of its books does not overtake it. Within one call decide.lua sees to that.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -10,7 +10,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use crate::event::{Action, Event};
 
 /// The books, by their hashes: two books of one hash are taken for the same, which costs a newcomer
-/// a moment in the waiting room and no copy of every book's name.
+/// a moment's wait and no copy of every book's name.
 #[derive(Debug, Default)]
 pub struct Busy {
     hasher: RandomState,

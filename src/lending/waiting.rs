@@ -176,7 +176,8 @@ impl WaitingRoom {
     ) -> Vec<Waiting> {
         let mut taken = BTreeMap::new();
         let mut taken_books = 0;
-        let due: Vec<EventKey> = self.due.iter().copied().collect();
+        // Those that may not go now are looked at again soon; not all of a crowd each time.
+        let due: Vec<EventKey> = self.due.iter().copied().take(2 * count).collect();
         for key in due {
             if taken.len() >= count || taken_books >= books {
                 break;

@@ -216,13 +216,13 @@ impl<'a> Worker<'a> {
                 Content::Event(event) if delivered.fresh && self.room.is_awaited(&event) => {
                     self.room.admit_behind(event);
                 }
-                Content::Event(event) if delivered.fresh && self.busy.concerns(&event) => {
-                    // It is due when it is known what came of the other.
-                    self.room.admit(Waiting { event, doubt: String::new() });
+                Content::Event(ref event) if delivered.fresh && self.busy.concerns(event) => {
+                    // Here the chunk ends, until it is known what came of the other.
+                    self.fresh.push_front(delivered);
+                    break;
                 }
                 Content::Event(event) => {
                     books += event.books.len();
-                    self.busy.add(&event);
                     chunk.push(Asking::first(event));
                 }
                 Content::Suspect => self.suspects.push_back(delivered.key),
@@ -232,6 +232,8 @@ impl<'a> Worker<'a> {
         if chunk.is_empty() {
             return None;
         }
+        // Those of one chunk are not in each other's way: the script sees to their order.
+        chunk.iter().for_each(|asking| self.busy.add(&asking.event));
         Some(self.fetch_or_decide(chunk))
     }
 

@@ -146,7 +146,7 @@ impl Scenario {
         const IN_A_MILLISECOND: usize = 50;
         for n in from..to {
             let ms = 1_700_000_000_000 + n / IN_A_MILLISECOND;
-            self.push(wire, n, &format!("{ms}-{}", n % IN_A_MILLISECOND));
+            self.push(wire, n, &format!("{ms}-{}000000", n % IN_A_MILLISECOND + 1));
         }
     }
 

@@ -195,6 +195,7 @@ impl World {
         let verdicts =
             self.library.decide(by, &tries).map_err(|error| format!("decide: {error}"))?;
         let mut came = Came::default();
+        let mut waiting: Vec<Event> = Vec::new();
         for (verdict, one) in verdicts.into_iter().zip(tries) {
             let key = one.event.key;
             self.history.push(format!("  {key}: {}", told(&verdict)));
@@ -212,11 +213,19 @@ impl World {
                         |answer: &Option<Answer>| matches!(answer, Some(Answer::TakenBy(_)));
                     let outdated =
                         one.fetched.as_ref().is_some_and(|f| f.answers.iter().any(said_no));
+                    // Nobody overtakes who waits for the same book and was tried before.
+                    let after = waiting
+                        .iter()
+                        .any(|other| one.event.books.iter().any(|b| other.books.contains(b)));
                     let doubtful = outdated
+                        || after
                         || doubt == TOLD_NO
                         || !doubt.is_empty() && !self.model.handoffs.is_empty();
                     ensure!(expect != Expect::Decide || doubtful, "{key} waits for nothing");
                     self.model.wait(key);
+                    if key.action == Action::Request {
+                        waiting.push(one.event.clone());
+                    }
                     came.waiting.push(InHand { doubt, ..InHand::waiting(one.event) });
                 }
                 Verdict::Fetch { finality, books } => {
