@@ -13,7 +13,8 @@
 --         the id is told
 --       8 milliseconds that a consumer whose lock has no TTL must have been idle
 -- Returns {"FENCED"} | {"ALIVE"} | {"CLAIMED", last id seen or "" at the end,
---         then for each event: its id, deliveries so far, its fields (a list; false if suspected)}
+--         then for each event: its id, deliveries so far, its fields (a list; empty if it was
+--         deleted) or "suspected"}
 
 local stream, group, me, from = KEYS[2], ARGV[2], ARGV[3], ARGV[4]
 
@@ -35,18 +36,20 @@ local pending = redis.call('XPENDING', stream, group, start, '+', ARGV[5], from)
 local reply = {'CLAIMED', #pending == tonumber(ARGV[5]) and pending[#pending][1] or ''}
 for _, entry in ipairs(pending) do
   local id, deliveries = entry[1], entry[4] + 1
-  -- JUSTID does not count; RETRYCOUNT does. Redis 7 drops an entry that was deleted meanwhile.
-  local claimed =
-    redis.call('XCLAIM', stream, group, me, min_idle, id, 'RETRYCOUNT', deliveries, 'JUSTID')
-  if #claimed > 0 then
-    local fields = false
-    if deliveries < tonumber(ARGV[7]) then
-      local found = redis.call('XRANGE', stream, id, id)[1]
-      fields = found and found[2] or {}
-    end
+  local found = redis.call('XRANGE', stream, id, id)[1]
+  local claimed = true
+  if found then
+    -- JUSTID does not count; RETRYCOUNT does.
+    claimed = #redis.call('XCLAIM', stream, group, me, min_idle, id, 'RETRYCOUNT', deliveries,
+      'JUSTID') > 0
+  end
+  -- An entry that was deleted is not claimed: Redis 7 would drop it, and it would end without an
+  -- outcome. It is told without fields, to be rejected where it is.
+  if claimed then
     reply[#reply + 1] = id
     reply[#reply + 1] = deliveries
-    reply[#reply + 1] = fields
+    reply[#reply + 1] = found and deliveries >= tonumber(ARGV[7]) and 'suspected'
+      or found and found[2] or {}
   end
 end
 return reply

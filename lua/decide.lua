@@ -1,10 +1,14 @@
 -- decide.lua: work on requests and returns, in the order given, as far as each can go now.
 --
 -- After order.lua. LendingService's one script. For each event it either
---   reserves the books that only ShelvingService can know about, and asks for them (FETCH),
+--   commits: effect, outcome, hand-off to shelving, answer, XACK and XDEL together (DONE),
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
---   commits: effect, outcome, hand-off to shelving, answer, XACK and XDEL together (DONE).
--- A request whose books were FETCHed comes a second time with ShelvingService's answers.
+--   reserves books that only ShelvingService can know about, and asks for them (FETCH).
+-- On its first try by an instance a request comes with ShelvingService's answers already: a "yes"
+-- is always true, the book is out for this request; a "no" names the request that has the book. It
+-- is not final, since the book may have come back in the meantime: a book that is nowhere else is
+-- reserved here, asked for again, and only the second "no" counts. What waits has nothing and is
+-- tried without asking first.
 --
 -- KEYS  1 the instance's lock       2 requests (stream)      3 returns (stream)
 --       4 hand-offs (stream)        5 loans (hash)           6 book states (hash)
@@ -13,32 +17,39 @@
 --       application may have left (set), and, if an answer is wished, the answer (list)
 -- ARGV  1 token of the lease        2 storage capacity       3 most books a user may have
 --       4 outcomes to keep          5 group of lending       6 group of shelving
---       7 "keep" or "delete" decided events
---       8 n, then n consumers that hold up no refusal (silent instances without a lease)
+--       7 "keep" or "delete" decided events                8 consumer of this instance
+--       9 n, then n consumers that hold up no refusal (silent instances without a lease)
 --       . m, then m consumers that run the reference application
 --       then for each event:
 --         "request" or "return", event id, user id,
 --         milliseconds to keep the answer, or "" if none is wished,
 --         "" or the doubt that an earlier FETCH gave,
---         "" or how sure a "no" of shelving is: "certain" or "in_doubt",
---         number of books, the books, and, if "certain" or "in_doubt", for each book "yes", "no"
---         or "" (not asked)
+--         what ShelvingService has said of the books: "" nothing, "yes" to all of them, or how
+--         final a "no" is: "first" (not at all), "in_doubt", "certain",
+--         number of books, the books, and, if "first", "in_doubt" or "certain", for each book
+--         "yes", the id of the request that has it, or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
---       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
+--       {"DONE", name, value, ...}        the outcome's fields from "outcome" on
 --       {"WAIT", "older" | "book" | "doubt"}
---       {"DONE", name, value, ...}        the outcome's fields
---       {"STALE"}                         not pending any more: decided by somebody else
+--       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
+--       {"STALE"}                         not pending any more: somebody else decides it; nothing
+--                                         was changed, since what it had is theirs now
 --       {"FAILED", cause}                 cannot be worked on: to be dead-lettered
 --
 -- Lua has no rollback: everything is read and every type is checked before the first write, and
 -- what is changed is changed in memory first and written at the end (I1, I2, I3, I4). Within one
 -- script, reads after an event's commit go by the memory. A refusal waits for what is older (I8).
+--
+-- The state of a book: "?17-0" reserved by request 17-0; "=17-0" lent to request 17-0; ">17-0" on
+-- its way to its shelf in hand-off 17-0, and ">17-0 16-3" if request 16-3 put it back in order to
+-- wait: shelving says yes to that one until the book has arrived.
 
 local lock, requests, returns, handoffs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local loans_key, states_key, storage_key = KEYS[5], KEYS[6], KEYS[7]
 local outcomes, ties = KEYS[8], KEYS[9]
 local capacity, limit, outcomes_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local lending_group, shelving_group, keep_events = ARGV[5], ARGV[6], ARGV[7] == 'keep'
+local me = ARGV[8]
 
 if redis.call('GET', lock) ~= ARGV[1] then
   return {'FENCED'}
@@ -46,16 +57,13 @@ end
 
 ---- Arguments to tables.
 
-local next_arg, next_key = 8, 10
-local function take()
-  next_arg = next_arg + 1
-  return ARGV[next_arg - 1]
-end
+local at, next_key = 9, 10
 local function take_names()
   local names = {}
-  for n = 1, tonumber(take()) do
-    names[n] = take()
+  for n = 1, tonumber(ARGV[at]) do
+    names[n] = ARGV[at + n]
   end
+  at = at + 1 + #names
   return names
 end
 
@@ -65,39 +73,46 @@ for _, name in ipairs(take_names()) do
 end
 local reference = take_names()
 
-local events, books, is_book = {}, {}, {} -- the books of all events, each once
+local events = {}
+local books, is_book = {}, {}                      -- of all events, each once
 local counts, is_count, temps = {}, {}, {}
-while next_arg <= #ARGV do
+while at <= #ARGV do
   local e = {
-    action = take(), id = take(), user = take(), answer_ms = take(), doubt = take(),
-    sure = take(), books = {}, answers = {}, reserved = {},
+    action = ARGV[at], id = ARGV[at + 1], user = ARGV[at + 2], said = ARGV[at + 5], books = {},
+    count = KEYS[next_key],
   }
-  for n = 1, tonumber(take()) do
-    local book = take()
-    e.books[n] = book
+  if ARGV[at + 3] ~= '' then
+    e.answer, e.answer_ms = KEYS[next_key + 2], ARGV[at + 3]
+  end
+  if ARGV[at + 4] ~= '' then
+    e.doubt = ARGV[at + 4]
+  end
+  if e.action == 'request' then
+    temps[#temps + 1] = KEYS[next_key + 1]
+    e.temp = KEYS[next_key + 1]
+  end
+  next_key = next_key + (e.answer and 3 or 2)
+  if not is_count[e.count] then
+    is_count[e.count] = true
+    counts[#counts + 1] = e.count
+  end
+  local n = tonumber(ARGV[at + 6])
+  at = at + 6
+  for k = 1, n do
+    local book = ARGV[at + k]
+    e.books[k] = book
     if not is_book[book] then
       is_book[book] = true
       books[#books + 1] = book
     end
   end
-  if e.sure ~= '' then
-    for n = 1, #e.books do
-      e.answers[n] = take()
+  at = at + n + 1
+  if e.said ~= '' and e.said ~= 'yes' then
+    e.answers = {}
+    for k = 1, n do
+      e.answers[k] = ARGV[at + k - 1]
     end
-  end
-  e.stream = e.action == 'request' and requests or returns
-  e.count, e.temp = KEYS[next_key], KEYS[next_key + 1]
-  next_key = next_key + 2
-  if e.answer_ms ~= '' then
-    e.answer = KEYS[next_key]
-    next_key = next_key + 1
-  end
-  if not is_count[e.count] then
-    is_count[e.count] = true
-    counts[#counts + 1] = e.count
-  end
-  if e.action == 'request' then
-    temps[#temps + 1] = e.temp
+    at = at + n
   end
   events[#events + 1] = e
 end
@@ -108,8 +123,7 @@ end
 local SLICE = 1000
 local function in_slices(list, call)
   for first = 1, #list, SLICE do
-    local last = math.min(first + SLICE - 1, #list)
-    call(first, last)
+    call(first, math.min(first + SLICE - 1, #list))
   end
 end
 
@@ -119,10 +133,16 @@ in_slices(books, function(first, last)
   local states = redis.call('HMGET', states_key, unpack(books, first, last))
   local in_storage = redis.call('SMISMEMBER', storage_key, unpack(books, first, last))
   for n = first, last do
-    local book, at = books[n], n - first + 1
-    loan[book] = lent[at] or nil
-    state[book] = states[at] or nil
-    stored[book] = in_storage[at] == 1
+    local book, k = books[n], n - first + 1
+    if lent[k] then
+      loan[book] = lent[k]
+    end
+    if states[k] then
+      state[book] = states[k]
+    end
+    if in_storage[k] == 1 then
+      stored[book] = true
+    end
   end
 end)
 
@@ -133,7 +153,7 @@ in_slices(counts, function(first, last)
     if not value then
       absent[#absent + 1] = key
       in_hand[key] = 0
-    elseif string.match(value, '^%-?%d+$') and #value < 10 then
+    elseif #value < 10 and string.match(value, '^%-?%d+$') then
       in_hand[key] = tonumber(value)
     else
       broken[key] = 'count_not_a_number'
@@ -152,24 +172,22 @@ end)
 -- Reservations are left only by the reference application: nearly always there are none.
 if #temps > 0 and redis.call('EXISTS', unpack(temps)) > 0 then
   for _, e in ipairs(events) do
-    if e.action == 'request' then
-      local of_type = redis.call('TYPE', e.temp).ok
-      if of_type == 'set' then
-        e.has_temp, e.extra = true, {}
-        local asked_for = {}
-        for _, book in ipairs(e.books) do
-          asked_for[book] = true
-        end
-        for _, book in ipairs(redis.call('SMEMBERS', e.temp)) do
-          if asked_for[book] then
-            e.reserved[book] = true
-          elseif not redis.call('HGET', loans_key, book) then
-            e.extra[#e.extra + 1] = book
-          end
-        end
-      elseif of_type ~= 'none' then
-        broken[e.temp] = 'reservation_of_wrong_type'
+    local of_type = e.temp and redis.call('TYPE', e.temp).ok
+    if of_type == 'set' then
+      e.reserved, e.extra = {}, {}
+      local asked_for = {}
+      for _, book in ipairs(e.books) do
+        asked_for[book] = true
       end
+      for _, book in ipairs(redis.call('SMEMBERS', e.temp)) do
+        if asked_for[book] then
+          e.reserved[book] = true
+        elseif not redis.call('HGET', loans_key, book) then
+          e.extra[#e.extra + 1] = book
+        end
+      end
+    elseif of_type and of_type ~= 'none' then
+      broken[e.temp] = 'reservation_of_wrong_type'
     end
   end
 end
@@ -179,17 +197,28 @@ local room = capacity - redis.call('SCARD', storage_key)
 for _, stream in ipairs({requests, returns, handoffs, outcomes}) do
   redis.call('XLEN', stream)
 end
-redis.call('HLEN', ties)
+local ties_noted = redis.call('HLEN', ties) > 0
 
 ---- What is changed in memory, to be written at the end.
 
+-- Lists of what was changed, each entry once.
 local changed = {loan = {}, state = {}, stored = {}, in_hand = {}}
+local is_changed = {loan = {}, state = {}, stored = {}, in_hand = {}}
 local function set(what, values, key, value)
   values[key] = value
-  changed[what][key] = true
+  local is = is_changed[what]
+  if not is[key] then
+    is[key] = true
+    local list = changed[what]
+    list[#list + 1] = key
+  end
 end
 
 local decided, decided_of = {}, {[requests] = {}, [returns] = {}}
+
+local function stream_of(e)
+  return e.action == 'request' and requests or returns
+end
 
 ---- Order (I8). Looked up only when something is about to be refused. These run between writes:
 ---- they must not raise an error, so every call is a pcall and a failure means "wait".
@@ -202,31 +231,35 @@ local function precedes(a_id, a_action, b_id, b_action)
   return before(a_id, b_id)
 end
 
+-- The first entry from one id to another that is pending for a group, those of silent instances
+-- passed over; "" if there is none, nil if that could not be found out.
+local function first_pending(stream, group, from, to)
+  local count = next(silent) and 100 or 1
+  repeat
+    local page = redis.pcall('XPENDING', stream, group, from, to, count)
+    if page.err then
+      return nil
+    end
+    for _, entry in ipairs(page) do
+      if not silent[entry[2]] then
+        return entry[1]
+      end
+    end
+    from = #page > 0 and '(' .. page[#page][1]
+  until #page < count
+  return ''
+end
+
 local oldest_known = {}
 -- The oldest undecided event of a stream: pending, or not delivered yet; "" if there is none, nil
--- if that could not be found out. Pending entries of silent instances are passed over.
+-- if that could not be found out.
 local function oldest(stream)
   local known = oldest_known[stream]
   if known and not decided[stream .. known] then
     return known
   end
-  local found, from = nil, '-'
-  while not found do
-    local page = redis.pcall('XPENDING', stream, lending_group, from, '+', next(silent) and 100 or 1)
-    if page.err then
-      return nil
-    end
-    for _, entry in ipairs(page) do
-      if not found and not silent[entry[2]] then
-        found = entry[1]
-      end
-    end
-    if #page == 0 or not next(silent) then
-      break
-    end
-    from = '(' .. page[#page][1]
-  end
-  if not found then
+  local found = first_pending(stream, lending_group, '-', '+')
+  if found == '' then
     local group = group_of(stream, lending_group)
     if not group then
       return nil
@@ -253,40 +286,64 @@ local function other_stream(e)
   return requests, 'request'
 end
 
--- Whether all undecided events of the other stream in e's millisecond are known to wait for e.
-local function all_tied_to(e, ms)
+-- Whether an id was given by submit.lua: then its sequence number is a multiple of a million, and
+-- it can be compared with those of the other stream.
+local function is_ordered(id)
+  return string.find(id, '%-%d+000000$') ~= nil
+end
+
+-- Whether of two events of one millisecond and different streams it is not known which is older.
+local function is_tie(a_id, b_id)
+  return not (is_ordered(a_id) and is_ordered(b_id))
+end
+
+-- The undecided events of the other stream that tie with e, as fields of `ties`; nil if one of
+-- them is not delivered yet, or that could not be found out.
+local function tied_with(e, ms)
   local stream, action = other_stream(e)
-  if redis.call('HGET', ties, '#front') ~= e.action .. ':' .. e.id then
-    return false
-  end
   local first, last = ms .. '-0', ms .. '-18446744073709551615'
   local pending = redis.pcall('XPENDING', stream, lending_group, first, last, MOST_TIES)
   local group = group_of(stream, lending_group)
   if pending.err or not group then
-    return false
-  end
-  if #pending >= MOST_TIES then
-    return true
+    return nil
   end
   local others = {}
+  if #pending >= MOST_TIES then
+    return others
+  end
   for _, entry in ipairs(pending) do
-    if not silent[entry[2]] then
+    if not silent[entry[2]] and is_tie(e.id, entry[1]) then
       others[#others + 1] = action .. ':' .. entry[1]
     end
   end
-  if #others > 0 then
-    for _, tied in ipairs(redis.call('HMGET', ties, unpack(others))) do
-      if not tied then
-        return false
+  local delivered = group['last-delivered-id']
+  if before(delivered, last) then
+    local from = before(delivered, first) and first or '(' .. delivered
+    for _, entry in ipairs(redis.call('XRANGE', stream, from, last, 'COUNT', MOST_TIES)) do
+      if is_tie(e.id, entry[1]) then
+        return nil
       end
     end
   end
-  local delivered = group['last-delivered-id']
-  if before(delivered, first) then
-    return #redis.call('XRANGE', stream, first, last, 'COUNT', 1) == 0
-  elseif before(delivered, last) then
-    return #redis.call('XRANGE', stream, '(' .. delivered, last, 'COUNT', 1) == 0
+  return others
+end
+
+-- Whether all undecided events that tie with e, which comes first, are known to wait for it.
+local function all_wait_for(e, ms)
+  local others = tied_with(e, ms)
+  if not others then
+    return false
+  elseif #others == 0 then
+    return true
+  elseif redis.call('HGET', ties, '#front') ~= e.action .. ':' .. e.id then
+    return false
   end
+  for _, noted in ipairs(redis.call('HMGET', ties, unpack(others))) do
+    if not noted then
+      return false
+    end
+  end
+  e.tied = true
   return true
 end
 
@@ -294,9 +351,9 @@ end
 -- be told apart: e waits for those as well, unless they wait only for e and e comes first.
 -- Else remembers in `ties` that e waits, for the event in front to see.
 local function nothing_older(e)
-  local own, other = oldest(e.stream), nil
+  local own = oldest(stream_of(e))
   local stream, action = other_stream(e)
-  other = oldest(stream)
+  local other = oldest(stream)
   if not own or not other then
     return false
   end
@@ -311,11 +368,7 @@ local function nothing_older(e)
   end
   -- A tie: the front is the smallest undecided event of both streams.
   if own_first and precedes(e.id, e.action, other, action) then
-    if all_tied_to(e, ms) then
-      e.tied = true
-      return true
-    end
-    return false
+    return all_wait_for(e, ms)
   end
   if own ~= '' and not own_first and precedes(own, e.action, other, action) then
     -- The front is of e's own stream: those of e's millisecond wait for it in turn.
@@ -329,8 +382,11 @@ local function nothing_older(e)
     redis.call('DEL', ties)
     redis.call('HSET', ties, '#front', front)
   end
-  redis.call('HSET', ties, e.action .. ':' .. e.id, '1')
+  -- What could end the wait is told as well: a decision about its user or its books.
+  local concerns = e.user .. '\n' .. table.concat(e.books, '\n')
+  redis.call('HSET', ties, e.action .. ':' .. e.id, concerns)
   redis.call('EXPIRE', ties, TIES_TTL_S)
+  ties_noted = true
   return false
 end
 
@@ -345,21 +401,33 @@ local function shelving()
   return shelving_known
 end
 
+-- Whether an entry of a stream is still to be done: not delivered yet, or pending.
+local function is_undone(stream, group, delivered, id)
+  if before(delivered, id) then
+    local entry = redis.pcall('XRANGE', stream, id, id)
+    return entry.err ~= nil or #entry > 0
+  end
+  -- It could not be found out if the group is gone: what is in the stream will be delivered again.
+  return first_pending(stream, group, id, id) ~= ''
+end
+
 local undone_known = {}
--- Whether a hand-off is still to be done: not delivered yet, or pending.
-local function undone(id)
+-- Whether the hand-off that a book's state names is still to be done.
+local function in_transit(is)
+  local id = string.match(is, '^>(%S+)')
   if undone_known[id] == nil then
-    if before(shelving().delivered, id) then
-      local entry = redis.pcall('XRANGE', handoffs, id, id)
-      undone_known[id] = entry.err ~= nil or #entry > 0
-    else
-      local pending = redis.pcall('XPENDING', handoffs, shelving_group, id, id, 1)
-      -- An error means that the group is gone: then nothing is pending, and what is still in the
-      -- stream will be delivered again.
-      undone_known[id] = pending.err == nil and #pending > 0
-    end
+    undone_known[id] = is_undone(handoffs, shelving_group, shelving().delivered, id)
   end
   return undone_known[id]
+end
+
+-- Whether a request that shelving named is undecided: then it has its book reserved.
+local function is_undecided(request)
+  if decided[requests .. request] or not split(request) then
+    return false
+  end
+  local group = group_of(requests, lending_group)
+  return is_undone(requests, lending_group, group and group['last-delivered-id'] or '0-0', request)
 end
 
 local doubt_known
@@ -392,8 +460,7 @@ end
 local function settled(a_doubt)
   local handoff, request = string.match(a_doubt, '^(%S+) (%S+)$')
   if handoff and handoff ~= '-' then
-    local pending = redis.pcall('XPENDING', handoffs, shelving_group, '-', handoff, 1)
-    if not pending.err and #pending > 0 then
+    if first_pending(handoffs, shelving_group, '-', handoff) ~= '' then
       return false
     end
     if before(shelving().delivered, handoff) then
@@ -418,8 +485,8 @@ end
 ---- Effects.
 
 -- Puts books back: into automated storage while it has room, in the order given, the rest in one
--- hand-off to shelving.
-local function put_back(list)
+-- hand-off to shelving. `by` is the request that does so while it waits, or "".
+local function put_back(list, by)
   local rest = {}
   for _, book in ipairs(list) do
     if room > 0 then
@@ -435,7 +502,7 @@ local function put_back(list)
     undone_known[id] = true
     shelving_known, doubt_known = nil, nil
     for _, book in ipairs(rest) do
-      set('state', state, book, '>' .. id)
+      set('state', state, book, by == '' and '>' .. id or '>' .. id .. ' ' .. by)
     end
   end
 end
@@ -443,43 +510,81 @@ end
 local function take_from_storage(list)
   for _, book in ipairs(list) do
     if stored[book] then
-      set('stored', stored, book, false)
+      set('stored', stored, book, nil)
       room = room + 1
     end
   end
 end
 
--- Ends every reservation of e: the books that it has are put back, those that it only asked for
--- are let go.
-local function release(e, have, asked)
+-- Lets go what e has only asked for, and empties the reference application's reservation.
+local function let_go(e, asked)
   for _, book in ipairs(asked) do
     set('state', state, book, nil)
   end
-  if e.has_temp then
+  if e.reserved then
     redis.call('DEL', e.temp)
-    put_back(e.extra)
-    e.has_temp, e.reserved = false, {}
+    put_back(e.extra, '')
+    e.reserved = nil
   end
-  put_back(have)
 end
 
 -- The commit's first write. Returns false if the event is not pending any more.
 local function acknowledge(e)
-  if redis.call('XACK', e.stream, lending_group, e.id) == 0 then
+  local stream = stream_of(e)
+  if redis.call('XACK', stream, lending_group, e.id) == 0 then
     return false
   end
-  decided[e.stream .. e.id] = true
-  table.insert(decided_of[e.stream], e.id)
+  decided[stream .. e.id] = true
+  table.insert(decided_of[stream], e.id)
   return true
+end
+
+-- A decision had an effect: what waits and shares its user or a book with it has to try again
+-- before it counts as waiting.
+local function untie(e)
+  local touched = {[e.user] = true}
+  for _, book in ipairs(e.books) do
+    touched[book] = true
+  end
+  local noted = redis.call('HGETALL', ties)
+  for n = 1, #noted, 2 do
+    for name in string.gmatch(noted[n] ~= '#front' and noted[n + 1] or '', '[^\n]+') do
+      if touched[name] then
+        redis.call('HDEL', ties, noted[n])
+        break
+      end
+    end
+  end
+end
+
+-- What waited for e waits for the next in front.
+local function pass_ties_on(e)
+  redis.call('HDEL', ties, e.action .. ':' .. e.id)
+  local front, action = oldest(requests), 'request'
+  local other = oldest(returns)
+  if other and other ~= ''
+    and (not front or front == '' or precedes(other, 'return', front, 'request')) then
+    front, action = other, 'return'
+  end
+  if front and front ~= '' and split(front) == split(e.id) then
+    redis.call('HSET', ties, '#front', action .. ':' .. front)
+  else
+    redis.call('DEL', ties)
+  end
+end
+
+-- Whether e is still this instance's to work on: if its group was lost and made anew, it may have
+-- been delivered to another, and what it has is theirs.
+local function is_mine(e)
+  local pending = redis.pcall('XPENDING', stream_of(e), lending_group, e.id, e.id, 1, me)
+  return not pending.err and #pending == 1
 end
 
 -- Writes the outcome and returns the event's reply. `lists` are pairs of a field and books.
 local function conclude(e, outcome, cause, lists, effect)
-  local reply = {'DONE', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
-    'outcome', outcome}
+  local reply = {'DONE', 'outcome', outcome}
   if cause then
-    reply[#reply + 1] = 'cause'
-    reply[#reply + 1] = cause
+    reply[4], reply[5] = 'cause', cause
   end
   for n = 1, #lists, 2 do
     if #lists[n + 1] > 0 then
@@ -489,34 +594,130 @@ local function conclude(e, outcome, cause, lists, effect)
   end
   reply[#reply + 1] = 'in_hand'
   reply[#reply + 1] = string.format('%d', in_hand[e.count])
-  redis.call('XADD', outcomes, 'MAXLEN', '~', outcomes_kept, '*', unpack(reply, 2))
+  redis.call('XADD', outcomes, '*', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
+    unpack(reply, 2))
   if e.answer then
+    local text = {'event_id', e.id, 'action', e.action, 'user_id', e.user,
+      table.concat(reply, '\n', 2)}
     redis.call('DEL', e.answer)
-    redis.call('RPUSH', e.answer, table.concat(reply, '\n', 2))
+    redis.call('RPUSH', e.answer, table.concat(text, '\n'))
     redis.call('PEXPIRE', e.answer, e.answer_ms)
   end
+  if ties_noted and effect then
+    untie(e)
+  end
   if e.tied then
-    -- What waited for e waits for the next in front, if it was refused without any effect;
-    -- otherwise it has to try again.
-    redis.call('HDEL', ties, e.action .. ':' .. e.id)
-    local front, action = oldest(requests), 'request'
-    local other = oldest(returns)
-    if other and other ~= ''
-      and (not front or front == '' or precedes(other, 'return', front, 'request')) then
-      front, action = other, 'return'
-    end
-    if not effect and front and front ~= '' and split(front) == split(e.id) then
-      redis.call('HSET', ties, '#front', action .. ':' .. front)
-    else
-      redis.call('DEL', ties)
-    end
+    pass_ties_on(e)
   end
   return reply
 end
 
----- The two kinds of events.
+---- Acts: what a look at an event leads to. They are called after it and cannot fail.
 
-local function try_request(e)
+-- Every book of a request is there, and its user may have them all.
+local function grant_all(e)
+  if not acknowledge(e) then
+    return {'STALE'}
+  end
+  for _, book in ipairs(e.books) do
+    if stored[book] then
+      set('stored', stored, book, nil)
+      room = room + 1
+    end
+    set('loan', loan, book, e.user)
+    set('state', state, book, '=' .. e.id)
+  end
+  set('in_hand', in_hand, e.count, in_hand[e.count] + #e.books)
+  return conclude(e, 'accepted', nil, {'book_ids', e.books}, true)
+end
+
+local function wait(e, sorted)
+  if #sorted.have > 0 or #sorted.asked > 0 or e.reserved then
+    if not is_mine(e) then
+      return {'STALE'}
+    end
+    let_go(e, sorted.asked)
+    put_back(sorted.have, e.id)
+    -- What shelving said is not true any more.
+    e.said, e.answers = '', nil
+  end
+  return {'WAIT', sorted.in_doubt and 'doubt' or sorted.blocked and 'book' or 'older'}
+end
+
+-- Asks shelving for books, after reserving those that are not yet reserved for e.
+local function fetch(e, sorted)
+  if not is_mine(e) then
+    return {'STALE'}
+  end
+  local reply = {'FETCH', sorted.certain and '' or doubt()}
+  for _, book in ipairs(#sorted.unknown > 0 and sorted.unknown or sorted.free) do
+    set('state', state, book, '?' .. e.id)
+    reply[#reply + 1] = book
+  end
+  return reply
+end
+
+local function decide(e, sorted)
+  local available = sorted.available
+  if not acknowledge(e) then
+    return {'STALE'}
+  end
+  let_go(e, sorted.asked)
+  local lists = {'already_yours', sorted.mine, 'lent_to_another', sorted.others,
+    'unavailable', sorted.nowhere}
+  if #available == 0 then
+    return conclude(e, 'denied', 'none_available', lists, false)
+  end
+  take_from_storage(sorted.instant)
+  if sorted.too_many then
+    put_back(available, '')
+    lists[7], lists[8] = 'put_back', available
+    return conclude(e, 'denied', 'too_many_books', lists, true)
+  end
+  for _, book in ipairs(available) do
+    set('loan', loan, book, e.user)
+    set('state', state, book, '=' .. e.id)
+  end
+  set('in_hand', in_hand, e.count, in_hand[e.count] + #available)
+  return conclude(e, 'accepted', nil, {'book_ids', available, unpack(lists)}, true)
+end
+
+local function take_back(e, sorted)
+  if not acknowledge(e) then
+    return {'STALE'}
+  end
+  local mine = sorted.mine
+  for _, book in ipairs(mine) do
+    set('loan', loan, book, nil)
+    set('state', state, book, nil)
+  end
+  if #mine > 0 then
+    set('in_hand', in_hand, e.count, math.max(0, in_hand[e.count] - #mine))
+    put_back(mine, '')
+  end
+  local lists = {'book_ids', mine, 'lent_to_another', sorted.others, 'not_lent', sorted.not_lent}
+  return conclude(e, #mine > 0 and 'returned' or 'unchanged', nil, lists, #mine > 0)
+end
+
+---- Looks: read only, except for a note that an event waits. Each returns an act.
+
+-- Whether every book is there without any question: in storage, or handed out by shelving.
+local function all_there(e)
+  if e.reserved or in_hand[e.count] + #e.books > limit then
+    return false
+  end
+  for _, book in ipairs(e.books) do
+    if loan[book] or (not stored[book] and (e.said ~= 'yes' or state[book])) then
+      return false
+    end
+  end
+  return true
+end
+
+local function look_at_request(e)
+  if all_there(e) then
+    return grant_all
+  end
   local have, instant, free = {}, {}, {}           -- available, for certain or perhaps
   local asked, unknown = {}, {}                    -- reserved for e without having the book
   local mine, others, nowhere = {}, {}, {}         -- refused
@@ -525,172 +726,137 @@ local function try_request(e)
     local is = state[book]
     local kind = is and string.sub(is, 1, 1)
     local own = kind == '?' and string.sub(is, 2) == e.id
+    local answer = e.said == 'yes' and 'yes' or e.answers and e.answers[n] or ''
+    local put_back_by_e = kind == '>' and string.match(is, ' (%S+)$') == e.id
+    if own and (loan[book] or stored[book]) then
+      asked[#asked + 1] = book
+    end
     if loan[book] then
-      if own then
-        asked[#asked + 1] = book
-      end
       local list = loan[book] == e.user and mine or others
       list[#list + 1] = book
-    elseif e.reserved[book] then
+    elseif e.reserved and e.reserved[book] then
       have[#have + 1] = book
       available[#available + 1] = book
     elseif stored[book] then
-      if own then
-        asked[#asked + 1] = book
-      end
       instant[#instant + 1] = book
       available[#available + 1] = book
+    elseif answer == 'yes' and not put_back_by_e then
+      have[#have + 1] = book
+      available[#available + 1] = book
+    elseif put_back_by_e and answer == 'yes' and not in_transit(is) then
+      -- Said before the book arrived, or after? Before anything else it is asked for again.
+      unknown[#unknown + 1] = book
+    elseif own and answer == '' then
+      unknown[#unknown + 1] = book
     elseif own then
-      if e.answers[n] == 'yes' then
-        have[#have + 1] = book
-        available[#available + 1] = book
-      elseif e.answers[n] == 'no' then
-        asked[#asked + 1] = book
-        if e.sure == 'certain' then
-          nowhere[#nowhere + 1] = book
-        else
-          in_doubt = true
-        end
+      asked[#asked + 1] = book
+      if is_undecided(answer) then
+        blocked = true
+      elseif e.said == 'certain' then
+        nowhere[#nowhere + 1] = book
       else
-        unknown[#unknown + 1] = book
+        in_doubt = true
       end
-    elseif kind == '?' or (kind == '>' and undone(string.sub(is, 2))) then
+    elseif kind == '?' or (kind == '>' and in_transit(is))
+      or (answer ~= '' and answer ~= 'yes' and answer ~= e.id and is_undecided(answer)) then
       blocked = true
     else
       free[#free + 1] = book
       available[#available + 1] = book
     end
   end
+  local sorted = {
+    have = have, instant = instant, free = free, asked = asked, unknown = unknown, mine = mine,
+    others = others, nowhere = nowhere, available = available, blocked = blocked,
+    in_doubt = in_doubt, too_many = in_hand[e.count] + #available > limit,
+  }
   if #unknown > 0 then
-    return function()
-      local reply = {'FETCH', doubt()}
-      for _, book in ipairs(unknown) do
-        reply[#reply + 1] = book
-      end
-      return reply
-    end
+    return fetch, sorted
   end
-
-  local too_many = in_hand[e.count] + #available > limit
-  local refusal = blocked or in_doubt or too_many or #available < #e.books
+  local refusal = blocked or in_doubt or sorted.too_many or #available < #e.books
   if refusal and (blocked or in_doubt or not nothing_older(e)) then
-    return function()
-      release(e, have, asked)
-      return {'WAIT', in_doubt and 'doubt' or blocked and 'book' or 'older'}
-    end
+    return wait, sorted
   end
-
   if #free > 0 then
-    local certain = e.doubt ~= '' and settled(e.doubt)
-    if e.doubt ~= '' and not certain then
-      return function()
-        release(e, have, asked)
-        return {'WAIT', 'doubt'}
-      end
+    if e.doubt then
+      sorted.certain = settled(e.doubt)
+      sorted.in_doubt = not sorted.certain
     end
-    return function()
-      local reply = {'FETCH', certain and '' or doubt()}
-      for _, book in ipairs(free) do
-        set('state', state, book, '?' .. e.id)
-        reply[#reply + 1] = book
-      end
-      return reply
-    end
+    return sorted.in_doubt and wait or fetch, sorted
   end
-
-  return function()
-    if not acknowledge(e) then
-      release(e, have, asked)
-      return {'STALE'}
-    end
-    local refused =
-      {'already_yours', mine, 'lent_to_another', others, 'unavailable', nowhere}
-    if #available == 0 then
-      release(e, have, asked)
-      return conclude(e, 'denied', 'none_available', refused, #have > 0)
-    end
-    take_from_storage(instant)
-    if too_many then
-      release(e, {}, asked)
-      put_back(available)
-      refused[#refused + 1] = 'put_back'
-      refused[#refused + 1] = available
-      return conclude(e, 'denied', 'too_many_books', refused, true)
-    end
-    release(e, {}, asked)
-    for _, book in ipairs(available) do
-      set('loan', loan, book, e.user)
-      set('state', state, book, '=' .. e.id)
-    end
-    set('in_hand', in_hand, e.count, in_hand[e.count] + #available)
-    table.insert(refused, 1, available)
-    table.insert(refused, 1, 'book_ids')
-    return conclude(e, 'accepted', nil, refused, true)
-  end
+  return decide, sorted
 end
 
-local function try_return(e)
-  local taken_back, others, not_lent = {}, {}, {}
-  local ms = split(e.id)
+-- Whether a request is younger than a return. In a tie that is not known, and it is not.
+local function is_younger(request, e)
+  local request_ms, ms = split(request), split(e.id)
+  if request_ms ~= ms then
+    return smaller(ms, request_ms)
+  end
+  return not is_tie(request, e.id) and before(e.id, request)
+end
+
+local function look_at_return(e)
+  local mine, others, not_lent = {}, {}, {}
   for _, book in ipairs(e.books) do
     local list = not_lent
     if loan[book] == e.user then
       -- Only loans of older requests are meant. A loan without an entry is old.
       local request = string.match(state[book] or '', '^=(.*)$')
-      if not request or not smaller(ms, split(request) or ms) then
-        list = taken_back
+      if not request or not split(request) or not is_younger(request, e) then
+        list = mine
       end
     elseif loan[book] then
       list = others
     end
     list[#list + 1] = book
   end
-
-  if #taken_back < #e.books and not nothing_older(e) then
-    return function()
-      return {'WAIT', 'older'}
-    end
+  local sorted = {mine = mine, others = others, not_lent = not_lent, asked = {}, have = {}}
+  if #mine < #e.books and not nothing_older(e) then
+    return wait, sorted
   end
-
-  return function()
-    if not acknowledge(e) then
-      return {'STALE'}
-    end
-    for _, book in ipairs(taken_back) do
-      set('loan', loan, book, nil)
-      set('state', state, book, nil)
-    end
-    if #taken_back > 0 then
-      set('in_hand', in_hand, e.count, math.max(0, in_hand[e.count] - #taken_back))
-      put_back(taken_back)
-    end
-    local lists = {'book_ids', taken_back, 'lent_to_another', others, 'not_lent', not_lent}
-    local outcome = #taken_back > 0 and 'returned' or 'unchanged'
-    return conclude(e, outcome, nil, lists, #taken_back > 0)
-  end
+  return take_back, sorted
 end
 
 ---- All events, then what they changed.
 
 local replies = {}
-for n, e in ipairs(events) do
-  local cause = broken[e.count] or broken[e.temp]
+local function try(n, e)
+  local cause = broken[e.count] or broken[e.temp or '']
   if cause then
     replies[n] = {'FAILED', cause}
+    return
+  end
+  local look = e.action == 'request' and look_at_request or look_at_return
+  local ok, act, sorted = pcall(look, e)
+  if ok then
+    replies[n] = act(e, sorted)
   else
-    -- Only looking is guarded: what it returns is the act, which cannot fail.
-    local ok, act = pcall(e.action == 'request' and try_request or try_return, e)
-    if ok then
-      replies[n] = act()
-    else
-      replies[n] = {'FAILED', 'script_error: ' .. tostring(type(act) == 'table' and act.err or act)}
+    replies[n] = {'FAILED', 'script_error: ' .. tostring(type(act) == 'table' and act.err or act)}
+  end
+end
+
+for n, e in ipairs(events) do
+  try(n, e)
+end
+
+-- Events that tie become known to wait for each other only one after the other, and a decision
+-- with an effect makes some of them try again: a few times here rather than in a call for each.
+local MOST_PASSES = 8
+local passes, progress = 1, ties_noted
+while progress and passes < MOST_PASSES do
+  passes, progress = passes + 1, false
+  for n, e in ipairs(events) do
+    if replies[n][1] == 'WAIT' and replies[n][2] == 'older' then
+      try(n, e)
+      progress = progress or replies[n][1] ~= 'WAIT'
     end
   end
 end
 
 local function write_hash(key, what, values)
   local fields, gone = {}, {}
-  for field in pairs(changed[what]) do
+  for _, field in ipairs(changed[what]) do
     if values[field] then
       fields[#fields + 1] = field
       fields[#fields + 1] = values[field]
@@ -710,19 +876,19 @@ write_hash(loans_key, 'loan', loan)
 write_hash(states_key, 'state', state)
 
 local arrived, left = {}, {}
-for book in pairs(changed.stored) do
+for _, book in ipairs(changed.stored) do
   local list = stored[book] and arrived or left
   list[#list + 1] = book
 end
-if #left > 0 then
-  redis.call('SREM', storage_key, unpack(left))
-end
-if #arrived > 0 then
-  redis.call('SADD', storage_key, unpack(arrived))
-end
+in_slices(left, function(first, last)
+  redis.call('SREM', storage_key, unpack(left, first, last))
+end)
+in_slices(arrived, function(first, last)
+  redis.call('SADD', storage_key, unpack(arrived, first, last))
+end)
 
 local numbers = {}
-for key in pairs(changed.in_hand) do
+for _, key in ipairs(changed.in_hand) do
   numbers[#numbers + 1] = key
   numbers[#numbers + 1] = string.format('%d', in_hand[key])
 end
@@ -730,8 +896,11 @@ in_slices(numbers, function(first, last)
   redis.call('MSET', unpack(numbers, first, last))
 end)
 
-if not keep_events then
-  for stream, ids in pairs(decided_of) do
+for stream, ids in pairs(decided_of) do
+  if #ids > 0 then
+    redis.call('XTRIM', outcomes, 'MAXLEN', '~', outcomes_kept)
+  end
+  if not keep_events then
     in_slices(ids, function(first, last)
       redis.call('XDEL', stream, unpack(ids, first, last))
     end)

@@ -5,7 +5,7 @@
 --
 -- KEYS  1 the instance's lock   2 main storage (hash: book that is out -> request that has it)
 -- ARGV  1 token of the lease    then in turn: a book, the request that asks for it
--- Returns {"FENCED"} | {"FETCHED", "yes" or "no" for each pair}
+-- Returns {"FENCED"} | {"FETCHED", for each pair "yes" or the request that has the book}
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
@@ -29,7 +29,7 @@ for first = 2, #ARGV, SLICE do
       taken[#taken + 1] = asking
       has = asking
     end
-    reply[#reply + 1] = has == asking and 'yes' or 'no'
+    reply[#reply + 1] = has == asking and 'yes' or has
   end
 end
 for first = 1, #taken, SLICE do

@@ -35,9 +35,10 @@ local out = redis.call('HMGET', KEYS[3], unpack(books))
 local states = redis.call('HMGET', KEYS[4], unpack(books))
 
 local function fault_of(n)
-  local kind, id
+  local kind, id, by
   if states[n] then
-    kind, id = string.sub(states[n], 1, 1), string.sub(states[n], 2)
+    kind, id, by = string.match(states[n], '^(.)(%S*) ?(%S*)$')
+    kind = kind or 'none'
   end
   if place == 'loans' and lent[n] then
     if stored[n] == 1 then
@@ -56,7 +57,9 @@ local function fault_of(n)
     if kind == '?' then
       return not is_undone(KEYS[5], ARGV[1], id) and 'reserved_for_none'
     end
-    return not ((kind == '=' or kind == '>') and split(id)) and 'state_unknown'
+    local is_known = (kind == '=' and by == '' or kind == '>' and (by == '' or split(by)))
+      and split(id)
+    return not is_known and 'state_unknown'
   end
 end
 

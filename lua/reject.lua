@@ -2,19 +2,22 @@
 --
 -- The original fields are copied as they are; the caller need not have understood, nor even seen
 -- them: the event may be what killed whoever read it.
--- Books that the event has reserved are let go: what the reference application left in its
--- reservation goes back, books that shelving may have handed out go back to shelving (putting a
--- book on a shelf where it already stands is harmless). A request or return gets its outcome.
+-- What the reference application left in the event's reservation goes back. Books that a request
+-- may have fetched from shelving are told first ("look"), so that shelving can take them back
+-- (unfetch.lua) before the event is gone. A request or return gets its outcome.
 --
 -- KEYS  1 the instance's lock   2 the event's stream     3 dead letters (stream)
 --       4 outcomes (stream)     5 hand-offs (stream)     6 book states (hash)
 --       7 automated storage     8 loans (hash)           9 lone tries (hash)
 --       10 reservation of the reference application (set)   11 the answer (list)
+--       12 ties (hash)
 -- ARGV  1 token of the lease    2 group                  3 event id
 --       4 "request", "return" or "handoff"               5 cause
 --       6 "keep" or "delete" decided events              7 storage capacity
 --       8 outcomes to keep      9 milliseconds to keep the answer
--- Returns {"FENCED"} | {"STALE"} | {"DONE", name, value, ...} (the outcome's fields)
+--       10 "look" or "reject"
+-- Returns {"FENCED"} | {"STALE"} | {"MAY_HAVE", book, ...}
+--       | {"DONE", name, value, ...} (the outcome's fields)
 
 local stream, group, id, action = KEYS[2], ARGV[2], ARGV[3], ARGV[4]
 
@@ -51,28 +54,34 @@ local function field(name)
   end
 end
 
--- Only a well-formed list of books can have reservations: 1000 ids of 256 bytes and a comma.
+-- Only a well-formed list of books can have been fetched: 1000 ids of 256 bytes and a comma.
 local LONGEST_LIST = 257000
-local has, may_have = {}, {}
+local reserved, may_have = {}, {}
 if action == 'request' then
-  local seen = {}
+  local is_reserved = {}
   if redis.call('TYPE', KEYS[10]).ok == 'set' then
     for _, book in ipairs(redis.call('SMEMBERS', KEYS[10])) do
-      seen[book] = true
-      if not redis.call('HGET', KEYS[8], book) then
-        has[#has + 1] = book
+      is_reserved[book] = true
+      if redis.call('HEXISTS', KEYS[8], book) == 0 then
+        reserved[#reserved + 1] = book
       end
     end
   end
   local list = field('book_ids') or ''
   if #list <= LONGEST_LIST then
     for book in string.gmatch(list, '[^,]+') do
-      if not seen[book] and redis.call('HGET', KEYS[6], book) == '?' .. id then
-        seen[book] = true
+      local state = redis.call('HGET', KEYS[6], book)
+      local elsewhere = is_reserved[book] or redis.call('HEXISTS', KEYS[8], book) == 1
+        or redis.call('SISMEMBER', KEYS[7], book) == 1
+      -- In transit it may be, too: then it is on its way to shelving as it is.
+      if not elsewhere and (not state or state == '?' .. id or string.sub(state, 1, 1) == '=') then
         may_have[#may_have + 1] = book
       end
     end
   end
+end
+if ARGV[10] == 'look' then
+  return {'MAY_HAVE', unpack(may_have)}
 end
 local room = tonumber(ARGV[7]) - redis.call('SCARD', KEYS[7])
 
@@ -96,8 +105,13 @@ repeat
   first = first + MOST_VALUES
 until first > #fields
 
-local to_shelves = may_have
-for _, book in ipairs(has) do
+for _, book in ipairs(may_have) do
+  if redis.call('HGET', KEYS[6], book) == '?' .. id then
+    redis.call('HDEL', KEYS[6], book)
+  end
+end
+local to_shelves = {}
+for _, book in ipairs(reserved) do
   if room > 0 then
     room = room - 1
     redis.call('SADD', KEYS[7], book)
@@ -114,6 +128,8 @@ if #to_shelves > 0 then
 end
 redis.call('DEL', KEYS[10])
 redis.call('HDEL', KEYS[9], action .. ':' .. id)
+-- Rare enough: whatever waits has to try again before it counts as waiting.
+redis.call('DEL', KEYS[12])
 if ARGV[6] ~= 'keep' then
   redis.call('XDEL', stream, id)
 end

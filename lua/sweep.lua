@@ -2,41 +2,45 @@
 --
 -- A hand-off that is done leaves its mark behind, since shelving does not touch what is lending's;
 -- so does a loan that the reference application took back. A reservation for a request that is
--- decided is left only where the consumer group was lost in the middle of its work: the book may
--- have been fetched, so shelving puts it (back) on its shelf.
+-- decided is left only where the consumer group was lost in the middle of its work. The book may
+-- have been fetched: it is told, so that shelving can take it back (unfetch.lua), and swept in a
+-- second call.
 --
 -- KEYS  1 the instance's lock   2 book states (hash)   3 loans (hash)   4 hand-offs (stream)
---       5 requests (stream)     6 automated storage (set)
+--       5 requests (stream)
 -- ARGV  1 token of the lease    2 group of lending     3 group of shelving
+--       4 "look" or "unfetched": whether reservations may be swept
 --       then in turn: a book, its state as it was seen
--- Returns {"FENCED"} | {"SWEPT", how many, reservations among them}
+-- Returns {"FENCED"} | {"SWEPT", how many, then in turn: a book that is reserved for a decided
+--       request, its state}
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 redis.call('HLEN', KEYS[3])
-redis.call('SCARD', KEYS[6])
 
 local meaningless, orphans = {}, {}
-for at = 4, #ARGV, 2 do
+for at = 5, #ARGV, 2 do
   local book, state = ARGV[at], ARGV[at + 1]
   if redis.call('HGET', KEYS[2], book) == state then
-    local kind, id = string.sub(state, 1, 1), string.sub(state, 2)
+    local kind, id, by = string.match(state, '^(.)(%S*) ?(%S*)$')
     local lent = redis.call('HEXISTS', KEYS[3], book) == 1
+    local over = false
     if kind == '=' then
-      if not lent then
-        meaningless[#meaningless + 1] = book
-      end
+      over = not lent
     elseif kind == '>' then
-      if lent or not is_undone(KEYS[4], ARGV[3], id) then
-        meaningless[#meaningless + 1] = book
-      end
+      -- While the request that put it back is undecided, the mark tells what it has not got.
+      over = lent or not (is_undone(KEYS[4], ARGV[3], id)
+        or (by ~= '' and is_undone(KEYS[5], ARGV[2], by)))
     elseif kind == '?' and not is_undone(KEYS[5], ARGV[2], id) then
-      if lent or redis.call('SISMEMBER', KEYS[6], book) == 1 then
-        meaningless[#meaningless + 1] = book
-      else
+      over = ARGV[4] == 'unfetched'
+      if not over then
         orphans[#orphans + 1] = book
+        orphans[#orphans + 1] = state
       end
+    end
+    if over then
+      meaningless[#meaningless + 1] = book
     end
   end
 end
@@ -44,10 +48,4 @@ end
 if #meaningless > 0 then
   redis.call('HDEL', KEYS[2], unpack(meaningless))
 end
-if #orphans > 0 then
-  local handoff = redis.call('XADD', KEYS[4], '*', 'book_ids', table.concat(orphans, ','))
-  for _, book in ipairs(orphans) do
-    redis.call('HSET', KEYS[2], book, '>' .. handoff)
-  end
-end
-return {'SWEPT', #meaningless + #orphans, #orphans}
+return {'SWEPT', #meaningless, unpack(orphans)}

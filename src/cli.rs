@@ -43,9 +43,9 @@ impl Args {
     }
 
     /// Arguments without the program's name, for tests.
-    pub fn from_list<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Self
+    pub fn from_list<T>(args: impl IntoIterator<Item = T>) -> Self
     where
-        T: Clone,
+        T: Into<OsString>,
     {
         Self(lexopt::Parser::from_args(args.into_iter().map(Into::into).collect::<Vec<_>>()))
     }
@@ -91,9 +91,50 @@ impl Arg {
     }
 }
 
+/// The candidate that somebody who typed `word` most likely meant: the nearest by letters added,
+/// dropped, replaced, if a few of them are enough.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Nobody means an option by hundreds of letters.
+    const LONGEST: usize = 40;
+    if word.len() > LONGEST {
+        return None;
+    }
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(word.as_bytes(), candidate.as_bytes()), candidate))
+        .min()
+        .filter(|(steps, candidate)| *steps <= candidate.len().div_ceil(3))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein's distance.
+fn distance(a: &[u8], b: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_typing_mistake_names_what_was_meant_and_nonsense_names_nothing() {
+        let commands = ["request", "return", "batch", "where"];
+        assert_eq!(nearest("retrun", commands), Some("return"));
+        assert_eq!(nearest("requests", commands), Some("request"));
+        assert_eq!(nearest("frobnicate", commands), None);
+        assert_eq!(nearest(&"x".repeat(100_000), commands), None);
+        assert_eq!(distance(b"kitten", b"sitting"), 3);
+    }
 
     #[test]
     fn after_two_dashes_everything_is_positional() {

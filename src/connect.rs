@@ -45,6 +45,10 @@ impl ConnectArgs {
       --branch NAME       work on the branch NAME: every key begins with {NAME}:
 ";
 
+    /// The long names of these options, to name the nearest to one that is not known.
+    pub const NAMES: [&str; 7] =
+        ["address", "db", "username", "password", "password-file", "ssl", "branch"];
+
     /// Takes one argument if it is one of these options.
     ///
     /// # Errors
@@ -109,7 +113,8 @@ impl ConnectArgs {
             None => text("LIBRARY_ADDRESS")?.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()),
         };
         let mut info = parse_address(&address)?;
-        let mut settings = info.redis_settings().clone();
+        // The library's name is shown in CLIENT LIST only, and telling it costs a round trip.
+        let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
         if let Some(db) = self.db {
             settings = settings.set_db(db);
         }

@@ -69,6 +69,10 @@ impl Error {
                 if source.kind() == redis::ErrorKind::InvalidClientConfig {
                     return Remedy::Person;
                 }
+                // What a server that wants a password says to a command of more than ten words.
+                if source.detail().is_some_and(|detail| detail.contains("unauthenticated")) {
+                    return Remedy::Credentials;
+                }
                 match source.code() {
                     Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Remedy::Credentials,
                     // A wrong type on a key that all share: no event is at fault, and working on

@@ -118,6 +118,11 @@ id! {
     /// The unique name of one running daemon; also its name as a consumer in every group.
     InstanceName
 }
+id! {
+    /// What a sender calls an event of his (`--id`), so that it can be sent again without being
+    /// queued again.
+    SubmissionId
+}
 
 /// The id of a stream's entry: milliseconds since 1970 and a sequence number within them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

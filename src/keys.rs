@@ -6,7 +6,7 @@
 //! that all keys of a branch live in one slot and one script can touch them together.
 
 use crate::event::{Action, EventKey};
-use crate::ids::{InstanceName, UserId};
+use crate::ids::{InstanceName, SubmissionId, UserId};
 
 /// The consumer group of LendingService on requests and returns.
 pub const LENDING_GROUP: &str = "lending_service";
@@ -163,8 +163,13 @@ impl Keys {
     }
 
     /// String with a TTL: the event that was added for a request sent with `--id`.
-    pub fn submission(&self, id: &str) -> String {
+    pub fn submission(&self, id: &SubmissionId) -> String {
         format!("{}lending_submission:{id}", self.prefix)
+    }
+
+    /// String with a TTL: the events that were added for one chunk of a batch.
+    pub fn batch_chunk(&self, batch: &SubmissionId, chunk: usize) -> String {
+        format!("{}lending_batch:{batch}:{chunk}", self.prefix)
     }
 }
 

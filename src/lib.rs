@@ -4,21 +4,24 @@
 //! and scripts; `library-admin`, the operator's. The modules stand in reading order.
 
 // What a user, a book, an event, an outcome are. No I/O.
-pub mod event;
 pub mod ids;
+pub mod event;
 pub mod outcome;
+pub mod clock;
 // How they are named in Redis, and how Redis is spoken to.
+pub mod keys;
+pub mod error;
 pub mod cli;
 pub mod connect;
-pub mod error;
-pub mod keys;
 pub mod script;
 pub mod stream;
-// The two services.
+// The two services, and what their threads share.
+pub mod session;
 pub mod lending;
 pub mod shelving;
 // The daemon around them.
 pub mod daemon;
-pub mod session;
-// The operator's command.
+// The command `library-req`.
+pub mod request;
+// The command `library-admin`.
 pub mod admin;

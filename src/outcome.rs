@@ -120,7 +120,8 @@ impl Outcome {
         for (name, value) in [
             ("event_id", Some(self.event_id.as_str())),
             ("action", Some(&self.action)),
-            ("user_id", Some(&self.user_id)),
+            // Empty where it is withheld.
+            ("user_id", Some(self.user_id.as_str()).filter(|user| !user.is_empty())),
             ("outcome", Some(self.verdict.as_str())),
             ("cause", self.cause.as_deref()),
         ] {

@@ -63,21 +63,35 @@ impl Call<'_> {
     /// # Errors
     /// What Redis or the link said; [`Error::Fenced`] if the script found another token.
     pub fn run(self, connection: &mut Connection, doing: &'static str) -> Result<Reply, Error> {
-        let fill = |mut cmd: Cmd| {
+        let command = |by_text| {
+            let mut cmd = if by_text {
+                self.script.by_text(self.keys)
+            } else {
+                self.script.by_digest(self.keys)
+            };
             for part in &self.parts {
                 cmd.arg(part.as_slice());
             }
             cmd
         };
-        let reply = fill(self.script.by_digest(self.keys)).query::<Value>(connection);
-        let value = match reply {
-            Err(error) if error.code() == Some("NOSCRIPT") => {
-                fill(self.script.by_text(self.keys)).query::<Value>(connection)
-            }
-            other => other,
-        };
-        Reply::read(value.map_err(Error::redis(doing))?, doing)
+        Reply::read(run(connection, command, doing)?, doing)
     }
+}
+
+/// Runs a command that calls a script: by digest, or by text where Redis does not know it.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn run(
+    connection: &mut Connection,
+    command: impl Fn(bool) -> Cmd,
+    doing: &'static str,
+) -> Result<Value, Error> {
+    let reply = match command(false).query::<Value>(connection) {
+        Err(error) if error.code() == Some("NOSCRIPT") => command(true).query(connection),
+        other => other,
+    };
+    reply.map_err(Error::redis(doing))
 }
 
 /// A script's reply: a word, and what follows it.

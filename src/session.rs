@@ -50,8 +50,8 @@ pub struct Session {
 pub struct Neighbours {
     /// Without a lease, and nothing was heard of them for long: they hold up no refusal.
     pub silent: Vec<String>,
-    /// Without a lease, working: instances of the reference application. They tell nobody what
-    /// they have reserved.
+    /// Without a lease, working: instances of the reference application, or dead ones with events
+    /// in hand that may have been such. They tell nobody what they have reserved.
     pub reference: Vec<String>,
 }
 

@@ -7,6 +7,7 @@
 use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::daemon::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 use redis::Connection;
@@ -17,10 +18,10 @@ use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::lending::{self, SUSPICIOUS_DELIVERIES};
-use crate::script::{Script, text};
+use crate::script::{self, Script, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving;
-use crate::stream;
+use crate::stream::{self, Consumer};
 
 static SWEEP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/sweep.lua")))
@@ -80,6 +81,15 @@ enum Stream {
     HandOffs,
 }
 
+impl Stream {
+    fn name_and_group(self, session: &Session) -> (&str, &'static str) {
+        match self {
+            Self::Events(action) => (session.keys.stream(action), LENDING_GROUP),
+            Self::HandOffs => (&session.keys.handoffs, SHELVING_GROUP),
+        }
+    }
+}
+
 const STREAMS: [Stream; 3] =
     [Stream::Events(Action::Request), Stream::Events(Action::Return), Stream::HandOffs];
 
@@ -108,7 +118,7 @@ impl Keeper<'_> {
             let (thread, since) = self.session.slowest();
             if since > STALL {
                 if !stalled {
-                    error!(
+                    error!(target: LOG,
                         "the thread {thread} has made no progress for {} s: the lease is not \
                          renewed, so that others take over",
                         since.as_secs()
@@ -134,70 +144,34 @@ impl Keeper<'_> {
     }
 
     fn name_and_group(&self, stream: Stream) -> (&str, &'static str) {
-        match stream {
-            Stream::Events(action) => (self.session.keys.stream(action), LENDING_GROUP),
-            Stream::HandOffs => (&self.session.keys.handoffs, SHELVING_GROUP),
-        }
+        stream.name_and_group(self.session)
     }
 
     /// Looks at the other instances: takes over from the dead, forgets those that are long gone,
     /// and notes which hold up no refusal.
     fn look_after_others(&mut self) -> Result<(), Error> {
-        let mut neighbours = Neighbours::default();
-        for stream in STREAMS {
-            let (name, group) = self.name_and_group(stream);
+        let others = others(self.session, &mut self.connection)?;
+        note_neighbours(self.session, &others);
+        let abandoned_ms = self.session.options.abandoned_after.as_millis() as u64;
+        for other in others {
+            let (name, group) = self.name_and_group(other.stream);
             let name = name.to_owned();
-            for other in stream::consumers(&mut self.connection, &name, group)? {
-                if other.name == self.session.consumer() {
-                    continue;
-                }
-                let lock = self.session.keys.lock_of(&other.name);
-                let left: i64 = redis::cmd("PTTL")
-                    .arg(&lock)
-                    .query(&mut self.connection)
-                    .map_err(Error::redis("look at a lock"))?;
-                let without_ttl = left == -1;
-                if without_ttl && other.pending > 0 {
-                    let silent =
-                        other.idle_ms > self.session.options.silent_after.as_millis() as u64;
-                    let list =
-                        if silent { &mut neighbours.silent } else { &mut neighbours.reference };
-                    if !list.contains(&other.name) {
-                        list.push(other.name.clone());
-                    }
-                }
-                if left >= 0 {
-                    continue;
-                }
-                let abandoned = self.session.options.abandoned_after.as_millis() as u64;
-                if other.pending > 0 && (!without_ttl || other.idle_ms > abandoned) {
-                    self.take_over(stream, &name, group, &other.name)?;
-                } else if other.pending == 0 && !without_ttl && other.idle_ms > FORGET_AFTER_MS {
-                    FORGET
-                        .keys(&[&self.session.lock(), &name, &lock])
-                        .arg(&self.session.token)
-                        .arg(group)
-                        .arg(&other.name)
-                        .run(&mut self.connection, "remove a consumer that is gone")?;
-                    debug!("consumer {:?} of {name} is long gone and was removed", other.name);
-                }
+            let gone = match other.lock {
+                Lock::Gone => true,
+                Lock::WithoutTtl => other.idle_ms > abandoned_ms,
+                Lock::Held => false,
+            };
+            if gone && other.pending > 0 {
+                self.take_over(other.stream, &name, group, &other.name)?;
+            } else if other.lock == Lock::Gone && other.idle_ms > FORGET_AFTER_MS {
+                FORGET
+                    .keys(&[&self.session.lock(), &name, &self.session.keys.lock_of(&other.name)])
+                    .arg(&self.session.token)
+                    .arg(group)
+                    .arg(&other.name)
+                    .run(&mut self.connection, "remove a consumer that is gone")?;
+                debug!(target: LOG, "consumer {:?} of {name} is long gone: removed", other.name);
             }
-        }
-        // A name heard of in one stream is not silent because of the other.
-        let before = self.session.neighbours();
-        neighbours.silent.retain(|name| !neighbours.reference.contains(name));
-        for name in &neighbours.silent {
-            if !before.silent.contains(name) {
-                warn!(
-                    "instance {name:?} has events in hand, no lease, and did nothing for {} s: it \
-                     holds up no refusal any longer",
-                    self.session.options.silent_after.as_secs()
-                );
-            }
-        }
-        if *before != neighbours {
-            *self.session.neighbours.lock().unwrap_or_else(PoisonError::into_inner) =
-                Arc::new(neighbours);
         }
         Ok(())
     }
@@ -240,7 +214,7 @@ impl Keeper<'_> {
             !session.is_stopping()
         })?;
         if count > 0 {
-            info!("took over {count} events of {name} from instance {from:?}, which is gone");
+            info!(target: LOG, "took over {count} events of {name} from instance {from:?}, which is gone");
         }
         Ok(())
     }
@@ -274,7 +248,7 @@ impl Keeper<'_> {
                     })
                     .collect();
                 if !lost.is_empty() {
-                    warn!("{} events of {name} were delivered and did not arrive", lost.len());
+                    warn!(target: LOG, "{} events of {name} were delivered and did not arrive", lost.len());
                     let readable: Vec<EventId> = lost
                         .iter()
                         .filter(|one| match stream {
@@ -292,7 +266,7 @@ impl Keeper<'_> {
                                 });
                             let mut batch: Vec<_> = entries
                                 .iter()
-                                .map(|entry| lending::Delivered::read(action, entry))
+                                .map(|entry| lending::Delivered::read(action, entry, false))
                                 .chain(suspects)
                                 .collect();
                             self.session.in_hand.take(&mut batch, |delivered| delivered.key);
@@ -351,31 +325,136 @@ impl Keeper<'_> {
                 .query(&mut self.connection)
                 .map_err(Error::redis(DOING))?;
             cursor = next;
-            let keys = &self.session.keys;
-            let lock = self.session.lock();
-            let touched = [
-                &lock,
-                &keys.book_states,
-                &keys.loans,
-                &keys.handoffs,
-                &keys.requests,
-                &keys.storage,
-            ];
             // A small hash comes whole, however large the page.
             for page in page.chunks(TIDY_PAGE) {
-                let mut call = SWEEP.keys(&touched).arg(&self.session.token);
-                call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP);
-                for (book, state) in page {
-                    call = call.arg(book).arg(state);
+                let orphans = self.sweep_page(page, "look")?;
+                if orphans.is_empty() {
+                    continue;
                 }
-                let reply = call.run(&mut self.connection, DOING)?;
-                if let Some(orphans) = reply.number(1).filter(|orphans| *orphans > 0) {
-                    warn!("{orphans} books were reserved for requests that are decided: put back");
-                }
+                warn!(target: LOG, "{} books are reserved for requests that are decided", orphans.len());
+                let fetched: Vec<(&[u8], EventId)> = orphans
+                    .iter()
+                    .filter_map(|(book, state)| {
+                        Some((book.as_bytes(), state.strip_prefix('?')?.parse().ok()?))
+                    })
+                    .collect();
+                let (session, connection) = (self.session, &mut self.connection);
+                let command = |by_text| {
+                    shelving::fetch::undo_command(session, fetched.iter().copied(), by_text)
+                };
+                script::run(connection, command, DOING)?;
+                self.sweep_page(&orphans, "unfetched")?;
             }
             if cursor == 0 || Instant::now() > until {
                 return Ok(cursor);
             }
         }
+    }
+
+    /// Sweeps some books. Returns those that are reserved for decided requests.
+    fn sweep_page(
+        &mut self,
+        page: &[(String, String)],
+        step: &str,
+    ) -> Result<Vec<(String, String)>, Error> {
+        const DOING: &str = "sweep the states of books";
+        let keys = &self.session.keys;
+        let lock = self.session.lock();
+        let touched = [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let mut call = SWEEP.keys(&touched).arg(&self.session.token);
+        call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
+        for (book, state) in page {
+            call = call.arg(book).arg(state);
+        }
+        let reply = call.run(&mut self.connection, DOING)?;
+        let words: Vec<String> =
+            reply.rest.iter().skip(1).filter_map(|word| text(word).map(str::to_owned)).collect();
+        Ok(words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+    }
+}
+
+/// The lock of another instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lock {
+    Held,
+    WithoutTtl,
+    Gone,
+}
+
+/// Another instance, as a consumer of one stream.
+struct Other {
+    stream: Stream,
+    name: String,
+    pending: u64,
+    idle_ms: u64,
+    lock: Lock,
+}
+
+/// Finds out which other instances there are, before a session's first decision.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn meet_neighbours(session: &Session, connection: &mut Connection) -> Result<(), Error> {
+    note_neighbours(session, &others(session, connection)?);
+    Ok(())
+}
+
+fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, Error> {
+    const DOING: &str = "look at the other instances";
+    let mut others = Vec::new();
+    for stream in STREAMS {
+        let (name, group) = stream.name_and_group(session);
+        for consumer in stream::consumers(connection, name, group)? {
+            let Consumer { name, pending, idle_ms } = consumer;
+            if name == session.consumer() {
+                continue;
+            }
+            let left: i64 = redis::cmd("PTTL")
+                .arg(session.keys.lock_of(&name))
+                .query(connection)
+                .map_err(Error::redis(DOING))?;
+            let lock = match left {
+                -2 => Lock::Gone,
+                -1 => Lock::WithoutTtl,
+                _ => Lock::Held,
+            };
+            others.push(Other { stream, name, pending, idle_ms, lock });
+        }
+    }
+    Ok(others)
+}
+
+/// Notes which instances hold up no refusal, and which run the reference application.
+fn note_neighbours(session: &Session, others: &[Other]) {
+    let silent_ms = session.options.silent_after.as_millis() as u64;
+    let mut found = Neighbours::default();
+    for other in others {
+        // Who is heard of in one stream is not silent because of the others.
+        let heard = others.iter().any(|one| one.name == other.name && one.idle_ms <= silent_ms);
+        let list = match other.lock {
+            Lock::Held => continue,
+            Lock::WithoutTtl if !heard => &mut found.silent,
+            Lock::WithoutTtl => &mut found.reference,
+            // Which kind it was, nobody knows any more.
+            Lock::Gone if other.pending > 0 => &mut found.reference,
+            Lock::Gone => continue,
+        };
+        if !list.contains(&other.name) {
+            list.push(other.name.clone());
+        }
+    }
+    let before = session.neighbours();
+    for name in found.silent.iter().filter(|name| !before.silent.contains(name)) {
+        if others.iter().any(|other| other.name == *name && other.pending > 0) {
+            warn!(
+                target: LOG,
+                "instance {name:?} has events in hand, no lease, and did nothing for {} s: it \
+                 holds up no refusal any longer",
+                session.options.silent_after.as_secs()
+            );
+        }
+    }
+    if *before != found {
+        *session.neighbours.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(found);
     }
 }

@@ -5,19 +5,23 @@
 //! the decision; those of a batch go out in one write. Text that users sent is escaped: it can
 //! neither forge a line nor send codes to a terminal.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 
 use log::LevelFilter;
 
 use super::options::LogOutcomes;
+use crate::event::EventKey;
 use crate::outcome::push_escaped;
 
 /// Sets up `log` for this process.
 pub fn start(level: LevelFilter) {
-    let logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Warn);
     // Of the libraries below only their troubles are of interest.
+    let logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Warn);
+    let ours = [crate::daemon::LOG, crate::lending::LOG, crate::shelving::LOG];
+    let logger = ours.iter().fold(logger, |logger, name| logger.with_module_level(name, level));
     // It fails only if there is a logger already, which then is as good.
-    let _ = logger.with_module_level("library_lending", level).init();
+    let _ = logger.init();
 }
 
 /// Collects the lines of a batch of outcomes and writes them in one go.
@@ -33,13 +37,19 @@ impl OutcomeLog {
         Self { which, lines: String::new() }
     }
 
-    /// Adds an outcome, from its fields: names and values in turn.
-    pub fn add<'a>(&mut self, fields: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    /// Adds the outcome of an event: its user, where that is known, and the fields from `outcome`
+    /// on, names and values.
+    pub fn add<'a>(
+        &mut self,
+        key: EventKey,
+        user: Option<&str>,
+        fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) {
         if self.which == LogOutcomes::None {
             return;
         }
         let start = self.lines.len();
-        let refused = push_line(&mut self.lines, fields);
+        let refused = push_line(&mut self.lines, key, user, fields);
         if self.which == LogOutcomes::Refused && !refused {
             self.lines.truncate(start);
         }
@@ -57,36 +67,26 @@ impl OutcomeLog {
 
 /// One line: who, what, accepted or denied, which books, why not. Returns whether anything was
 /// refused.
-fn push_line<'a>(line: &mut String, fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> bool {
+fn push_line<'a>(
+    line: &mut String,
+    key: EventKey,
+    user: Option<&str>,
+    fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> bool {
     let mut refused = false;
     let mut separator = ": ";
-    line.push_str("INFO ");
+    // Writing to a string cannot fail.
+    let _ = write!(line, "INFO  [{}] {} {}", crate::lending::LOG, key.action, key.id);
+    if let Some(user) = user {
+        line.push_str(" by ");
+        push_escaped(line, user);
+    }
     for (name, value) in fields {
-        match name {
-            // The first three come in this order: request 17-0 by user1
-            "event_id" => {
-                line.push(' ');
-                line.push_str(value);
-                continue;
-            }
-            "action" => {
-                let at = line.rfind(' ').unwrap_or(line.len());
-                line.insert_str(at, value);
-                line.insert(at, ' ');
-                continue;
-            }
-            "user_id" => {
-                line.push_str(" by ");
-                push_escaped(line, value);
-                continue;
-            }
-            "outcome" => {
-                line.push(' ');
-                line.extend(value.chars().map(|c| c.to_ascii_uppercase()));
-                refused |= !matches!(value, "accepted" | "returned");
-                continue;
-            }
-            _ => {}
+        if name == "outcome" {
+            line.push(' ');
+            line.extend(value.chars().map(|c| c.to_ascii_uppercase()));
+            refused |= !matches!(value, "accepted" | "returned");
+            continue;
         }
         line.push_str(separator);
         separator = "; ";
@@ -110,41 +110,34 @@ fn push_line<'a>(line: &mut String, fields: impl IntoIterator<Item = (&'a str, &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Action;
+    use crate::ids::EventId;
 
-    fn line(fields: &[(&str, &str)]) -> (String, bool) {
+    fn line(user: &str, fields: &[(&str, &str)]) -> (String, bool) {
+        let key = EventKey { id: EventId { ms: 17, seq: 0 }, action: Action::Request };
         let mut line = String::new();
-        let refused = push_line(&mut line, fields.iter().copied());
+        let refused = push_line(&mut line, key, Some(user), fields.iter().copied());
         (line, refused)
     }
 
     #[test]
     fn a_line_says_who_what_which_and_why_not() {
-        let head = [("event_id", "17-0"), ("action", "request"), ("user_id", "user1")];
-        let fields = [
-            &head[..],
-            &[("outcome", "accepted"), ("book_ids", "geb,momo"), ("lent_to_another", "alice")],
-            &[("in_hand", "2")],
-        ]
-        .concat();
-        assert_eq!(
-            line(&fields),
-            (
-                "INFO  request 17-0 by user1 ACCEPTED: geb,momo; lent to another: alice; in hand: 2\n"
-                    .into(),
-                true
-            )
-        );
-        let fields = [&head[..], &[("outcome", "denied"), ("cause", "too_many_books")]].concat();
-        assert_eq!(
-            line(&fields),
-            ("INFO  request 17-0 by user1 DENIED: too_many_books\n".into(), true)
-        );
+        let fields =
+            [("outcome", "accepted"), ("book_ids", "geb,momo"), ("lent_to_another", "alice")];
+        let text =
+            "INFO  [lending] request 17-0 by user1 ACCEPTED: geb,momo; lent to another: alice\n";
+        assert_eq!(line("user1", &fields), (text.into(), true));
+        let fields = [("outcome", "accepted"), ("book_ids", "geb"), ("in_hand", "1")];
+        let text = "INFO  [lending] request 17-0 by user1 ACCEPTED: geb; in hand: 1\n";
+        assert_eq!(line("user1", &fields), (text.into(), false));
+        let fields = [("outcome", "denied"), ("cause", "too_many_books")];
+        let text = "INFO  [lending] request 17-0 by user1 DENIED: too_many_books\n";
+        assert_eq!(line("user1", &fields), (text.into(), true));
     }
 
     #[test]
     fn what_users_send_forges_no_line() {
-        let (line, _) =
-            line(&[("event_id", "17-0"), ("action", "return"), ("user_id", "a\nINFO b")]);
-        assert_eq!(line, "INFO  return 17-0 by a\\u{a}INFO b\n");
+        let (line, _) = line("a\nINFO b\u{1b}[2J", &[("outcome", "unchanged")]);
+        assert_eq!(line, "INFO  [lending] request 17-0 by a\\u{a}INFO b\\u{1b}[2J UNCHANGED\n");
     }
 }

@@ -15,6 +15,9 @@ use std::process::ExitCode;
 use crate::cli::{Args, Usage};
 use options::Command;
 
+/// How what is neither lending nor shelving is called in the log.
+pub const LOG: &str = "libraryd";
+
 /// The command line or a file that it names is wrong.
 pub const EXIT_USAGE: u8 = 2;
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::daemon::LOG;
 use log::warn;
 use redis::Connection;
 
@@ -62,6 +63,21 @@ pub fn check_types(connection: &mut Connection, keys: &Keys) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+/// Whether a consumer group was lost: it is missing, and there are outcomes, so it was there.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, Error> {
+    let outcomes: u64 = redis::cmd("XLEN")
+        .arg(&keys.outcomes)
+        .query(connection)
+        .map_err(Error::redis("look at the outcomes"))?;
+    Ok(outcomes > 0
+        && (group_of(connection, &keys.requests, LENDING_GROUP)?.is_none()
+            || group_of(connection, &keys.returns, LENDING_GROUP)?.is_none()
+            || group_of(connection, &keys.handoffs, SHELVING_GROUP)?.is_none()))
 }
 
 /// Creates the consumer groups that are missing, from the beginning of their streams: what was
@@ -152,7 +168,7 @@ pub fn warn_of_settings(connection: &mut Connection) {
     if let Ok(persistence) = info(connection, "persistence")
         && persistence.get("aof_enabled").map(String::as_str) == Some("0")
     {
-        warn!(
+        warn!(target: LOG,
             "Redis keeps no append-only file: when it dies, loans since its last snapshot are lost \
              (appendonly yes)"
         );
@@ -161,7 +177,7 @@ pub fn warn_of_settings(connection: &mut Connection) {
         && let Some(policy) = memory.get("maxmemory_policy")
         && policy != "noeviction"
     {
-        warn!(
+        warn!(target: LOG,
             "Redis may throw keys away when memory is short (maxmemory-policy {policy}): a library \
              needs noeviction"
         );
@@ -169,6 +185,6 @@ pub fn warn_of_settings(connection: &mut Connection) {
     if let Ok(replication) = info(connection, "replication")
         && replication.get("role").map(String::as_str) == Some("slave")
     {
-        warn!("this Redis is a replica: nothing can be written here until it is promoted");
+        warn!(target: LOG, "this Redis is a replica: nothing can be written here until it is promoted");
     }
 }

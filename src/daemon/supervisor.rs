@@ -9,13 +9,14 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::daemon::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
 use log::{debug, error, info, warn};
 use redis::Connection;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::keeper::{Keeper, Order, STALL};
+use super::keeper::{self, Keeper, Order, STALL};
 use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
@@ -42,6 +43,9 @@ const EXIT_UNFIT: u8 = 78;
 /// Pauses between tries to get a session: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a consumer group that was lost stays so: longer than its absence can go unnoticed.
+const REGROUP_PAUSE: Duration = Duration::from_millis(500);
 
 /// A session that lasted so long was a good one: an outage before it is over.
 const PROVEN: Duration = Duration::from_millis(500);
@@ -86,14 +90,14 @@ pub fn run(options: Options, target: Target) -> ExitCode {
     let signals = match watch_signals() {
         Ok(signals) => signals,
         Err(why) => {
-            error!("cannot watch signals: {why}");
+            error!(target: LOG, "cannot watch signals: {why}");
             return ExitCode::FAILURE;
         }
     };
     let notifier = Notifier::from_env();
     let keys = Keys::new(options.connect.branch());
     let lease = Lease::new(keys.lock(&options.name), options.lease);
-    info!("{} starts, on Redis at {target}", options.name);
+    info!(target: LOG, "{} starts, on Redis at {target}", options.name);
     let mut supervisor = Supervisor {
         keys,
         options,
@@ -110,11 +114,11 @@ pub fn run(options: Options, target: Target) -> ExitCode {
     supervisor.notifier.stopping();
     match end {
         End::Stopped => {
-            info!("{} stopped", supervisor.options.name);
+            info!(target: LOG, "{} stopped", supervisor.options.name);
             ExitCode::SUCCESS
         }
         End::Status(status, why) => {
-            error!("{why}");
+            error!(target: LOG, "{why}");
             ExitCode::from(status)
         }
     }
@@ -172,10 +176,10 @@ impl Supervisor {
                 pause = FIRST_PAUSE;
             }
             if self.outage.is_none() {
-                warn!("{error}; trying again until it works");
+                warn!(target: LOG, "{error}; trying again until it works");
                 self.outage = Some(Instant::now());
             } else {
-                debug!("{error}");
+                debug!(target: LOG, "{error}");
             }
             self.notifier.status("waiting for Redis");
             if self.wait(pause).is_err() {
@@ -261,7 +265,7 @@ impl Supervisor {
                 )));
             }
             if watch.is_none() {
-                info!("the name {name} is locked; if nobody renews the lock, it is taken");
+                info!(target: LOG, "the name {name} is locked; if nobody renews the lock, it is taken");
                 watch = Some(Watch::new(value, left));
             }
             if self.wait(LOOK_EVERY).is_err() {
@@ -276,15 +280,7 @@ impl Supervisor {
         setup::check_version(&mut control)?;
         setup::check_types(&mut control, &self.keys)?;
         let token = self.acquire(&mut control)?;
-        setup::ensure_groups(&mut control, &self.keys)?;
-        setup::make_known(&mut control, &self.keys, self.options.name.as_str())?;
-        if self.options.keep_events {
-            setup::note_kept_events(&mut control, &self.keys)?;
-        }
         let first = self.sessions == 0;
-        if first {
-            setup::warn_of_settings(&mut control);
-        }
         let session = Session::new(
             self.keys.clone(),
             self.options.clone(),
@@ -293,6 +289,11 @@ impl Supervisor {
             Arc::clone(&self.lone),
             first,
         );
+        if let Err(error) = self.prepare(&session, &mut control) {
+            // Whoever starts next need not wait for a lease that nobody uses.
+            let _ = lease::resign(&session, &mut control);
+            return Err(error);
+        }
         // The last session was interrupted in a try of an event that is tried alone, and survived.
         let lone = self.lone.lock().map_or(None, |mut lone| lone.take());
         if let Some(key) = lone {
@@ -314,6 +315,26 @@ impl Supervisor {
         })
     }
 
+    /// What has to be done before the first event is read.
+    fn prepare(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
+        if setup::is_group_lost(control, &self.keys)? {
+            // The others notice at once, on their blocking reads; till then their workers go on
+            // with events that are about to be delivered anew.
+            warn!(target: LOG, "a consumer group is lost: it is made again in a moment");
+            self.wait(REGROUP_PAUSE).map_err(|()| Over::End(End::Stopped))?;
+        }
+        setup::ensure_groups(control, &self.keys)?;
+        setup::make_known(control, &self.keys, self.options.name.as_str())?;
+        if self.options.keep_events {
+            setup::note_kept_events(control, &self.keys)?;
+        }
+        if session.first {
+            setup::warn_of_settings(control);
+        }
+        keeper::meet_neighbours(session, control)?;
+        Ok(())
+    }
+
     /// Watches a session until it is over.
     fn oversee(
         &mut self,
@@ -328,7 +349,7 @@ impl Supervisor {
         loop {
             select! {
                 recv(self.signals) -> _ => {
-                    info!("{} stops: what is in work is finished", self.options.name);
+                    info!(target: LOG, "{} stops: what is in work is finished", self.options.name);
                     return self.stop(session, events, orders, control);
                 }
                 recv(events) -> event => match event {
@@ -336,7 +357,7 @@ impl Supervisor {
                         reading += 1;
                         if reading == 2 && !self.ready {
                             self.ready = true;
-                            info!("{} is ready: lending and shelving", self.options.name);
+                            info!(target: LOG, "{} is ready: lending and shelving", self.options.name);
                             self.notifier.status("lending and shelving");
                             self.notifier.ready();
                         }
@@ -346,7 +367,7 @@ impl Supervisor {
                         return Err(Error::Reply { doing, got: format!("{thread} ended") }.into());
                     }
                     Ok(Event::Ended(thread, Err(error))) => {
-                        debug!("{thread}: {error}");
+                        debug!(target: LOG, "{thread}: {error}");
                         return Err(error.into());
                     }
                     Err(_) => return Err(Error::Fenced.into()),
@@ -354,7 +375,7 @@ impl Supervisor {
                 default(tick) => {
                     if begin.elapsed() >= PROVEN && let Some(since) = self.outage.take() {
                         let length = (begin - since).as_secs_f64();
-                        info!("working again after {length:.1} s");
+                        info!(target: LOG, "working again after {length:.1} s");
                         self.notifier.status("lending and shelving");
                     }
                     if session.slowest().1 < STALL {
@@ -390,7 +411,7 @@ impl Supervisor {
                         readers -= 1;
                     }
                     if let Err(error) = result {
-                        warn!("{error}; what was in work is left to others");
+                        warn!(target: LOG, "{error}; what was in work is left to others");
                         return Ok(());
                     }
                 }
@@ -400,8 +421,8 @@ impl Supervisor {
         }
         match lease::resign(session, control) {
             Ok(0) => {}
-            Ok(left) => info!("{left} events that wait for others are left to others"),
-            Err(error) => warn!("{error}; it will run out"),
+            Ok(left) => info!(target: LOG, "{left} events that wait for others are left to others"),
+            Err(error) => warn!(target: LOG, "{error}; it will run out"),
         }
         Ok(())
     }

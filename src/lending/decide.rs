@@ -10,18 +10,30 @@ use crate::event::Event;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Script, text};
 use crate::session::{Neighbours, Session};
+use crate::shelving::fetch::Answer;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/decide.lua")))
 });
 
+/// How final it is when ShelvingService says no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finality {
+    /// Not at all: the books were not reserved when it was asked.
+    First,
+    /// Not quite, for this reason.
+    InDoubt(String),
+    /// The books were reserved, and nothing that could bring one was on its way.
+    Certain,
+}
+
 /// What ShelvingService said of the books of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// The doubt under which they were asked for; empty if a "no" is final.
-    pub doubt: String,
-    /// For each book of the request: yes, no, or not asked.
-    pub answers: Vec<Option<bool>>,
+    /// How final a "no" is.
+    pub finality: Finality,
+    /// For each book of the request what shelving said, or none if it was not asked.
+    pub answers: Vec<Option<Answer>>,
 }
 
 /// One try of an event.
@@ -31,7 +43,7 @@ pub struct Try {
     pub event: Event,
     /// The doubt that an earlier try ended in; else empty.
     pub doubt: String,
-    /// What ShelvingService said, in the second step.
+    /// What ShelvingService said, if it was asked.
     pub fetched: Option<Fetched>,
 }
 
@@ -41,8 +53,8 @@ pub enum Verdict {
     /// Books, by their index in the event, are reserved: they are to be fetched, and then tried
     /// again with the answers.
     Fetch {
-        /// Passed on with the answers.
-        doubt: String,
+        /// How final a "no" will be.
+        finality: Finality,
         /// Indices into the event's books.
         books: Vec<usize>,
     },
@@ -51,7 +63,7 @@ pub enum Verdict {
         /// Whether a "no" of shelving may have come too early.
         in_doubt: bool,
     },
-    /// Decided: the outcome's fields, names and values in turn.
+    /// Decided: the outcome's fields from `outcome` on, names and values in turn.
     Done(Vec<Value>),
     /// Decided by somebody else.
     Stale,
@@ -77,7 +89,7 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
     }
     cmd.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
     cmd.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
-    cmd.arg(session.decided_events());
+    cmd.arg(session.decided_events()).arg(session.consumer());
     for names in [&neighbours.silent, &neighbours.reference] {
         cmd.arg(names.len()).arg(names);
     }
@@ -88,21 +100,32 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
             ttl_ms => cmd.arg(ttl_ms),
         };
         cmd.arg(doubt);
-        let sure = match fetched {
+        let all_yes = fetched.as_ref().is_some_and(|fetched| {
+            fetched.answers.iter().all(|answer| *answer == Some(Answer::Yes))
+        });
+        cmd.arg(match fetched {
             None => "",
-            Some(fetched) if fetched.doubt.is_empty() => "certain",
-            Some(_) => "in_doubt",
-        };
-        cmd.arg(sure).arg(event.books.len());
+            Some(_) if all_yes => "yes",
+            Some(fetched) => match fetched.finality {
+                Finality::First => "first",
+                Finality::InDoubt(_) => "in_doubt",
+                Finality::Certain => "certain",
+            },
+        });
+        cmd.arg(event.books.len());
         for book in &event.books {
             cmd.arg(book.as_str());
         }
-        for answer in fetched.iter().flat_map(|fetched| &fetched.answers) {
-            cmd.arg(match answer {
-                None => "",
-                Some(true) => "yes",
-                Some(false) => "no",
-            });
+        if let Some(fetched) = fetched
+            && !all_yes
+        {
+            for answer in &fetched.answers {
+                cmd.arg(match answer {
+                    None => "",
+                    Some(Answer::Yes) => "yes",
+                    Some(Answer::TakenBy(request)) => request,
+                });
+            }
         }
     }
     cmd
@@ -137,7 +160,12 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
                     let doubt = parts.get(1).and_then(text).map(str::to_owned);
                     let books: Option<Vec<usize>> = parts.iter().skip(2).map(index).collect();
                     match (doubt, books) {
-                        (Some(doubt), Some(books)) => Verdict::Fetch { doubt, books },
+                        (Some(doubt), Some(books)) if doubt.is_empty() => {
+                            Verdict::Fetch { finality: Finality::Certain, books }
+                        }
+                        (Some(doubt), Some(books)) => {
+                            Verdict::Fetch { finality: Finality::InDoubt(doubt), books }
+                        }
                         _ => return Err(unexpected(&parts)),
                     }
                 }

@@ -5,6 +5,7 @@
 //! does everything else through one script. What the main storage has, it learns from
 //! [`crate::shelving::fetch`] alone.
 
+pub mod busy;
 pub mod decide;
 pub mod in_hand;
 pub mod reader;
@@ -14,6 +15,9 @@ pub mod worker;
 
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::stream::Entry;
+
+/// How this service is called in the log.
+pub const LOG: &str = "lending";
 
 /// How many books automated storage has room for (contract, section 1).
 pub const STORAGE_CAPACITY: usize = 20;
@@ -33,6 +37,8 @@ pub struct Delivered {
     pub key: EventKey,
     /// What is in it.
     pub content: Content,
+    /// Whether nobody had it in hand before.
+    pub fresh: bool,
 }
 
 /// What the reader makes of an entry.
@@ -48,17 +54,17 @@ pub enum Content {
 
 impl Delivered {
     /// An event from its entry.
-    pub fn read(action: Action, entry: &Entry) -> Self {
+    pub fn read(action: Action, entry: &Entry, fresh: bool) -> Self {
         let key = EventKey { id: entry.id, action };
         let content = match Event::parse(key, &entry.fields()) {
             Ok(event) => Content::Event(event),
             Err(fault) => Content::Fault(fault),
         };
-        Self { key, content }
+        Self { key, content, fresh }
     }
 
     /// An event whose content is not looked at yet.
     pub fn suspect(key: EventKey) -> Self {
-        Self { key, content: Content::Suspect }
+        Self { key, content: Content::Suspect, fresh: false }
     }
 }

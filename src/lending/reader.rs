@@ -64,7 +64,7 @@ pub fn run(
         let entries =
             stream::read_new(&mut connection, LENDING_GROUP, session.consumer(), &reads, block_ms)?;
         let mut batch: Vec<Delivered> =
-            entries.iter().map(|(n, entry)| Delivered::read(actions[*n], entry)).collect();
+            entries.iter().map(|(n, entry)| Delivered::read(actions[*n], entry, true)).collect();
         hand_over(session, &mut batch, to_worker);
     }
     Ok(())
@@ -118,8 +118,11 @@ fn read_own_pending(
         let entries = stream::contents(connection, stream, &ids)?;
         let suspects =
             suspects.iter().map(|one| Delivered::suspect(EventKey { id: one.id, action }));
-        let mut batch: Vec<Delivered> =
-            entries.iter().map(|entry| Delivered::read(action, entry)).chain(suspects).collect();
+        let mut batch: Vec<Delivered> = entries
+            .iter()
+            .map(|entry| Delivered::read(action, entry, false))
+            .chain(suspects)
+            .collect();
         hand_over(session, &mut batch, to_worker);
     }
     Ok(())
@@ -128,7 +131,7 @@ fn read_own_pending(
 /// A claimed event on its way to the worker.
 pub fn delivered(action: Action, claimed: takeover::Claimed) -> Delivered {
     match claimed.entry {
-        Some(entry) => Delivered::read(action, &entry),
+        Some(entry) => Delivered::read(action, &entry, false),
         None => Delivered::suspect(EventKey { id: claimed.id, action }),
     }
 }

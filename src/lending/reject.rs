@@ -15,14 +15,18 @@ use crate::session::Session;
 static SCRIPT: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../../lua/reject.lua")));
 
-const KEYS: usize = 11;
+const KEYS: usize = 12;
 
-/// The command that moves a request or return to the dead letters.
-pub fn command(session: &Session, key: EventKey, cause: &str, by_text: bool) -> Cmd {
+/// The command that moves a request or return to the dead letters; or, to `look`, tells which
+/// books it may have fetched from the main storage.
+pub fn command(session: &Session, key: EventKey, cause: &str, look: bool, by_text: bool) -> Cmd {
     let keys = &session.keys;
     let stream = keys.stream(key.action);
     let own = [keys.reservation(key), keys.answer(key)];
-    build(session, stream, LENDING_GROUP, key.id, key.action.as_str(), cause, own, by_text)
+    let mut cmd =
+        build(session, stream, LENDING_GROUP, key.id, key.action.as_str(), cause, own, by_text);
+    cmd.arg(if look { "look" } else { "reject" });
+    cmd
 }
 
 /// The command that moves a hand-off to the dead letters.
@@ -30,7 +34,10 @@ pub fn hand_off_command(session: &Session, id: EventId, cause: &str, by_text: bo
     let keys = &session.keys;
     // A hand-off has neither a reservation nor an answer; the stream itself stands in for them.
     let own = [keys.handoffs.clone(), keys.handoffs.clone()];
-    build(session, &keys.handoffs, SHELVING_GROUP, id, "handoff", cause, own, by_text)
+    let mut cmd =
+        build(session, &keys.handoffs, SHELVING_GROUP, id, "handoff", cause, own, by_text);
+    cmd.arg("reject");
+    cmd
 }
 
 #[allow(clippy::too_many_arguments)] // Two callers, both above.
@@ -48,23 +55,41 @@ fn build(
     let mut cmd = if by_text { SCRIPT.by_text(KEYS) } else { SCRIPT.by_digest(KEYS) };
     cmd.arg(session.lock()).arg(stream).arg(&keys.dead_letters).arg(&keys.outcomes);
     cmd.arg(&keys.handoffs).arg(&keys.book_states).arg(&keys.storage).arg(&keys.loans);
-    cmd.arg(&keys.lone_tries).arg(reservation).arg(answer);
+    cmd.arg(&keys.lone_tries).arg(reservation).arg(answer).arg(&keys.ties);
     cmd.arg(&session.token).arg(group).arg(id.to_string()).arg(action).arg(cause);
     cmd.arg(session.decided_events()).arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept);
     cmd.arg(AnswerWish::Keep.ttl_ms());
     cmd
 }
 
-/// The outcome's fields, names and values in turn; none if somebody else has decided the event.
+/// What came of it.
+#[derive(Debug)]
+pub enum Rejected {
+    /// The books that the request may have fetched.
+    MayHave(Vec<Vec<u8>>),
+    /// It is in the dead letters: the outcome's fields, names and values in turn.
+    Done(Vec<Value>),
+    /// Somebody else has decided the event.
+    Stale,
+}
+
+/// What the script's reply says.
 ///
 /// # Errors
 /// [`Error::Fenced`], or the reply is none of this script.
-pub fn outcome(reply: Value) -> Result<Option<Vec<Value>>, Error> {
+pub fn read(reply: Value) -> Result<Rejected, Error> {
     const DOING: &str = "move an event to the dead letters";
     let reply = Reply::read(reply, DOING)?;
     match reply.word.as_str() {
-        "DONE" => Ok(Some(reply.rest)),
-        "STALE" => Ok(None),
+        "DONE" => Ok(Rejected::Done(reply.rest)),
+        "STALE" => Ok(Rejected::Stale),
+        "MAY_HAVE" => {
+            let books = reply.rest.into_iter().filter_map(|book| match book {
+                Value::BulkString(book) => Some(book),
+                _ => None,
+            });
+            Ok(Rejected::MayHave(books.collect()))
+        }
         _ => Err(reply.unexpected(DOING)),
     }
 }

@@ -3,14 +3,15 @@
 //!
 //! What waits is tried again oldest first, before newer events that ask for the same books
 //! (contract, section 2, Order): so a newcomer that asks for an awaited book is sent through this
-//! room as well. What is worth another try is found by book; and since not everything that ends a
+//! room as well. What is worth another try is found by book and by user; and since not everything that ends a
 //! wait happens in this process, from time to time everything is tried.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use crate::event::{Action, Event, EventKey};
-use crate::ids::BookId;
+use crate::ids::{BookId, UserId};
 
 /// Pause after a round that brought nothing, at first and at most. Doubled each time: somebody
 /// else's event is usually decided within milliseconds, or else takes a takeover.
@@ -21,8 +22,15 @@ const LAST_PAUSE: Duration = Duration::from_millis(200);
 /// part of Redis' time: a try costs it about 4 microseconds.
 const PAUSE_FOR_EACH: Duration = Duration::from_micros(40);
 
-/// How many of the oldest are tried again when something older than they was decided.
-const OLDEST: usize = 128;
+/// How many of the oldest are tried again when events older than they were decided: at least, and
+/// for each of those. A queue of refusals that wait for each other then flows in growing chunks,
+/// and one that is stuck behind somebody else's event costs little.
+const LEAST_OLDEST: usize = 16;
+const OLDEST_FOR_EACH: usize = 2;
+
+/// How many of a user's events are tried again when one of them was decided: what a user may have
+/// in hand is a handful of books.
+const OLDEST_OF_A_USER: usize = 8;
 
 /// An event that waits.
 #[derive(Debug)]
@@ -38,6 +46,7 @@ pub struct Waiting {
 pub struct WaitingRoom {
     by_age: BTreeMap<EventKey, Waiting>,
     by_book: HashMap<BookId, BTreeSet<EventKey>>,
+    by_user: HashMap<UserId, BTreeSet<EventKey>>,
     due: BTreeSet<EventKey>,
     pause: Duration,
     next_round: Instant,
@@ -48,6 +57,7 @@ impl Default for WaitingRoom {
         Self {
             by_age: BTreeMap::new(),
             by_book: HashMap::new(),
+            by_user: HashMap::new(),
             due: BTreeSet::new(),
             pause: FIRST_PAUSE,
             next_round: Instant::now(),
@@ -71,11 +81,14 @@ impl WaitingRoom {
         !self.due.is_empty()
     }
 
-    /// Whether a request asks for a book that somebody in the room asks for.
+    /// Whether a request asks for a book that another request in the room asks for.
     pub fn is_awaited(&self, event: &Event) -> bool {
         !self.by_book.is_empty()
             && event.key.action == Action::Request
-            && event.books.iter().any(|book| self.by_book.contains_key(book))
+            && event.books.iter().any(|book| {
+                let waiting = self.by_book.get(book);
+                waiting.is_some_and(|keys| keys.iter().any(|key| key.action == Action::Request))
+            })
     }
 
     /// Lets an event in after a try that ended in WAIT.
@@ -85,41 +98,47 @@ impl WaitingRoom {
             self.next_round = Instant::now() + self.pause;
         }
         let key = waiting.event.key;
-        if key.action == Action::Request {
-            for book in &waiting.event.books {
-                self.by_book.entry(book.clone()).or_default().insert(key);
-            }
+        for book in &waiting.event.books {
+            self.by_book.entry(book.clone()).or_default().insert(key);
         }
+        self.by_user.entry(waiting.event.user.clone()).or_default().insert(key);
         self.by_age.insert(key, waiting);
     }
 
     /// Lets a newcomer in that asks for an awaited book: it is tried at once, after those that
     /// were here before and ask for the same.
     pub fn admit_behind(&mut self, event: Event) {
-        self.stir_books(&event);
+        self.stir_books(&event, |key| key.action == Action::Request);
         let key = event.key;
         self.admit(Waiting { event, doubt: String::new() });
         self.due.insert(key);
     }
 
-    fn stir_books(&mut self, event: &Event) {
+    fn stir_books(&mut self, event: &Event, which: impl Fn(&EventKey) -> bool) {
         for book in &event.books {
             if let Some(keys) = self.by_book.get(book) {
-                self.due.extend(keys);
+                self.due.extend(keys.iter().filter(|key| which(key)));
             }
         }
     }
 
-    /// An event was decided: those that ask for its books, and the oldest if it was older than
+    /// Events were decided: those that ask for their books, and the oldest if they were older than
     /// they, are worth another try.
-    pub fn decided(&mut self, event: &Event) {
+    pub fn decided(&mut self, events: &[Event]) {
         let Some(oldest) = self.by_age.keys().next() else { return };
         self.pause = FIRST_PAUSE;
+        self.next_round = self.next_round.min(Instant::now() + self.round_pause());
         // In the same millisecond it is not known which came first.
-        if event.key.id.ms <= oldest.id.ms {
-            self.due.extend(self.by_age.keys().take(OLDEST));
+        let older = events.iter().filter(|event| event.key.id.ms <= oldest.id.ms).count();
+        if older > 0 {
+            let count = LEAST_OLDEST.max(OLDEST_FOR_EACH * older);
+            self.due.extend(self.by_age.keys().take(count));
         }
-        self.stir_books(event);
+        for event in events {
+            self.stir_books(event, |_| true);
+            let same_user = self.by_user.get(&event.user).into_iter().flatten();
+            self.due.extend(same_user.take(OLDEST_OF_A_USER));
+        }
     }
 
     /// Books have arrived on their shelves: every request is worth another try.
@@ -138,38 +157,86 @@ impl WaitingRoom {
         if !self.is_empty() && self.due.is_empty() && now >= self.next_round {
             self.due.extend(self.by_age.keys());
             self.pause = (self.pause * 2).min(LAST_PAUSE);
-            let crowd = PAUSE_FOR_EACH * u32::try_from(self.len()).unwrap_or(u32::MAX);
-            self.next_round = now + self.pause.max(crowd);
+            self.next_round = now + self.round_pause();
         }
     }
 
-    /// Takes out the oldest that are worth another try: `count` at most, and none more once they
-    /// have as many as `books` books.
-    pub fn take_due(&mut self, count: usize, books: usize) -> Vec<Waiting> {
-        let mut taken = Vec::new();
+    fn round_pause(&self) -> Duration {
+        self.pause.max(PAUSE_FOR_EACH * u32::try_from(self.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Takes out the oldest that are worth another try and that `may_go`, and with each the oldest
+    /// who waits for one of its books, so that it does not overtake that one: about `count` at
+    /// most, and none more once they have as many as `books` books. In the order of their ids.
+    pub fn take_due(
+        &mut self,
+        count: usize,
+        books: usize,
+        may_go: impl Fn(&Event) -> bool,
+    ) -> Vec<Waiting> {
+        let mut taken = BTreeMap::new();
         let mut taken_books = 0;
-        while taken.len() < count && taken_books < books {
-            let Some(key) = self.due.pop_first() else { break };
-            if let Some(waiting) = self.by_age.remove(&key) {
-                self.forget_books(&waiting.event);
-                taken_books += waiting.event.books.len();
-                taken.push(waiting);
+        let due: Vec<EventKey> = self.due.iter().copied().collect();
+        for key in due {
+            if taken.len() >= count || taken_books >= books {
+                break;
             }
-        }
-        taken
-    }
-
-    fn forget_books(&mut self, event: &Event) {
-        if event.key.action == Action::Return {
-            return;
-        }
-        for book in &event.books {
-            if let Some(keys) = self.by_book.get_mut(book) {
-                keys.remove(&event.key);
-                if keys.is_empty() {
-                    self.by_book.remove(book);
+            let company = self.with_those_before(key);
+            if !company.iter().all(|key| may_go(&self.by_age[key].event)) {
+                continue;
+            }
+            for key in company {
+                self.due.remove(&key);
+                if let Some(waiting) = self.by_age.remove(&key) {
+                    self.forget(&waiting.event);
+                    taken_books += waiting.event.books.len();
+                    taken.insert(key, waiting);
                 }
             }
+            self.due.remove(&key);
+        }
+        taken.into_values().collect()
+    }
+
+    /// An event, and those who are the oldest in the room to ask for a book of it or of one of
+    /// them. Empty if it is not in the room.
+    fn with_those_before(&self, key: EventKey) -> Vec<EventKey> {
+        let mut company = Vec::new();
+        let mut next = vec![key];
+        while let Some(key) = next.pop() {
+            let Some(waiting) = self.by_age.get(&key) else { continue };
+            company.push(key);
+            if key.action == Action::Return {
+                continue;
+            }
+            for book in &waiting.event.books {
+                let keys = self.by_book.get(book).into_iter().flatten();
+                let oldest = keys.copied().find(|key| key.action == Action::Request);
+                if let Some(oldest) = oldest
+                    && oldest < key
+                    && !company.contains(&oldest)
+                    && !next.contains(&oldest)
+                {
+                    next.push(oldest);
+                }
+            }
+        }
+        company
+    }
+
+    fn forget(&mut self, event: &Event) {
+        for book in &event.books {
+            remove(&mut self.by_book, book, event.key);
+        }
+        remove(&mut self.by_user, &event.user, event.key);
+    }
+}
+
+fn remove<K: Eq + Hash>(map: &mut HashMap<K, BTreeSet<EventKey>>, name: &K, key: EventKey) {
+    if let Some(keys) = map.get_mut(name) {
+        keys.remove(&key);
+        if keys.is_empty() {
+            map.remove(name);
         }
     }
 }
@@ -183,14 +250,14 @@ mod tests {
     fn event(ms: u64, action: Action, books: &[&str]) -> Event {
         Event {
             key: EventKey { id: EventId { ms, seq: 0 }, action },
-            user: "user1".parse().unwrap(),
+            user: format!("user{ms}").parse().unwrap(),
             books: books.iter().map(|book| book.parse().unwrap()).collect(),
             answer: AnswerWish::None,
         }
     }
 
     fn due(room: &mut WaitingRoom) -> Vec<u64> {
-        room.take_due(100, 100).iter().map(|waiting| waiting.event.key.id.ms).collect()
+        room.take_due(100, 100, |_| true).iter().map(|waiting| waiting.event.key.id.ms).collect()
     }
 
     fn room(events: &[Event]) -> WaitingRoom {
@@ -219,11 +286,33 @@ mod tests {
     fn a_decision_stirs_those_behind_it_and_those_who_want_its_books() {
         let waiting = [event(5, Action::Request, &["geb"]), event(6, Action::Request, &["momo"])];
         let mut first = room(&waiting);
-        first.decided(&event(4, Action::Return, &["alice"]));
+        first.decided(&[event(4, Action::Return, &["alice"])]);
         assert_eq!(due(&mut first), [5, 6]);
         let mut second = room(&waiting);
-        second.decided(&event(9, Action::Return, &["momo"]));
+        second.decided(&[event(9, Action::Return, &["momo"])]);
         assert_eq!(due(&mut second), [6]);
+        // A return waits for the request that it belongs to.
+        let mut third = room(&[event(5, Action::Return, &["geb"])]);
+        third.decided(&[event(9, Action::Request, &["geb"])]);
+        assert_eq!(due(&mut third), [5]);
+    }
+
+    #[test]
+    fn who_is_due_takes_along_the_oldest_who_waits_for_the_same_book() {
+        let mut room = room(&[
+            event(1, Action::Request, &["alice"]),
+            event(2, Action::Request, &["geb", "alice"]),
+            event(3, Action::Request, &["geb"]),
+            event(4, Action::Request, &["momo"]),
+        ]);
+        room.decided(&[event(9, Action::Return, &["nothing"])]);
+        assert_eq!(due(&mut room), []);
+        let key = |ms| event(ms, Action::Request, &[]).key;
+        room.due.insert(key(3));
+        let all_but_the_first = |event: &Event| event.key != key(1);
+        assert!(room.take_due(100, 100, all_but_the_first).is_empty());
+        assert_eq!(due(&mut room), [1, 2, 3]);
+        assert_eq!(room.len(), 1);
     }
 
     #[test]

@@ -13,25 +13,33 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::lending::LOG;
 use crossbeam_channel::{Receiver, TryRecvError, select};
 use log::{debug, error, warn};
 use redis::{Cmd, Connection, Value};
 
-use super::decide::{self, Fetched, Try, Verdict};
+use super::busy::Busy;
+use super::decide::{self, Fetched, Finality, Try, Verdict};
+use super::reject::{self, Rejected};
 use super::waiting::{Waiting, WaitingRoom};
-use super::{Content, Delivered, reject};
+use super::{Content, Delivered};
 use crate::daemon::logging::OutcomeLog;
 use crate::daemon::takeover;
 use crate::error::Error;
-use crate::event::{Event, EventKey};
-use crate::script::text;
+use crate::event::{Action, Event, EventKey};
+use crate::ids::{BookId, EventId};
+use crate::script::{Reply, text};
 use crate::session::{Neighbours, Session};
-use crate::shelving::fetch;
+use crate::shelving::fetch::{self, Answer};
 use crate::stream;
 
 /// The most events that one script decides: it then takes well under a millisecond, and what a
 /// call costs beside its events no longer shows.
 const CHUNK: usize = 128;
+
+/// The most events that are tried again by one script: a try that ends in waiting again is cheaper
+/// than a decision, and those of one millisecond had best be seen together.
+const RETRY_CHUNK: usize = 512;
 
 /// The most books in a chunk of several events, since a script's time grows with them.
 const CHUNK_BOOKS: usize = 1_000;
@@ -44,16 +52,38 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// A call whose reply has not been read yet.
 enum Call {
+    /// Asks shelving for books.
+    Fetch(Vec<Asking>),
+    /// Decides events, or finds what they wait for.
     Decide(Arc<Neighbours>, Vec<Try>),
-    Fetch(Vec<Reserved>),
+    /// Finds out which books a request may have fetched that is to be given up.
+    Look(EventKey, String),
+    /// Lets shelving take them back.
+    Unfetch(EventKey, String, Vec<Vec<u8>>),
+    /// Moves an event to the dead letters.
     Reject(EventKey, String),
 }
 
-/// A try whose books are reserved and have to be fetched.
-struct Reserved {
+/// An event some of whose books shelving is asked for.
+struct Asking {
     event: Event,
-    doubt: String,
+    /// How final a "no" is.
+    finality: Finality,
+    /// Indices into the event's books; none of a return.
     books: Vec<usize>,
+    /// The books that it has got before: a "yes" stays true until the event gives the book back.
+    got: Vec<usize>,
+}
+
+impl Asking {
+    /// The first time that this instance has an event: all books of a request.
+    fn first(event: Event) -> Self {
+        let books = match event.key.action {
+            Action::Request => (0..event.books.len()).collect(),
+            Action::Return => Vec::new(),
+        };
+        Self { event, finality: Finality::First, books, got: Vec::new() }
+    }
 }
 
 /// The worker.
@@ -66,6 +96,7 @@ pub struct Worker<'a> {
     fresh: VecDeque<Delivered>,
     suspects: VecDeque<EventKey>,
     room: WaitingRoom,
+    busy: Busy,
     under_way: VecDeque<Call>,
     log: OutcomeLog,
 }
@@ -88,6 +119,7 @@ impl<'a> Worker<'a> {
             fresh: VecDeque::new(),
             suspects: VecDeque::new(),
             room: WaitingRoom::default(),
+            busy: Busy::default(),
             under_way: VecDeque::new(),
             log: OutcomeLog::new(session.options.log_outcomes),
         }
@@ -114,7 +146,7 @@ impl<'a> Worker<'a> {
             }
             // A suspect is tried when nothing else is under way.
             while self.suspects.is_empty() && self.under_way.len() < DEPTH {
-                let Some(call) = self.next_chunk() else { break };
+                let Some(call) = self.next_call() else { break };
                 self.send(call)?;
             }
             self.answer_one()?;
@@ -158,50 +190,73 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The next call: what is due in the waiting room, then what has come, oldest first.
-    fn next_chunk(&mut self) -> Option<Call> {
-        let mut tries: Vec<Try> = Vec::new();
-        for Waiting { event, doubt } in self.room.take_due(CHUNK, CHUNK_BOOKS) {
-            tries.push(Try { event, doubt, fetched: None });
+    /// The next call: what is due in the waiting room, else what has come, oldest first.
+    fn next_call(&mut self) -> Option<Call> {
+        // Nobody overtakes an older one for the same book that is under way.
+        let due = self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, |event| !self.busy.concerns(event));
+        if !due.is_empty() {
+            due.iter().for_each(|waiting| self.busy.add(&waiting.event));
+            let tries =
+                due.into_iter().map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
+            return Some(Call::Decide(self.session.neighbours(), tries.collect()));
         }
-        let mut books: usize = tries.iter().map(|one| one.event.books.len()).sum();
-        while tries.len() < CHUNK && (books < CHUNK_BOOKS || tries.is_empty()) {
+        let mut chunk: Vec<Asking> = Vec::new();
+        let mut books = 0;
+        while chunk.len() < CHUNK && books < CHUNK_BOOKS {
             let Some(delivered) = self.fresh.pop_front() else { break };
             match delivered.content {
-                Content::Event(event) if self.room.is_awaited(&event) => {
+                Content::Event(event) if delivered.fresh && self.room.is_awaited(&event) => {
                     self.room.admit_behind(event);
+                }
+                Content::Event(event) if delivered.fresh && self.busy.concerns(&event) => {
+                    // It is due when it is known what came of the other.
+                    self.room.admit(Waiting { event, doubt: String::new() });
                 }
                 Content::Event(event) => {
                     books += event.books.len();
-                    tries.push(Try { event, doubt: String::new(), fetched: None });
+                    self.busy.add(&event);
+                    chunk.push(Asking::first(event));
                 }
                 Content::Suspect => self.suspects.push_back(delivered.key),
-                Content::Fault(fault) => {
-                    let call = Call::Reject(delivered.key, fault.cause().to_owned());
-                    if tries.is_empty() {
-                        return Some(call);
-                    }
+                Content::Fault(fault) if chunk.is_empty() => {
+                    return Some(Call::Reject(delivered.key, fault.cause().to_owned()));
+                }
+                Content::Fault(_) => {
                     // It goes out next, behind those that came before it.
-                    let content = Content::Fault(fault);
-                    self.fresh.push_front(Delivered { key: delivered.key, content });
+                    self.fresh.push_front(delivered);
                     break;
                 }
             }
         }
-        if tries.is_empty() && self.room.has_due() {
-            return self.next_chunk();
+        if chunk.is_empty() {
+            return None;
         }
-        tries.sort_unstable_by_key(|one| one.event.key);
-        (!tries.is_empty()).then(|| Call::Decide(self.session.neighbours(), tries))
+        Some(self.fetch_or_decide(chunk))
+    }
+
+    /// Asks shelving, unless there is nothing to ask for.
+    fn fetch_or_decide(&self, chunk: Vec<Asking>) -> Call {
+        if chunk.iter().any(|asking| !asking.books.is_empty()) {
+            return Call::Fetch(chunk);
+        }
+        let tries = chunk
+            .into_iter()
+            .map(|asking| Try { event: asking.event, doubt: String::new(), fetched: None })
+            .collect();
+        Call::Decide(self.session.neighbours(), tries)
     }
 
     fn command(&self, call: &Call, by_text: bool) -> Cmd {
+        let session = self.session;
         match call {
-            Call::Decide(neighbours, tries) => {
-                decide::command(self.session, neighbours, tries, by_text)
+            Call::Fetch(chunk) => fetch::command(session, asked(chunk), by_text),
+            Call::Decide(neighbours, tries) => decide::command(session, neighbours, tries, by_text),
+            Call::Look(key, cause) => reject::command(session, *key, cause, true, by_text),
+            Call::Unfetch(key, _, books) => {
+                let fetched = books.iter().map(|book| (book.as_slice(), key.id));
+                fetch::undo_command(session, fetched, by_text)
             }
-            Call::Fetch(reserved) => fetch::command(self.session, asked(reserved), by_text),
-            Call::Reject(key, cause) => reject::command(self.session, *key, cause, by_text),
+            Call::Reject(key, cause) => reject::command(session, *key, cause, false, by_text),
         }
     }
 
@@ -225,74 +280,102 @@ impl<'a> Worker<'a> {
             other => other.map_err(Error::redis("work on events"))?,
         };
         match call {
+            Call::Fetch(chunk) => self.fetched(reply, chunk)?,
             Call::Decide(_, tries) => self.decided(reply, tries)?,
-            Call::Fetch(reserved) => self.fetched(reply, reserved)?,
-            Call::Reject(key, cause) => self.rejected(reply, key, &cause)?,
+            Call::Unfetch(key, cause, _) => {
+                Reply::read(reply, "give books back")?;
+                self.send(Call::Reject(key, cause))?;
+            }
+            Call::Look(key, cause) | Call::Reject(key, cause) => {
+                self.rejected(reply, key, cause)?;
+            }
         }
         self.log.write();
         Ok(())
     }
 
-    fn decided(&mut self, reply: Value, tries: Vec<Try>) -> Result<(), Error> {
-        let mut reserved = Vec::new();
-        let mut gone = Vec::new();
-        for (verdict, one) in decide::verdicts(reply, &tries)?.into_iter().zip(tries) {
-            let key = one.event.key;
-            match verdict {
-                Verdict::Done(fields) => {
-                    self.log.add(pairs(&fields));
-                    self.room.decided(&one.event);
-                    gone.push(key);
-                }
-                Verdict::Fetch { doubt, books } => {
-                    reserved.push(Reserved { event: one.event, doubt, books });
-                }
-                Verdict::Wait { in_doubt } => {
-                    // The doubt is that of the FETCH before it, or still the one it came with.
-                    let doubt = match one.fetched {
-                        _ if !in_doubt => String::new(),
-                        Some(fetched) => fetched.doubt,
-                        None => one.doubt,
-                    };
-                    self.room.admit(Waiting { event: one.event, doubt });
-                }
-                Verdict::Stale => {
-                    debug!("{key} was decided by another instance");
-                    gone.push(key);
-                }
-                Verdict::Failed(cause) => {
-                    error!("{key} cannot be worked on: {cause}");
-                    self.send(Call::Reject(key, cause))?;
-                }
-            }
-        }
-        self.session.in_hand.drop(gone);
-        if !reserved.is_empty() {
-            self.send(Call::Fetch(reserved))?;
-        }
-        Ok(())
-    }
-
-    fn fetched(&mut self, reply: Value, reserved: Vec<Reserved>) -> Result<(), Error> {
-        let mut answers = fetch::answers(reply, asked(&reserved).count())?.into_iter();
-        let tries = reserved
+    fn fetched(&mut self, reply: Value, chunk: Vec<Asking>) -> Result<(), Error> {
+        let mut answers = fetch::answers(reply, asked(&chunk).count())?.into_iter();
+        let tries = chunk
             .into_iter()
-            .map(|Reserved { event, doubt, books }| {
-                let mut of_event = vec![None; event.books.len()];
-                for book in books {
-                    of_event[book] = answers.next();
-                }
-                let fetched = Some(Fetched { doubt, answers: of_event });
+            .map(|Asking { event, finality, books, got }| {
+                let fetched = (!books.is_empty()).then(|| {
+                    let mut of_event = vec![None; event.books.len()];
+                    for book in got {
+                        of_event[book] = Some(Answer::Yes);
+                    }
+                    for book in books {
+                        of_event[book] = answers.next();
+                    }
+                    Fetched { finality, answers: of_event }
+                });
                 Try { event, doubt: String::new(), fetched }
             })
             .collect();
         self.send(Call::Decide(self.session.neighbours(), tries))
     }
 
-    fn rejected(&mut self, reply: Value, key: EventKey, cause: &str) -> Result<(), Error> {
-        if let Some(fields) = reject::outcome(reply)? {
-            warn!("{key} is in the dead letters: {cause}");
-            self.log.add(pairs(&fields));
+    fn decided(&mut self, reply: Value, tries: Vec<Try>) -> Result<(), Error> {
+        let mut asking = Vec::new();
+        let mut gone = Vec::new();
+        for (verdict, one) in decide::verdicts(reply, &tries)?.into_iter().zip(tries) {
+            let key = one.event.key;
+            if !matches!(verdict, Verdict::Fetch { .. }) {
+                self.busy.remove(&one.event);
+            }
+            match verdict {
+                Verdict::Done(fields) => {
+                    self.log.add(key, Some(one.event.user.as_str()), pairs(&fields));
+                    gone.push(one.event);
+                }
+                Verdict::Fetch { finality, books } => {
+                    let answers = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+                    let got = (0..answers.len())
+                        .filter(|book| answers[*book] == Some(Answer::Yes))
+                        .collect();
+                    asking.push(Asking { event: one.event, finality, books, got });
+                }
+                Verdict::Wait { in_doubt } => {
+                    // The doubt of the answers that it had, or still the one that it came with.
+                    let doubt = match one.fetched.map(|fetched| fetched.finality) {
+                        _ if !in_doubt => String::new(),
+                        Some(Finality::InDoubt(doubt)) => doubt,
+                        _ => one.doubt,
+                    };
+                    self.room.admit(Waiting { event: one.event, doubt });
+                }
+                Verdict::Stale => {
+                    debug!(target: LOG, "{key} is decided by another instance");
+                    gone.push(one.event);
+                }
+                Verdict::Failed(cause) => {
+                    error!(target: LOG, "{key} cannot be worked on: {cause}");
+                    self.send(give_up(key, cause))?;
+                }
+            }
+        }
+        self.session.in_hand.drop(gone.iter().map(|event| event.key));
+        self.room.decided(&gone);
+        if asking.is_empty() {
+            return Ok(());
+        }
+        self.send(Call::Fetch(asking))
+    }
+
+    fn rejected(&mut self, reply: Value, key: EventKey, cause: String) -> Result<(), Error> {
+        match reject::read(reply)? {
+            Rejected::MayHave(books) if books.is_empty() => {
+                return self.send(Call::Reject(key, cause));
+            }
+            Rejected::MayHave(books) => return self.send(Call::Unfetch(key, cause, books)),
+            Rejected::Done(fields) => {
+                warn!(target: LOG, "{key} is in the dead letters: {cause}");
+                let fields: Vec<_> = pairs(&fields).collect();
+                let user = fields.iter().find(|(name, _)| *name == "user_id");
+                let rest = fields.iter().skip_while(|(name, _)| *name != "outcome");
+                self.log.add(key, user.map(|(_, user)| *user), rest.copied());
+            }
+            Rejected::Stale => {}
         }
         self.session.in_hand.drop([key]);
         Ok(())
@@ -304,22 +387,24 @@ impl<'a> Worker<'a> {
         let most = self.session.options.tries;
         let tries = takeover::count_lone_try(self.session, &mut self.connection, key, 1)?;
         self.remember_lone(Some(key));
-        warn!("{key} was in hand when instances died: it is tried alone, time {tries} of {most}");
+        warn!(target: LOG, "{key} was in hand when instances died: it is tried alone, time {tries} of {most}");
         if tries > most {
-            self.send(Call::Reject(key, format!("given_up_after_{most}_tries")))?;
+            self.send(give_up(key, format!("given_up_after_{most}_tries")))?;
         } else {
             let stream = self.session.keys.stream(key.action);
             let entries = stream::contents(&mut self.connection, stream, &[key.id])?;
             for entry in &entries {
-                let call = match Delivered::read(key.action, entry).content {
+                match Delivered::read(key.action, entry, false).content {
                     Content::Event(event) => {
-                        let one = Try { event, doubt: String::new(), fetched: None };
-                        Call::Decide(self.session.neighbours(), vec![one])
+                        self.busy.add(&event);
+                        let call = self.fetch_or_decide(vec![Asking::first(event)]);
+                        self.send(call)?;
                     }
-                    Content::Fault(fault) => Call::Reject(key, fault.cause().to_owned()),
-                    Content::Suspect => continue,
-                };
-                self.send(call)?;
+                    Content::Fault(fault) => {
+                        self.send(Call::Reject(key, fault.cause().to_owned()))?;
+                    }
+                    Content::Suspect => {}
+                }
             }
         }
         while !self.under_way.is_empty() {
@@ -336,11 +421,17 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// The books that are to be fetched, and for which request each.
-fn asked(
-    reserved: &[Reserved],
-) -> impl Iterator<Item = (&crate::ids::BookId, crate::ids::EventId)> {
-    reserved
+/// How a well-formed event is given up: what it may have fetched goes back first.
+fn give_up(key: EventKey, cause: String) -> Call {
+    match key.action {
+        Action::Request => Call::Look(key, cause),
+        Action::Return => Call::Reject(key, cause),
+    }
+}
+
+/// The books that shelving is asked for, and for which request each.
+fn asked(chunk: &[Asking]) -> impl Iterator<Item = (&BookId, EventId)> {
+    chunk
         .iter()
         .flat_map(|one| one.books.iter().map(|book| (&one.event.books[*book], one.event.key.id)))
 }

@@ -12,6 +12,8 @@ use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../../lua/fetch.lua")));
+static UNDO: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../../lua/unfetch.lua")));
 
 /// The command that asks for books, each for one request.
 pub fn command<'a>(
@@ -27,24 +29,46 @@ pub fn command<'a>(
     cmd
 }
 
-/// Whether each book was handed out, in the order in which they were asked for.
+/// What shelving says of a book that a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is out for this request, now or since it was asked before.
+    Yes,
+    /// It is out for another: what the main storage has noted of it, a request's id.
+    TakenBy(String),
+}
+
+/// What shelving said of each book, in the order in which they were asked for.
 ///
 /// # Errors
 /// [`Error::Fenced`], or the reply is none of this script.
-pub fn answers(reply: Value, asked: usize) -> Result<Vec<bool>, Error> {
+pub fn answers(reply: Value, asked: usize) -> Result<Vec<Answer>, Error> {
     const DOING: &str = "fetch books from the main storage";
     let reply = Reply::read(reply, DOING)?;
-    let answers: Option<Vec<bool>> = reply
+    if reply.word != "FETCHED" || reply.rest.len() != asked {
+        return Err(reply.unexpected(DOING));
+    }
+    Ok(reply
         .rest
         .iter()
         .map(|answer| match text(answer) {
-            Some("yes") => Some(true),
-            Some("no") => Some(false),
-            _ => None,
+            Some("yes") => Answer::Yes,
+            // What is no text was laid down by hand; it names no request that could be waited for.
+            other => Answer::TakenBy(other.unwrap_or("?").to_owned()),
         })
-        .collect();
-    match answers {
-        Some(answers) if reply.word == "FETCHED" && answers.len() == asked => Ok(answers),
-        _ => Err(reply.unexpected(DOING)),
+        .collect())
+}
+
+/// The command that puts books back which a request may have fetched and will never use.
+pub fn undo_command<'a>(
+    session: &Session,
+    fetched: impl IntoIterator<Item = (&'a [u8], EventId)>,
+    by_text: bool,
+) -> Cmd {
+    let mut cmd = if by_text { UNDO.by_text(2) } else { UNDO.by_digest(2) };
+    cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.token);
+    for (book, request) in fetched {
+        cmd.arg(book).arg(request.to_string());
     }
+    cmd
 }

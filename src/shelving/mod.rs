@@ -7,3 +7,6 @@
 pub mod fetch;
 pub mod reader;
 pub mod worker;
+
+/// How this service is called in the log.
+pub const LOG: &str = "shelving";

@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use crate::shelving::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, warn};
 use redis::Connection;
@@ -15,8 +16,8 @@ use crate::error::Error;
 use crate::event::{Fault, HandOff};
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
-use crate::lending::reject;
-use crate::script::{Reply, Script, text};
+use crate::lending::reject::{self, Rejected};
+use crate::script::{self, Script, text};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> =
@@ -86,7 +87,7 @@ fn shelve(session: &Session, connection: &mut Connection, chunk: &[HandOff]) -> 
         return Err(reply.unexpected(DOING));
     }
     for (word, hand_off) in reply.rest.iter().zip(chunk) {
-        debug!(
+        debug!(target: LOG,
             "hand-off {} of {} books: {}",
             hand_off.id,
             hand_off.books.len(),
@@ -103,16 +104,9 @@ fn reject(
     fault: Fault,
 ) -> Result<(), Error> {
     let doing = "move a hand-off to the dead letters";
-    let call = |by_text| reject::hand_off_command(session, id, fault.cause(), by_text);
-    let reply: Reply = match call(false).query(connection) {
-        Err(error) if error.code() == Some("NOSCRIPT") => {
-            let value = call(true).query(connection).map_err(Error::redis(doing))?;
-            Reply::read(value, doing)?
-        }
-        other => Reply::read(other.map_err(Error::redis(doing))?, doing)?,
-    };
-    if reply.word == "DONE" {
-        warn!("hand-off {id} is in the dead letters: {}", fault.cause());
+    let command = |by_text| reject::hand_off_command(session, id, fault.cause(), by_text);
+    if let Rejected::Done(_) = reject::read(script::run(connection, command, doing)?)? {
+        warn!(target: LOG, "hand-off {id} is in the dead letters: {}", fault.cause());
     }
     Ok(())
 }

@@ -12,6 +12,12 @@ use crate::common::*;
 
 const WELL: &str = "nothing is wrong\n";
 
+/// The words of a command; the fourth and what follows it is one where it is a book's state.
+fn words(command: &str) -> Vec<&str> {
+    let most = if command.contains("lending_book_states") { 4 } else { usize::MAX };
+    command.splitn(most, ' ').collect()
+}
+
 fn check(redis: &Redis) -> TestCommand {
     TestCommand::library_admin(redis, &["check"])
 }
@@ -76,6 +82,10 @@ const SPOILED: &[(&[&str], &str)] = &[
         "I6: lost is reserved by a request that is decided: ?17-0\n",
     ),
     (&["HSET lending_book_states lost !"], "I6: lost has a state that means nothing: !\n"),
+    (
+        &["HSET shelving_service_state lost 17-0", "HSET lending_book_states lost >4-0 17-0"],
+        "I1: lost is nowhere: out of main storage since request 17-0\n",
+    ),
     (&["HSET lending_book_states lost =17"], "I6: lost has a state that means nothing: =17\n"),
     (
         &["SADD request:17-0:temp geb lost"],
@@ -155,7 +165,7 @@ fn every_kind_of_violation_is_found() {
         redis.cmd(&["FLUSHALL"]);
         healthy(&redis);
         for command in *commands {
-            redis.cmd(&command.split(' ').collect::<Vec<_>>());
+            redis.cmd(&words(command));
         }
         let run = check(&redis).exits(1);
         assert!(run.stdout.contains(said), "after {commands:?}: {run}");
@@ -214,18 +224,19 @@ fn what_is_in_motion_is_no_violation() {
     redis.cmd(&["HSET", SHELVES, "reserved", "1-0"]);
     redis.cmd(&["SADD", &format!("request:{request}:temp"), "reserved", "taken"]);
     // On their way to the shelves: delivered and not, marked by us and not by a reference.
-    for book in ["in work", "marked in work", "waiting", "marked waiting"] {
+    for book in ["in work", "marked in work", "waiting", "marked waiting", "marked put back"] {
         let id = redis.hand_off("*", &format!("x,{book}"));
         redis.cmd(&["HSET", SHELVES, book, "1-0"]);
         if book.starts_with("marked") {
-            redis.cmd(&["HSET", "lending_book_states", book, &format!(">{id}")]);
+            let by = if book.ends_with("back") { " 5-5" } else { "" };
+            redis.cmd(&["HSET", "lending_book_states", book, &format!(">{id}{by}")]);
         }
         if book.ends_with("work") {
             other.take(SHELVING);
         }
     }
     // Marks that are to be swept mean nothing, and harm nothing.
-    redis.cmd(&["HSET", "lending_book_states", "old", "=1-0", "older", ">1-0"]);
+    redis.cmd(&["HSET", "lending_book_states", "old", "=1-0", "older", ">1-0", "x", ">1-0 2-0"]);
     let before = redis.everything();
     assert_eq!(repair(&redis).exits(0).stdout, WELL);
     assert_eq!(redis.everything(), before);
@@ -242,6 +253,7 @@ fn what_is_in_motion_is_no_violation() {
         "temp reserves 2 books",
         "I1: waiting is nowhere",
         "marked waiting is nowhere",
+        "marked put back is nowhere",
     ] {
         assert!(run.stdout.contains(said), "{said}: {run}");
     }
@@ -261,7 +273,8 @@ fn what_can_be_mended_without_guessing_is_mended() {
     let run = repair(&redis).exits(0);
     for said in [
         "lost is nowhere: out of main storage since request 17-0; mended: handed to shelving as ",
-        "reserved is reserved by a request that is decided: ?17-0; mended: handed to shelving as ",
+        "reserved is reserved by a request that is decided: ?17-0; mended: the reservation is gone\n",
+        "x is reserved by a request that is decided: ?16-0; mended: handed to shelving as ",
         "geb is reserved by a request that is decided: ?17-0; mended: the reservation is gone\n",
         "request:17-0:temp reserves 4 books for a request that is decided; mended: ",
         "the count of user1 is 5, with 2 books lent; mended: the count is 2 now\n",
@@ -281,7 +294,7 @@ fn what_can_be_mended_without_guessing_is_mended() {
         .map(|(book, _)| book)
         .collect();
     handed_over.sort_unstable();
-    assert_eq!(handed_over, ["left", "lost", "reserved", "x", "y"]);
+    assert_eq!(handed_over, ["left", "lost", "x", "y"]);
     assert_eq!(state.hash("lending_book_states").get("geb"), None);
     assert_eq!(check(&redis).exits(0).stdout, WELL);
 
@@ -308,6 +321,27 @@ fn what_could_only_be_guessed_is_left_alone() {
     assert_eq!(run.stdout.matches("; not mended: ").count(), 7, "{run}");
     assert!(run.stdout.ends_with("\n7 violations\n"), "{run}");
     assert_eq!(redis.everything(), before);
+}
+
+#[test]
+fn what_the_instances_put_right_by_themselves_is_left_to_them() {
+    let redis = Redis::new();
+    redis.cmd(&["HSET", "lending_book_states", "lost", "?17-0"]);
+    redis.cmd(&["HSET", SHELVES, "lost", "17-0"]);
+    let other = Other::alive(&redis, "other");
+    redis.give_back("user1", "geb");
+    other.take(RETURNS);
+    let before = redis.everything();
+    let run = repair(&redis).exits(1);
+    assert!(
+        run.stdout.contains("not mended: the instances at work do that within seconds"),
+        "{run}"
+    );
+    assert_eq!(redis.everything(), before);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert!(eventually(DEADLINE, || check(&redis).stdout == WELL));
+    other.die();
+    redis.assert_at_rest();
 }
 
 #[test]
@@ -473,7 +507,7 @@ fn a_book_is_handed_over_only_if_it_is_as_the_check_has_seen_it() {
     ] {
         let redis = Redis::new();
         redis.cmd(&["HSET", SHELVES, "lost", "17-0"]);
-        redis.cmd(&meanwhile.split(' ').collect::<Vec<_>>());
+        redis.cmd(&words(meanwhile));
         let before = redis.everything();
         let reply = mend(&redis, ["lost", "17-0", ""]);
         assert_eq!([&*reply[0], &*reply[2]], ["MENDED", word], "{meanwhile}");
@@ -483,18 +517,31 @@ fn a_book_is_handed_over_only_if_it_is_as_the_check_has_seen_it() {
     for (state, meanwhile, word) in [
         ("?17-0", "PING", "handed_over"),
         ("?17-0", "HSET lent_books lost user1", "let_go"),
+        ("?17-0", "SADD automated_book_storage lost", "let_go"),
         ("?17-0", "XADD lending_requests_event_stream 17-0 user_id u book_ids lost", "changed"),
         (">17-0", "PING", "handed_over"),
+        (">17-0 18-0", "PING", "handed_over"),
+        (
+            ">17-0 18-0",
+            "XADD lending_requests_event_stream 18-0 user_id u book_ids lost",
+            "changed",
+        ),
+        (">17-0 18-0", "XADD books_for_shelving_event_stream 17-0 book_ids lost", "changed"),
         (">17-0", "XADD books_for_shelving_event_stream 17-0 book_ids lost", "changed"),
         ("=17-0", "HSET lent_books lost user1", "changed"),
     ] {
         let redis = Redis::new();
         redis.cmd(&["HSET", SHELVES, "lost", "16-0"]);
         redis.cmd(&["HSET", "lending_book_states", "lost", state]);
-        redis.cmd(&meanwhile.split(' ').collect::<Vec<_>>());
+        redis.cmd(&words(meanwhile));
         let reply = mend(&redis, ["lost", "16-0", state]);
         assert_eq!([&*reply[0], &*reply[2]], ["MENDED", word], "{state} {meanwhile}");
     }
+    // On its shelf it could be fetched and lent before a hand-off is done, and then be shelved.
+    let redis = Redis::new();
+    redis.cmd(&["HSET", "lending_book_states", "lost", "?17-0"]);
+    assert_eq!(mend(&redis, ["lost", "", "?17-0"])[1..], ["", "let_go"]);
+    assert_eq!(redis.length(SHELVING), 0);
 }
 
 #[test]
@@ -513,6 +560,8 @@ fn a_reservation_is_dissolved_only_if_its_request_is_decided() {
         ("HSET lent_books lost user1", &["let_go", "let_go"]),
         ("SADD automated_book_storage lost", &["let_go", "let_go"]),
         ("HSET lending_book_states lost ?18-0", &["let_go", "let_go"]),
+        ("HSET lending_book_states lost ?1-0", &["let_go", "let_go"]),
+        ("HSET lending_book_states lost >2-0 18-0", &["let_go", "let_go"]),
         ("HSET lending_book_states lost >18-0", &["let_go", "let_go"]),
         ("HSET shelving_service_state lost 18-0", &["let_go", "let_go"]),
     ] {
@@ -525,7 +574,7 @@ fn a_reservation_is_dissolved_only_if_its_request_is_decided() {
         if meanwhile.contains(REQUESTS) {
             redis.cmd(&["DEL", REQUESTS]);
         }
-        redis.cmd(&meanwhile.split(' ').collect::<Vec<_>>());
+        redis.cmd(&words(meanwhile));
         let reply = dissolve(&redis);
         if said.is_empty() {
             assert_eq!(reply, ["CHANGED"], "{meanwhile}");

@@ -140,6 +140,38 @@ fn dropping_a_server_ends_it() {
     assert!(!alive(pid));
 }
 
+/// This test alone, in a process of its own in which `role` is set.
+fn play(role: &str, test: &str) -> Command {
+    let mut runner = Command::new(std::env::current_exe().unwrap());
+    runner.args(["--exact", test, "--nocapture"]).env(role, "1").stderr(Stdio::null());
+    runner
+}
+
+#[test]
+fn a_test_that_fails_prints_all_logs_and_what_redis_held() {
+    const FAILS: &str = "LIBRARY_TEST_FAILS";
+    if std::env::var_os(FAILS).is_some() {
+        let (redis, _daemon) = library(&Ledger::new().lent("user1", &["geb"], "17-0"));
+        redis.request_at("18-0", "user1", "momo");
+        redis.outcome_of_request("18-0");
+        panic!("as it is meant to");
+    }
+    let test = "harness::a_test_that_fails_prints_all_logs_and_what_redis_held";
+    let output = play(FAILS, test).output().unwrap();
+    assert!(!output.status.success());
+    let printed = String::from_utf8_lossy(&output.stdout);
+    for expected in [
+        "---- redis.log",
+        "Ready to accept connections",
+        "---- libraryd-0.log",
+        "18-0 by user1",
+        "lent_books: Hash({\"geb\": \"user1\", \"momo\": \"user1\"})",
+    ] {
+        let printed = printed.to_lowercase();
+        assert!(printed.contains(&expected.to_lowercase()), "no {expected:?} in {printed}");
+    }
+}
+
 #[test]
 fn a_killed_test_runner_leaves_no_process_behind() {
     use std::io::{BufRead as _, BufReader};
@@ -150,13 +182,8 @@ fn a_killed_test_runner_leaves_no_process_behind() {
         println!("redis-server is {}", redis.pid());
         assert!(stays(Duration::from_secs(60), || true));
     }
-    let mut runner = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "harness::a_killed_test_runner_leaves_no_process_behind", "--nocapture"])
-        .env(HANG, "1")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let test = "harness::a_killed_test_runner_leaves_no_process_behind";
+    let mut runner = play(HANG, test).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(runner.stdout.take().unwrap()).lines();
     let pid = loop {
         let line = lines.next().expect("it prints the server's pid").unwrap();

@@ -17,6 +17,7 @@ mod command_line;
 mod contract_requests;
 mod contract_returns;
 mod harness;
+mod library_req;
 mod lifecycle;
 mod logging;
 mod order;

@@ -276,6 +276,50 @@ fn of_two_that_wait_for_one_book_the_older_gets_it() {
 }
 
 #[test]
+fn a_newer_request_does_not_overtake_one_that_waits_for_the_same_book() {
+    const ROUNDS: usize = 300;
+    let redis = Redis::new();
+    let books: Vec<_> = (0..ROUNDS).map(|n| format!("book{n}")).collect();
+    let lent = books
+        .iter()
+        .enumerate()
+        .fold(Ledger::new(), |ledger, (n, book)| ledger.lent(&format!("had{n}"), &[book], "5-0"));
+    lent.lay_down(&redis);
+    // As long as this one is undecided nothing is refused.
+    redis.give_back_at("10-0", "somebody", "something");
+    let other = Other::alive(&redis, "other");
+    other.take(RETURNS);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let mut waited = Vec::new();
+    for (n, book) in books.iter().enumerate() {
+        // The first waits, the second frees the book, the third must not get it.
+        let add = |stream: &str, user: String| {
+            ["XADD", stream, "*", "user_id", &user, "book_ids", book].map(str::to_owned).to_vec()
+        };
+        let ids = redis.pipeline(&[
+            add(REQUESTS, format!("waits{n}")),
+            add(RETURNS, format!("had{n}")),
+            add(REQUESTS, format!("comes later{n}")),
+        ]);
+        waited.push(redis::from_redis_value::<String>(ids[0].clone()).unwrap());
+    }
+    let decided = eventually(DEADLINE, || redis.length(OUTCOMES) == 2 * ROUNDS);
+    assert!(decided, "{} outcomes", redis.length(OUTCOMES));
+    let overtaken: Vec<_> = redis
+        .outcomes()
+        .into_iter()
+        .filter(|outcome| outcome["user_id"].starts_with("comes later"))
+        .collect();
+    assert_eq!(overtaken, Vec::<Fields>::new(), "{} of {ROUNDS}", overtaken.len());
+    other.acknowledge(RETURNS, "10-0");
+    redis.assert_one_outcome_each(3 * ROUNDS);
+    for id in &waited {
+        assert_eq!(redis.outcomes_of("request", id)[0]["outcome"], "accepted");
+    }
+    redis.assert_at_rest();
+}
+
+#[test]
 fn a_refusal_waits_for_the_other_streams_events_of_its_own_millisecond() {
     for back in ["10-0", "10-5", "10-9"] {
         let redis = Redis::new();

@@ -42,7 +42,7 @@ fn assert_survives(redis: &Redis, rounds: usize, mut trouble: impl FnMut(&Redis)
 
 #[test]
 fn connections_that_are_cut_again_and_again_cost_nothing() {
-    assert_survives(&Redis::new(), 15, |redis| {
+    assert_survives(&Redis::new(), 6, |redis| {
         redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     });
 }
@@ -81,10 +81,11 @@ fn a_redis_that_is_killed_and_restarted_again_and_again_loses_no_event() {
 #[test]
 fn a_redis_that_hangs_for_longer_than_the_lease_is_worked_on_when_it_goes_on() {
     let redis = Redis::new();
-    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let mut daemon = Daemon::start(&redis, &["worker1", "--lease", "1"]);
     redis.outcome_of_request(&redis.request("user1", "geb"));
     redis.signal(Signal::STOP);
-    assert!(stays(Duration::from_secs(8), || daemon.is_running()), "{}", daemon.log());
+    // Long enough for the replies to be given up as well.
+    assert!(stays(Duration::from_secs(6), || daemon.is_running()), "{}", daemon.log());
     redis.signal(Signal::CONT);
     let id = redis.request("user2", "momo");
     assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");

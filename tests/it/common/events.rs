@@ -1,6 +1,6 @@
 //! Events as the reference client writes them, and the outcomes that come of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::{RawEntries, RawFields, text};
 use super::{DEADLINE, Ledger, Redis, eventually};
@@ -34,6 +34,30 @@ pub fn outcome(action: &str, id: &str, user: &str, verdict: &str, more: &[(&str,
         ("outcome", verdict),
     ]));
     all
+}
+
+/// For histories in which users `a...` request and return and users `b...` request the same books
+/// after them: every return took back all that its request was lent, and every later request was
+/// granted. (With several instances the later request may come first: then the other was lent
+/// less.)
+pub fn assert_returns_find_their_loans(outcomes: &[Fields]) {
+    let books = |outcome: &Fields| -> BTreeSet<String> {
+        let list = outcome.get("book_ids").map(|books| books.split(',').map(str::to_owned));
+        list.into_iter().flatten().collect()
+    };
+    for outcome in outcomes {
+        let user = &outcome["user_id"];
+        if user.starts_with('b') {
+            assert_eq!(outcome["outcome"], "accepted", "{outcome:?}");
+            assert!(!outcome.contains_key("lent_to_another"), "{outcome:?}");
+        } else if outcome["action"] == "return" {
+            let request = outcomes
+                .iter()
+                .find(|other| other["user_id"] == *user && other["action"] == "request")
+                .expect("each has a request");
+            assert_eq!(books(outcome), books(request), "{request:?} {outcome:?}");
+        }
+    }
 }
 
 impl Redis {

@@ -14,13 +14,13 @@ pub use command::TestCommand;
 pub use daemon::Daemon;
 pub use events::{
     DEAD_LETTERS, Fields, LENT_BOOKS, OUTCOMES, Other, REQUESTS, RETURNS, SHELVES, SHELVING,
-    STORAGE, fields, outcome,
+    STORAGE, assert_returns_find_their_loans, fields, outcome,
 };
 pub use ledger::Ledger;
 pub use process::Process;
 pub use redis::Redis;
 pub use rustix::process::Signal;
-pub use state::{Content, RawFields, State, text};
+pub use state::{Content, RawFields, State, numbers, text};
 
 /// How long something may take that should take milliseconds. Long, because a test machine may
 /// be busy; nobody waits for it but a failing test.

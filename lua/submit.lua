@@ -1,0 +1,108 @@
+-- submit.lua: add a chunk of requests and returns to their streams, all at once and in their
+-- order, under ids that grow across both streams. A chunk that has a name is added once.
+--
+-- KEYS  1 requests (stream)  2 returns (stream)
+--       3 the submission (string; only for a chunk that has a name)
+-- ARGV  1 how long the submission is kept, in ms  2 the chunk's fingerprint (both unused
+--       without KEYS 3), then four for each event: action, user id, book ids, wish for an
+--       answer ('' for none)
+-- Returns {"ADDED", id of the first event}: the next one's sequence number is greater by one,
+--       whatever its stream, and so on
+--     | {"KNOWN", what was kept: action, ":", id of the first event, " ", fingerprint}
+--     | {"WRONG_TYPE", key}: a stream's key holds something else, nothing was added
+--     | {"NO_IDS_LEFT"}: a stream has reached the end of all ids, nothing was added
+--
+-- The smaller id is the older event, also across the two streams (contract, Order): XADD with
+-- `*` counts for each stream alone, so the ids are given here. The clock is read here because it
+-- is the one that XADD reads. Everything is read and checked before the first write.
+
+local requests, returns, submission = KEYS[1], KEYS[2], KEYS[3]
+local ttl_ms, fingerprint = ARGV[1], ARGV[2]
+local FIRST_EVENT, PER_EVENT = 3, 4
+
+if submission then
+  local kept = redis.call('GET', submission)
+  if kept then
+    return {'KNOWN', kept}
+  end
+end
+
+-- Ids are pairs of unsigned 64-bit numbers, doubles are exact up to 2^53 only: milliseconds stay
+-- decimal strings, and after a sequence number of more than 15 digits the next millisecond begins.
+local MAX_MS = '18446744073709551615'
+
+local function greater(a, b)
+  if #a ~= #b then
+    return #a > #b
+  end
+  return a > b
+end
+
+local function plus_one(digits)
+  local nines = string.match(digits, '9*$')
+  local head = string.sub(digits, 1, #digits - #nines)
+  local zeros = string.rep('0', #nines)
+  if head == '' then
+    return '1' .. zeros
+  end
+  return string.sub(head, 1, -2) .. string.format('%d', string.sub(head, -1) + 1) .. zeros
+end
+
+local time = redis.call('TIME')
+local ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local seq = 0
+
+for _, stream in ipairs({requests, returns}) do
+  local kind = redis.call('TYPE', stream).ok
+  if kind == 'stream' then
+    local info = redis.call('XINFO', 'STREAM', stream)
+    for field = 1, #info, 2 do
+      if info[field] == 'last-generated-id' then
+        local last_ms, last_seq = string.match(info[field + 1], '^(%d+)-(%d+)$')
+        local next_seq = 0
+        if #last_seq > 15 then
+          last_ms = plus_one(last_ms)
+        else
+          next_seq = tonumber(last_seq) + 1
+        end
+        if greater(last_ms, ms) then
+          ms, seq = last_ms, next_seq
+        elseif last_ms == ms and next_seq > seq then
+          seq = next_seq
+        end
+      end
+    end
+  elseif kind ~= 'none' then
+    return {'WRONG_TYPE', stream}
+  end
+end
+if greater(ms, MAX_MS) then
+  return {'NO_IDS_LEFT'}
+end
+
+local first = ms .. '-' .. string.format('%.0f', seq)
+if submission then
+  redis.call('SET', submission, ARGV[FIRST_EVENT] .. ':' .. first .. ' ' .. fingerprint,
+    'PX', ttl_ms)
+end
+for n = 0, (#ARGV - FIRST_EVENT + 1) / PER_EVENT - 1 do
+  local at = FIRST_EVENT + n * PER_EVENT
+  local stream = ARGV[at] == 'request' and requests or returns
+  local id = ms .. '-' .. string.format('%.0f', seq + n)
+  local user, books, wish = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local added
+  if wish == '' then
+    added = redis.pcall('XADD', stream, id, 'user_id', user, 'book_ids', books)
+  else
+    added = redis.pcall('XADD', stream, id, 'user_id', user, 'book_ids', books, 'answer', wish)
+  end
+  if type(added) == 'table' and added.err then
+    -- Only the very first can fail, for want of the permission to XADD. A submission without its
+    -- events would answer for them ever after.
+    if submission then
+      redis.call('SET', submission, '', 'PX', 1)
+    end
+    return added
+  end
+end
+return {'ADDED', first}

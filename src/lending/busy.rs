@@ -1,0 +1,86 @@
+//! Which books the requests under way ask for.
+//!
+//! A request that waits is tried again before newer ones that ask for the same books. Whether one
+//! that is under way will have to wait is not known until its reply is there: till then a newcomer
+//! that asks for one of its books does not overtake it.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+
+use crate::event::{Action, Event};
+
+/// The books, by their hashes: two books of one hash are taken for the same, which costs a newcomer
+/// a moment in the waiting room and no copy of every book's name.
+#[derive(Debug, Default)]
+pub struct Busy {
+    hasher: RandomState,
+    requests: HashMap<u64, u32>,
+}
+
+impl Busy {
+    /// A request goes out. Returns take nobody's book away and do not count.
+    pub fn add(&mut self, event: &Event) {
+        for hash in hashes(&self.hasher, event) {
+            *self.requests.entry(hash).or_default() += 1;
+        }
+    }
+
+    /// What came of it is known.
+    pub fn remove(&mut self, event: &Event) {
+        for hash in hashes(&self.hasher, event) {
+            if let Some(count) = self.requests.get_mut(&hash) {
+                *count -= 1;
+                if *count == 0 {
+                    self.requests.remove(&hash);
+                }
+            }
+        }
+    }
+
+    /// Whether a request asks for a book that one under way asks for.
+    pub fn concerns(&self, event: &Event) -> bool {
+        !self.requests.is_empty()
+            && hashes(&self.hasher, event).any(|hash| self.requests.contains_key(&hash))
+    }
+}
+
+fn hashes(hasher: &RandomState, event: &Event) -> impl Iterator<Item = u64> {
+    let books = match event.key.action {
+        Action::Request => event.books.as_slice(),
+        Action::Return => &[],
+    };
+    books.iter().map(|book| hasher.hash_one(book))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{AnswerWish, EventKey};
+    use crate::ids::EventId;
+
+    fn event(action: Action, books: &[&str]) -> Event {
+        Event {
+            key: EventKey { id: EventId { ms: 1, seq: 0 }, action },
+            user: "user1".parse().unwrap(),
+            books: books.iter().map(|book| book.parse().unwrap()).collect(),
+            answer: AnswerWish::None,
+        }
+    }
+
+    #[test]
+    fn a_request_is_concerned_as_long_as_one_for_the_same_book_is_under_way() {
+        let mut busy = Busy::default();
+        let (first, second) =
+            (event(Action::Request, &["geb"]), event(Action::Request, &["geb", "momo"]));
+        busy.add(&first);
+        busy.add(&second);
+        busy.add(&event(Action::Return, &["alice"]));
+        assert!(!busy.concerns(&event(Action::Return, &["geb"])));
+        assert!(!busy.concerns(&event(Action::Request, &["alice"])));
+        busy.remove(&second);
+        assert!(busy.concerns(&event(Action::Request, &["alice", "geb"])));
+        assert!(!busy.concerns(&event(Action::Request, &["momo"])));
+        busy.remove(&first);
+        assert!(!busy.concerns(&first));
+    }
+}

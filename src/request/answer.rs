@@ -1,0 +1,158 @@
+//! Waiting for the outcome of one event.
+//!
+//! The daemon leaves it in a list of one element that belongs to this event alone, in the script
+//! that commits the effect. BLMOVE from the list to itself takes the element and puts it back: one
+//! waiter costs the server nothing while others wait, and whoever asks later finds it too. So a
+//! lost connection loses nothing either: the answer is still there after a reconnect.
+
+use std::collections::HashMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redis::{Connection, RedisResult, Value};
+
+use crate::connect::Target;
+use crate::error::{Error, Remedy};
+use crate::event::EventKey;
+use crate::keys::{Keys, LENDING_GROUP};
+use crate::outcome::Outcome;
+
+/// An answer that takes longer than this is worth asking whether anybody is there to give it.
+const FIRST_SLICE: Duration = Duration::from_millis(150);
+/// How long one command blocks at most: so soon a half-open link is noticed.
+const SLICE: Duration = Duration::from_secs(2);
+/// How much later than asked for Redis may answer before the link is given up.
+const GRACE: Duration = Duration::from_secs(1);
+/// Between two attempts to reach Redis again.
+pub const PAUSE: Duration = Duration::from_millis(100);
+
+/// What somebody who waits should know at once.
+#[derive(Debug)]
+pub enum Note<'a> {
+    /// No instance holds its lock.
+    NobodyRuns,
+    /// The link is lost; it is being made anew.
+    Lost(&'a Error),
+}
+
+/// The event that is waited for.
+#[derive(Debug)]
+pub struct Waiter<'a> {
+    /// Where to reconnect to.
+    pub target: &'a Target,
+    /// The keys of the branch.
+    pub keys: &'a Keys,
+    /// What was sent.
+    pub event: EventKey,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+impl Waiter<'_> {
+    /// Waits for the outcome; `None` when time is up.
+    ///
+    /// # Errors
+    /// Redis refuses, or could not be reached when time was up.
+    pub fn wait(
+        &self,
+        connection: Connection,
+        note: &mut dyn FnMut(Note<'_>),
+    ) -> Result<Option<Outcome>, Error> {
+        let key = self.keys.answer(self.event);
+        let mut link: Result<Connection, Error> = Ok(connection);
+        let mut slice = FIRST_SLICE;
+        let mut lost = false;
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let tried = link.and_then(|mut connection| {
+                if let Some(outcome) = take(&mut connection, &key, slice.min(left))? {
+                    return Ok((connection, Some(outcome)));
+                }
+                if slice == FIRST_SLICE {
+                    slice = SLICE;
+                    if !anybody_runs(&mut connection, self.keys, self.event)? {
+                        note(Note::NobodyRuns);
+                    }
+                }
+                Ok((connection, None))
+            });
+            link = match tried {
+                Ok((_, Some(outcome))) => return Ok(Some(outcome)),
+                Ok((_, None)) if Instant::now() >= self.deadline => return Ok(None),
+                Ok((connection, None)) => Ok(connection),
+                Err(error) => {
+                    if error.remedy() != Remedy::Retry || Instant::now() >= self.deadline {
+                        return Err(error);
+                    }
+                    if !lost {
+                        lost = true;
+                        note(Note::Lost(&error));
+                    }
+                    // Nothing tells when a server is back: asking again is all there is.
+                    thread::sleep(PAUSE);
+                    self.target.connect(SLICE)
+                }
+            };
+        }
+    }
+}
+
+/// The outcome under `key`, waited for as long as `slice`.
+pub fn take(
+    connection: &mut Connection,
+    key: &str,
+    slice: Duration,
+) -> Result<Option<Outcome>, Error> {
+    const DOING: &str = "read the answer";
+    // To Redis, 0 is for ever.
+    let slice = slice.max(Duration::from_millis(1));
+    connection.set_read_timeout(Some(slice + GRACE)).map_err(Error::redis(DOING))?;
+    let answer: Option<Vec<u8>> = redis::cmd("BLMOVE")
+        .arg(key)
+        .arg(key)
+        .arg("LEFT")
+        .arg("RIGHT")
+        .arg(slice.as_secs_f64())
+        .query(connection)
+        .map_err(Error::redis(DOING))?;
+    answer.map(|text| parse(&text)).transpose()
+}
+
+/// Reads what the daemon left.
+pub fn parse(answer: &[u8]) -> Result<Outcome, Error> {
+    Outcome::from_answer(&String::from_utf8_lossy(answer))
+        .map_err(|got| Error::Reply { doing: "read the answer", got })
+}
+
+/// Whether an instance that reads this event's stream holds its lock.
+fn anybody_runs(connection: &mut Connection, keys: &Keys, event: EventKey) -> Result<bool, Error> {
+    const DOING: &str = "look for running instances";
+    let consumers: RedisResult<Vec<HashMap<String, Value>>> = redis::cmd("XINFO")
+        .arg("CONSUMERS")
+        .arg(keys.stream(event.action))
+        .arg(LENDING_GROUP)
+        .query(connection);
+    let consumers = match consumers.map_err(Error::redis(DOING)) {
+        Ok(consumers) => consumers,
+        Err(error) => match error.code() {
+            // No group, or no stream: nobody ever served it.
+            Some("NOGROUP" | "ERR") => return Ok(false),
+            // This is a courtesy only; the answer may come all the same.
+            Some("NOPERM") => return Ok(true),
+            _ => return Err(error),
+        },
+    };
+    let locks: Vec<String> = consumers
+        .iter()
+        .filter_map(|consumer| match consumer.get("name") {
+            Some(Value::BulkString(name)) => Some(keys.lock_of(&String::from_utf8_lossy(name))),
+            _ => None,
+        })
+        .collect();
+    if locks.is_empty() {
+        return Ok(false);
+    }
+    let alive: u64 =
+        redis::cmd("EXISTS").arg(locks).query(connection).map_err(Error::redis(DOING))?;
+    Ok(alive > 0)
+}

@@ -1,0 +1,545 @@
+//! `library-req batch`: the events of a file, for cron.
+//!
+//! Three passes: all lines are checked and kept in a [spool](super::spool); the good ones are sent
+//! in pipelined chunks; their answers are collected in the order of the lines. Every chunk has a
+//! name, made from the batch's and its own number, under which Redis adds it once. So a lost
+//! connection, a crash in the middle or a second run send nothing twice, and the second run finds
+//! the answers of the first.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write as _};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redis::{Connection, ErrorKind, RedisResult, Value};
+
+use super::answer::{self, PAUSE};
+use super::failure::{DONE, Failure, OUTPUT, UNANSWERED, USAGE};
+use super::interrupt::Interrupt;
+use super::lines::{Line, Lines};
+use super::options::{Batch, Run};
+use super::progress::Progress;
+use super::results::{Fate, Format, Results, create_private};
+use super::show::{Form, say, status};
+use super::spool::{Entry, Filling, Spool};
+use super::submit::{Chunk, Refused};
+use crate::error::{Error, Remedy};
+use crate::event::{AnswerWish, EventKey};
+use crate::ids::{EventId, SubmissionId};
+use crate::outcome::Outcome;
+
+/// Chunks that are sent before the reply to the first of them is read: enough that neither side
+/// waits for the other, few enough that the replies fit into the link's buffers.
+const MAX_UNDER_WAY: usize = 16;
+/// How long one command blocks at most: so often the progress is shown.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// Does what the command line asks for.
+pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
+    let spool = check(order)?;
+    if spool.bad > 0 && !order.partial {
+        return Err(Failure::usage(format!(
+            "{} bad lines, {} good ones: nothing was sent (--partial sends the good ones)",
+            spool.bad, spool.events
+        )));
+    }
+    // Whatever can fail without Redis fails before anything is sent.
+    let format = format(run, order);
+    let mut results = match &order.results {
+        Some(path) => Results::to_file(path, format)
+            .map_err(|error| unwritable(path, &error, "nothing was sent"))?,
+        None => Results::to_stdout(format, run.form == Form::Quiet || !order.wait),
+    };
+    let id = match &order.id {
+        Some(id) => id.clone(),
+        None => spool.fingerprint.to_string().parse().expect("hexadecimal digits make an id"),
+    };
+    let _interrupt = Interrupt::listen(format!(
+        "interrupted; what was sent stays queued: run the same again to go on with batch {id}"
+    ));
+    let progress = Progress::new(spool.events, run.form == Form::Quiet);
+    let mut courier = Courier {
+        run,
+        order,
+        id,
+        link: None,
+        under_way: VecDeque::new(),
+        placed: Vec::new(),
+        known: 0,
+        moved: Instant::now(),
+        progress,
+    };
+    courier.send_all(&spool)?;
+    let tally = if order.wait {
+        courier.collect(&spool, &mut results)?
+    } else {
+        confirm(&spool, run.form).map_err(|error| courier.output(&error))?;
+        Tally::default()
+    };
+    courier.progress.clear();
+    match results.done() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(courier.output(&error));
+        }
+        _ => {}
+    }
+    if run.form != Form::Quiet {
+        say(&courier.summary(&spool, &tally));
+    }
+    Ok(match &tally {
+        _ if spool.bad > 0 => USAGE,
+        Tally { unanswered: 1.., .. } => UNANSWERED,
+        tally => tally.worst,
+    })
+}
+
+fn format(run: &Run, order: &Batch) -> Format {
+    let json = order
+        .results
+        .as_deref()
+        .and_then(Path::extension)
+        .is_some_and(|end| end == "json" || end == "jsonl");
+    if json || run.form == Form::Json { Format::Json } else { Format::Csv }
+}
+
+fn unwritable(path: &Path, error: &io::Error, sent: &str) -> Failure {
+    Failure { message: format!("cannot write {}: {error}; {sent}", path.display()), status: OUTPUT }
+}
+
+/// Reads and checks all lines. Bad ones are told on stderr, and their text goes to a file of its
+/// own, ready to be corrected and sent.
+fn check(order: &Batch) -> Result<Spool, Failure> {
+    let name = order.file.as_deref().map_or("stdin".into(), |path| path.display().to_string());
+    let unreadable =
+        |error: io::Error| Failure::usage(format!("cannot read {name}: {error}; nothing was sent"));
+    let (input, grown): (Box<dyn BufRead>, _) = match &order.file {
+        None => (Box::new(io::stdin().lock()), None),
+        Some(path) => {
+            let file = File::open(path).map_err(unreadable)?;
+            let meta = file.metadata().map_err(unreadable)?;
+            let watched = file.try_clone().map_err(unreadable)?;
+            // A file that somebody writes to while it is read might never end.
+            let bytes = if meta.is_file() { meta.len() } else { u64::MAX };
+            let grown =
+                move || meta.is_file() && watched.metadata().is_ok_and(|now| now.len() != bytes);
+            (Box::new(BufReader::with_capacity(1 << 16, file.take(bytes))), Some(grown))
+        }
+    };
+    let unspooled = |error: io::Error| Failure {
+        message: format!("cannot keep the lines in a temporary file: {error}; nothing was sent"),
+        status: OUTPUT,
+    };
+    let mut spool = Filling::new().map_err(unspooled)?;
+    let mut rejects =
+        Rejects { path: order.rejected.as_deref(), file: None, told: BufWriter::new(io::stderr()) };
+    let mut lines = Lines::new(input);
+    while let Some(line) = lines.next().map_err(unreadable)? {
+        if line.text.contains(&0) {
+            return Err(Failure::usage(format!(
+                "{name} has a zero byte in line {}: it is no text; nothing was sent",
+                line.number
+            )));
+        }
+        match line.parse() {
+            Ok(None) => {}
+            Ok(Some(draft)) => spool.event(line.number, &draft).map_err(unspooled)?,
+            Err(fault) => {
+                rejects.add(&line, &fault)?;
+                spool.bad(line.number, &fault).map_err(unspooled)?;
+            }
+        }
+    }
+    if grown.is_some_and(|grown| grown()) {
+        return Err(Failure::usage(format!(
+            "{name} was written to while it was read: nothing was sent; run it again when it is whole"
+        )));
+    }
+    rejects.done()?;
+    spool.done().map_err(unspooled)
+}
+
+/// Where bad lines go.
+struct Rejects<'a> {
+    path: Option<&'a Path>,
+    file: Option<BufWriter<File>>,
+    /// stderr writes each line by itself; a file full of bad lines would take for ever.
+    told: BufWriter<io::Stderr>,
+}
+
+impl Rejects<'_> {
+    fn add(&mut self, line: &Line<'_>, fault: &str) -> Result<(), Failure> {
+        let _ = writeln!(self.told, "library-req: line {}: {fault}", line.number);
+        let Some(path) = self.path else {
+            return Ok(());
+        };
+        let mut write = || {
+            let file = match &mut self.file {
+                Some(file) => file,
+                none => none.insert(BufWriter::new(create_private(path)?)),
+            };
+            file.write_all(line.text)?;
+            file.write_all(b"\n")
+        };
+        write().map_err(|error| unwritable(path, &error, "nothing was sent"))
+    }
+
+    fn done(mut self) -> Result<(), Failure> {
+        let _ = self.told.flush();
+        if let (Some(mut file), Some(path)) = (self.file, self.path) {
+            file.flush().map_err(|error| unwritable(path, &error, "nothing was sent"))?;
+            say(&format!("the bad lines are in {}", path.display()));
+        }
+        Ok(())
+    }
+}
+
+/// With `--no-wait`: `OK` for every line that is queued, and the others' faults.
+fn confirm(spool: &Spool, form: Form) -> io::Result<()> {
+    if form == Form::Quiet {
+        return Ok(());
+    }
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let mut write = || {
+        for entry in spool.read()? {
+            match entry? {
+                Entry::Event { .. } => out.write_all(b"OK\n")?,
+                Entry::Bad { line, fault } => writeln!(out, "line {line}: {fault}")?,
+            }
+        }
+        out.flush()
+    };
+    match write() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What came of the events.
+#[derive(Debug, Default)]
+struct Tally {
+    done: u64,
+    refused: u64,
+    unanswered: u64,
+    /// The exit status that the outcomes stand for.
+    worst: u8,
+}
+
+/// Events that got consecutive ids.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    first: EventId,
+    events: usize,
+}
+
+/// A chunk that was sent and is not confirmed yet.
+struct UnderWay {
+    chunk: Chunk,
+    /// How many replies are to come.
+    replies: usize,
+}
+
+/// So many replies, errors of the server's among them.
+fn receive_all(link: &mut Connection, count: usize) -> RedisResult<Vec<RedisResult<Value>>> {
+    let mut replies = Vec::with_capacity(count);
+    for _ in 0..count {
+        let reply = link.recv_response();
+        match reply {
+            Err(error) if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
+                return Err(error);
+            }
+            reply => replies.push(reply),
+        }
+    }
+    Ok(replies)
+}
+
+/// Carries chunks to Redis and answers back.
+struct Courier<'a> {
+    run: &'a Run,
+    order: &'a Batch,
+    id: SubmissionId,
+    link: Option<Connection>,
+    /// Sent, not confirmed; their numbers follow those that are placed.
+    under_way: VecDeque<UnderWay>,
+    placed: Vec<Placed>,
+    /// Events that an earlier run had sent.
+    known: u64,
+    /// When Redis last told something new.
+    moved: Instant,
+    progress: Progress,
+}
+
+impl Courier<'_> {
+    fn queued(&self) -> u64 {
+        self.placed.iter().map(|placed| placed.events as u64).sum()
+    }
+
+    fn summary(&self, spool: &Spool, tally: &Tally) -> String {
+        let mut text = format!("{} events queued", self.queued());
+        if self.known > 0 {
+            text += &format!(" ({} of them by an earlier run)", self.known);
+        }
+        if self.order.wait {
+            text += &format!(": {} done, {} refused", tally.done, tally.refused);
+            if tally.unanswered > 0 {
+                text += &format!(
+                    ", {} unanswered so far (run the same again to ask)",
+                    tally.unanswered
+                );
+            }
+        }
+        if spool.bad > 0 {
+            text += &format!("; {} bad lines not sent", spool.bad);
+        }
+        text
+    }
+
+    /// Redis failed for good. Running again is always safe.
+    fn failure(&mut self, error: &Error) -> Failure {
+        self.progress.clear();
+        let sent = format!(
+            "at least {} events are queued; run the same again to go on: none is queued twice",
+            self.queued()
+        );
+        Failure::redis(error, &self.run.target, &sent)
+    }
+
+    /// Results cannot be written, or the spool not read.
+    fn output(&mut self, error: &io::Error) -> Failure {
+        self.progress.clear();
+        Failure {
+            message: format!(
+                "cannot write the results: {error}; {} events are queued; run the same again for \
+                 the results: none is queued twice",
+                self.queued()
+            ),
+            status: OUTPUT,
+        }
+    }
+
+    fn send_all(&mut self, spool: &Spool) -> Result<(), Failure> {
+        if spool.events == 0 {
+            return Ok(());
+        }
+        // Here the first error is final: nothing was sent, and a person wants to know why now.
+        let link = self.run.target.connect(SLICE);
+        self.link =
+            Some(link.map_err(|e| Failure::redis(&e, &self.run.target, &"nothing was sent"))?);
+        let wish = if self.order.wait { AnswerWish::Keep } else { AnswerWish::None };
+        let mut chunk = Chunk::new(wish);
+        for entry in spool.read().map_err(|error| self.output(&error))? {
+            let entry = entry.map_err(|error| self.output(&error))?;
+            if let Entry::Event { action, user, books, .. } = entry {
+                chunk.push(action, user, books);
+                if chunk.is_full() {
+                    self.send(std::mem::replace(&mut chunk, Chunk::new(wish)))?;
+                }
+            }
+        }
+        if !chunk.is_empty() {
+            self.send(chunk)?;
+        }
+        while !self.under_way.is_empty() {
+            self.receive()?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, chunk: Chunk) -> Result<(), Failure> {
+        while self.under_way.len() >= MAX_UNDER_WAY {
+            self.receive()?;
+        }
+        self.under_way.push_back(UnderWay { chunk, replies: 0 });
+        match self.transmit(self.under_way.len() - 1) {
+            Ok(()) => Ok(()),
+            Err(error) => self.recover(error),
+        }
+    }
+
+    /// Sends one of the chunks that are under way.
+    fn transmit(&mut self, nth: usize) -> Result<(), Error> {
+        let key = self.run.keys.batch_chunk(&self.id, self.placed.len() + nth);
+        let UnderWay { chunk, replies } = &mut self.under_way[nth];
+        let bytes = if self.order.wait {
+            *replies = 1;
+            chunk.command(&self.run.keys, Some(&key)).get_packed_command()
+        } else {
+            let transaction = chunk.transaction(&self.run.keys, &key);
+            *replies = transaction.replies;
+            transaction.bytes
+        };
+        let link = self.link.as_mut().expect("it is made before the first chunk");
+        link.send_packed_command(&bytes).map_err(Error::redis("queue events"))
+    }
+
+    /// Takes the reply to the oldest chunk.
+    fn receive(&mut self) -> Result<(), Failure> {
+        let link = self.link.as_mut().expect("it is made before the first chunk");
+        let Some(UnderWay { chunk, replies }) = self.under_way.front() else {
+            return Ok(());
+        };
+        let came = if self.order.wait {
+            chunk.placed(link.recv_response())
+        } else {
+            receive_all(link, *replies)
+                .map_err(|source| Refused::Lost(Error::Redis { doing: "queue events", source }))
+                .and_then(|replies| chunk.transacted(replies))
+        };
+        match came {
+            Ok(placed) => {
+                let events = chunk.len();
+                if placed.known {
+                    self.known += events as u64;
+                }
+                self.placed.push(Placed { first: placed.first.id, events });
+                self.under_way.pop_front();
+                self.moved = Instant::now();
+                self.progress.sent(events as u64);
+                Ok(())
+            }
+            Err(Refused::OtherContent(event)) => {
+                self.progress.clear();
+                Err(Failure::usage(format!(
+                    "batch {} was sent within a day with other content (see {} {}); the first {} \
+                     events are queued, nothing else was sent",
+                    self.id,
+                    event.action,
+                    event.id,
+                    self.queued()
+                )))
+            }
+            Err(Refused::Error(error) | Refused::Lost(error)) => self.recover(error),
+        }
+    }
+
+    /// Sends again what is under way, on a new connection. Redis knows the chunks by name, so
+    /// it does not matter which of them it has added.
+    fn recover(&mut self, mut error: Error) -> Result<(), Failure> {
+        while error.remedy() == Remedy::Retry && self.moved.elapsed() < self.order.timeout {
+            // Nothing tells when a server is back: asking again is all there is.
+            thread::sleep(PAUSE);
+            let again = self.run.target.connect(SLICE).and_then(|link| {
+                self.link = Some(link);
+                (0..self.under_way.len()).try_for_each(|nth| self.transmit(nth))
+            });
+            match again {
+                Ok(()) => return Ok(()),
+                Err(newer) => error = newer,
+            }
+        }
+        Err(self.failure(&error))
+    }
+
+    /// Writes a result for every line, in their order.
+    fn collect(&mut self, spool: &Spool, results: &mut Results) -> Result<Tally, Failure> {
+        let mut tally = Tally::default();
+        let mut entries = spool.read().map_err(|error| self.output(&error))?;
+        self.moved = Instant::now();
+        for nth in 0..=self.placed.len() {
+            // The chunk's events and the bad lines between them; after the last chunk only those.
+            let placed = self.placed.get(nth).copied();
+            let mut lines: Vec<(u64, Result<EventKey, String>)> = Vec::new();
+            let mut events = Vec::new();
+            while placed.is_none_or(|placed| events.len() < placed.events) {
+                match entries.next().transpose().map_err(|error| self.output(&error))? {
+                    Some(Entry::Bad { line, fault }) => lines.push((line, Err(fault))),
+                    Some(Entry::Event { line, action, .. }) => {
+                        let Some(Placed { first, .. }) = placed else { break };
+                        let seq = first.seq + events.len() as u64;
+                        let event = EventKey { id: EventId { seq, ..first }, action };
+                        events.push(event);
+                        lines.push((line, Ok(event)));
+                    }
+                    None => break,
+                }
+            }
+            let mut outcomes = self.outcomes(&events)?.into_iter();
+            for (line, event) in &lines {
+                let outcome = if event.is_ok() { outcomes.next().flatten() } else { None };
+                let fate = match (event, &outcome) {
+                    (Err(fault), _) => Fate::Bad(fault),
+                    (Ok(event), None) => {
+                        tally.unanswered += 1;
+                        Fate::Unanswered(*event)
+                    }
+                    (Ok(event), Some(outcome)) => {
+                        let status = status(outcome);
+                        tally.worst = tally.worst.max(status);
+                        *if status == DONE { &mut tally.done } else { &mut tally.refused } += 1;
+                        Fate::Decided(*event, outcome)
+                    }
+                };
+                match results.add(*line, &fate) {
+                    Ok(()) => {}
+                    // Whoever read them wants no more.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(tally),
+                    Err(error) => return Err(self.output(&error)),
+                }
+            }
+        }
+        Ok(tally)
+    }
+
+    /// The outcomes of a chunk's events, waited for until nothing has come for the timeout.
+    fn outcomes(&mut self, events: &[EventKey]) -> Result<Vec<Option<Outcome>>, Failure> {
+        let keys: Vec<String> = events.iter().map(|event| self.run.keys.answer(*event)).collect();
+        let mut outcomes: Vec<Option<Outcome>> = Vec::new();
+        outcomes.resize_with(events.len(), || None);
+        loop {
+            match self.outcomes_now(&keys, &mut outcomes) {
+                Ok(true) => return Ok(outcomes),
+                Ok(false) => {}
+                Err(error) => self.recover(error)?,
+            }
+        }
+    }
+
+    /// Takes what is there, and if something is missing, waits a while for the first of it.
+    /// `false` if it is worth while to come again.
+    fn outcomes_now(
+        &mut self,
+        keys: &[String],
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<bool, Error> {
+        let missing: Vec<usize> = (0..keys.len()).filter(|&n| outcomes[n].is_none()).collect();
+        let Some(link) = self.link.as_mut() else {
+            return Ok(true);
+        };
+        let mut pipe = redis::pipe();
+        for &n in &missing {
+            pipe.cmd("LINDEX").arg(&keys[n]).arg(0);
+        }
+        if missing.is_empty() {
+            return Ok(true);
+        }
+        let answers: Vec<Option<Vec<u8>>> =
+            pipe.query(link).map_err(Error::redis("read the answers"))?;
+        let mut first_missing = None;
+        for (&n, answer) in missing.iter().zip(answers) {
+            match answer {
+                Some(text) => {
+                    outcomes[n] = Some(answer::parse(&text)?);
+                    self.moved = Instant::now();
+                    self.progress.answered(1);
+                }
+                None => first_missing = first_missing.or(Some(n)),
+            }
+        }
+        let Some(n) = first_missing else {
+            return Ok(true);
+        };
+        let left = self.order.timeout.saturating_sub(self.moved.elapsed());
+        if left.is_zero() {
+            return Ok(true);
+        }
+        if let Some(outcome) = answer::take(link, &keys[n], SLICE.min(left))? {
+            outcomes[n] = Some(outcome);
+            self.moved = Instant::now();
+            self.progress.answered(1);
+        }
+        self.progress.show();
+        Ok(false)
+    }
+}

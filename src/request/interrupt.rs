@@ -1,0 +1,53 @@
+//! Ctrl-C while an outcome is waited for: the event stays queued, and whoever pressed it should
+//! know that, and how to ask for it later.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+use signal_hook::low_level::emulate_default_handler;
+
+use super::show::say;
+
+/// From its making to its end, SIGINT and SIGTERM say what is to be said before they do what they
+/// always do.
+pub struct Interrupt {
+    words: Arc<Mutex<String>>,
+    handle: Handle,
+    /// Ends when the handle is closed, or with the process.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Interrupt {
+    /// Begins to listen. `None` if the system will not have it: then the signals just end us.
+    pub fn listen(words: String) -> Option<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM]).ok()?;
+        let handle = signals.handle();
+        let words = Arc::new(Mutex::new(words));
+        let to_say = Arc::clone(&words);
+        let listen = move || {
+            for signal in &mut signals {
+                say(&to_say.lock().unwrap_or_else(PoisonError::into_inner));
+                // A shell that runs us in a loop must see that a signal ended us.
+                let _ = emulate_default_handler(signal);
+            }
+        };
+        let thread = thread::Builder::new().name("signals".into()).spawn(listen).ok()?;
+        Some(Self { words, handle, thread: Some(thread) })
+    }
+
+    /// Changes what will be said.
+    pub fn set(&self, words: String) {
+        *self.words.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The lines of a batch file: `request USER BOOK...` or `return USER BOOK...`, blanks between the
+//! words, quotes around a word with blanks in it, `#` before a comment.
+//!
+//! A file may be anything: no line is kept that is longer than the longest event, and nothing is
+//! taken to be text before it was looked at.
+
+use std::io::{self, BufRead};
+
+use super::options;
+use super::submit::Draft;
+use crate::event::{Action, MAX_BOOKS};
+use crate::ids::MAX_ID_BYTES;
+
+/// The longest line: an event of all books and the longest ids, in quotes with a blank between.
+pub const MAX_LINE_BYTES: usize = (MAX_BOOKS + 2) * (MAX_ID_BYTES + 3);
+
+/// Reads lines one after the other, each no longer than [`MAX_LINE_BYTES`].
+#[derive(Debug)]
+pub struct Lines<R> {
+    input: R,
+    line: Vec<u8>,
+    number: u64,
+}
+
+/// One line.
+#[derive(Debug)]
+pub struct Line<'a> {
+    /// Counted from 1.
+    pub number: u64,
+    /// Its bytes without the line break; of one that is too long only the beginning.
+    pub text: &'a [u8],
+    /// Whether there was more of it than [`MAX_LINE_BYTES`].
+    pub cut: bool,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The lines of `input`.
+    pub fn new(input: R) -> Self {
+        Self { input, line: Vec::new(), number: 0 }
+    }
+
+    /// The next line, `None` at the end.
+    ///
+    /// # Errors
+    /// The input cannot be read.
+    #[allow(clippy::should_implement_trait)] // It lends its buffer out: no iterator.
+    pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+        self.line.clear();
+        let (mut cut, mut any) = (false, false);
+        loop {
+            let buffer = match self.input.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if buffer.is_empty() {
+                break;
+            }
+            any = true;
+            let end = buffer.iter().position(|&byte| byte == b'\n');
+            let piece = &buffer[..end.unwrap_or(buffer.len())];
+            let room = MAX_LINE_BYTES - self.line.len();
+            cut |= piece.len() > room;
+            self.line.extend_from_slice(&piece[..piece.len().min(room)]);
+            let used = end.map_or(buffer.len(), |end| end + 1);
+            self.input.consume(used);
+            if end.is_some() {
+                break;
+            }
+        }
+        if !any {
+            return Ok(None);
+        }
+        self.number += 1;
+        if self.line.last() == Some(&b'\r') {
+            self.line.pop();
+        }
+        let mut text = &self.line[..];
+        if self.number == 1 {
+            // Some editors begin a file with a mark that says it is UTF-8.
+            text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        }
+        Ok(Some(Line { number: self.number, text, cut }))
+    }
+}
+
+impl Line<'_> {
+    /// The event that the line asks for; `None` for a blank line or a comment.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(&self) -> Result<Option<Draft>, String> {
+        if self.cut {
+            return Err(format!("is longer than {MAX_LINE_BYTES} bytes"));
+        }
+        let words = split(self.text)?;
+        let mut words = words.iter().map(Vec::as_slice);
+        let Some(first) = words.next() else {
+            return Ok(None);
+        };
+        let Some(action) = std::str::from_utf8(first).ok().and_then(Action::from_word) else {
+            let mut fault = String::from("begins with ");
+            super::submit::push_quoted(&mut fault, &String::from_utf8_lossy(first));
+            return Err(fault + ", not with request or return");
+        };
+        options::draft(action, words).map(Some)
+    }
+}
+
+/// The words of a line. A quote counts only where a word begins, so `rock'n'roll` needs none.
+fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let blank = |byte: u8| byte == b' ' || byte == b'\t';
+    let mut words = Vec::new();
+    let mut rest = line;
+    loop {
+        let start = rest.iter().position(|&byte| !blank(byte)).unwrap_or(rest.len());
+        rest = &rest[start..];
+        match rest.first() {
+            None | Some(b'#') => return Ok(words),
+            Some(&quote @ (b'"' | b'\'')) => {
+                let (word, after) = quoted(&rest[1..], quote)?;
+                if after.first().is_some_and(|&byte| !blank(byte)) {
+                    return Err("has no blank after a closing quote".into());
+                }
+                words.push(word);
+                rest = after;
+            }
+            Some(_) => {
+                let end = rest.iter().position(|&byte| blank(byte)).unwrap_or(rest.len());
+                words.push(rest[..end].to_vec());
+                rest = &rest[end..];
+            }
+        }
+    }
+}
+
+/// What stands before the closing quote, and what follows it. Within double quotes a backslash
+/// takes the special meaning from the quote and the backslash behind it.
+fn quoted(text: &[u8], quote: u8) -> Result<(Vec<u8>, &[u8]), String> {
+    let mut word = Vec::new();
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        if byte == quote {
+            return Ok((word, &text[at + 1..]));
+        }
+        if quote == b'"' && byte == b'\\' && matches!(text.get(at + 1), Some(b'"' | b'\\')) {
+            at += 1;
+        }
+        word.push(text[at]);
+        at += 1;
+    }
+    Err("has a quote that is not closed".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &[u8]) -> Result<Option<(String, Vec<String>)>, String> {
+        let line = Line { number: 1, text, cut: false };
+        Ok(line.parse()?.map(|draft| {
+            let books = draft.books.iter().map(ToString::to_string).collect();
+            (draft.user.to_string(), books)
+        }))
+    }
+
+    #[test]
+    fn words_are_parted_by_blanks_and_held_together_by_quotes() {
+        let (user, books) = parsed(
+            br#"request "Jorge Luis" 'a "b"' "c \"d\" \\" rock'n'roll geb#1 geb#1 # why not"#,
+        )
+        .unwrap()
+        .unwrap();
+        assert_eq!(user, "Jorge Luis");
+        assert_eq!(books, ["a \"b\"", "c \"d\" \\", "rock'n'roll", "geb#1"]);
+        for nothing in [&b""[..], b"  \t", b"# request u b", b"  # x"] {
+            assert_eq!(parsed(nothing), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_bad_line_says_what_is_wrong_with_it() {
+        for (text, fault) in [
+            (&b"lend u b"[..], "begins with \"lend\", not with request or return"),
+            (b"request", "the user and the books are missing"),
+            (b"request u", "the books are missing"),
+            (b"request u a,b", "book id \"a,b\" has a comma in it"),
+            (b"request \xff b", "user id \"\u{fffd}\" is not UTF-8"),
+            (b"request u \"b", "has a quote that is not closed"),
+            (b"request u \"b\"c", "has no blank after a closing quote"),
+            (b"request u ' b'", "book id \" b\" begins or ends with white space"),
+            (b"request u ''", "book id \"\" is empty"),
+            (b"\x00\x01", "begins with \"\\u{0}\\u{1}\", not with request or return"),
+        ] {
+            assert_eq!(parsed(text), Err(fault.to_owned()));
+        }
+        let many = format!("request u {}", "b ".repeat(MAX_BOOKS + 1));
+        assert_eq!(parsed(many.as_bytes()), Err("more than 1000 books".into()));
+    }
+
+    #[test]
+    fn lines_are_read_whatever_they_end_with_and_a_long_one_is_cut() {
+        let mut input = b"\xef\xbb\xbfa\r\n\n".to_vec();
+        input.resize(input.len() + 2 * MAX_LINE_BYTES, b'x');
+        input.extend_from_slice(b"\nlast");
+        let mut lines = Lines::new(io::BufReader::with_capacity(7, &input[..]));
+        let mut seen = Vec::new();
+        while let Some(line) = lines.next().unwrap() {
+            seen.push((line.number, line.text.len(), line.cut));
+        }
+        assert_eq!(seen, [(1, 1, false), (2, 0, false), (3, MAX_LINE_BYTES, true), (4, 4, false)]);
+    }
+}

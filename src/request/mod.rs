@@ -1,0 +1,161 @@
+//! `library-req`, the command of staff and scripts: it queues requests and returns and tells what
+//! became of them.
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redis::{Connection, ConnectionLike as _};
+
+use crate::cli::Args;
+use crate::error::Remedy;
+use crate::event::{AnswerWish, EventKey};
+
+// What was asked for.
+pub mod lines;
+pub mod options;
+// Sending one event or many, and waiting for what comes of them.
+pub mod answer;
+pub mod batch;
+pub mod interrupt;
+pub mod spool;
+pub mod submit;
+// Questions.
+pub mod query;
+// What is said.
+pub mod failure;
+pub mod progress;
+pub mod results;
+pub mod show;
+
+use answer::{Note, Waiter};
+use failure::{DONE, Failure, Sent, UNANSWERED};
+use interrupt::Interrupt;
+use options::{Job, Run, Send, Task};
+use show::{Form, print, print_outcome, say};
+use submit::{Chunk, Refused};
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let task = match options::parse(Args::from_env(), &|name| std::env::var_os(name)) {
+        Ok(task) => task,
+        Err(fault) => {
+            say(&fault.what.0);
+            say(&fault.usage);
+            return failure::USAGE.into();
+        }
+    };
+    let status = match task {
+        Task::Print(text) => print(&text).map(|_| DONE),
+        Task::Run(run) => match &run.job {
+            Job::Send(order) => send(&run, order),
+            Job::Batch(order) => batch::run(&run, order),
+            Job::Outcome(events) => query::outcome(&run, events),
+            Job::Loans(user) => query::loans(&run, user),
+            Job::Where { book, show_user } => query::whereabouts(&run, book, *show_user),
+            Job::History { filter, since, last } => query::history(&run, filter, *since, *last),
+            Job::Watch(filter) => query::watch(&run, filter),
+        },
+    };
+    match status {
+        Ok(status) => status.into(),
+        Err(failure) => {
+            say(&failure.message);
+            failure.status.into()
+        }
+    }
+}
+
+/// Queues one event, and waits for its outcome if that is wanted.
+fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
+    let deadline = Instant::now() + order.timeout;
+    // From here on Ctrl-C says what is known to be sent.
+    let interrupt = Interrupt::listen(format!("interrupted; {}", Sent::Unknown));
+    let (connection, event) = submit(run, order, deadline)?;
+    if let Some(interrupt) = &interrupt {
+        interrupt.set(format!(
+            "interrupted; {} {} stays queued and will be processed: library-req outcome {event} \
+             tells what became of it",
+            event.action, event.id
+        ));
+    }
+    if !order.wait {
+        if run.form != Form::Quiet {
+            print("OK\n")?;
+        }
+        return Ok(DONE);
+    }
+    let queued = Sent::Queued(event);
+    let waiter = Waiter { target: &run.target, keys: &run.keys, event, deadline };
+    let answer = waiter.wait(connection, &mut |note| {
+        if run.form == Form::Quiet {
+            return;
+        }
+        match note {
+            Note::NobodyRuns => say(&format!(
+                "no libraryd is running on {}: {queued} and waits for one",
+                run.target
+            )),
+            Note::Lost(error) => {
+                say(&format!("lost Redis at {}, trying again: {error}", run.target));
+            }
+        }
+    });
+    match answer {
+        Ok(Some(outcome)) => {
+            print_outcome(&outcome, run.form)?;
+            Ok(show::status(&outcome))
+        }
+        Ok(None) => Err(Failure {
+            message: format!(
+                "no outcome within {} s: {queued} and will be processed (library-req outcome \
+                 {event} tells what became of it)",
+                order.timeout.as_secs_f64()
+            ),
+            status: UNANSWERED,
+        }),
+        Err(error) => Err(Failure::redis(&error, &run.target, &queued)),
+    }
+}
+
+/// Adds the event. Under a name (`--id`) it is safe to try again after a lost reply, and so it is
+/// tried until the deadline.
+fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, EventKey), Failure> {
+    let submission = order.id.as_ref().map(|id| run.keys.submission(id));
+    let mut chunk = Chunk::new(match (&order.id, order.wait) {
+        (Some(_), _) => AnswerWish::Keep,
+        (None, true) => AnswerWish::Wait,
+        (None, false) => AnswerWish::None,
+    });
+    let draft = &order.draft;
+    chunk.push(draft.action, draft.user.to_string(), draft.book_ids());
+    let command = chunk.command(&run.keys, submission.as_deref());
+    let mut sent = Sent::Nothing;
+    loop {
+        let error = match run.target.connect(Duration::ZERO) {
+            Ok(mut connection) => match chunk.placed(connection.req_command(&command)) {
+                Ok(placed) => return Ok((connection, placed.first)),
+                Err(Refused::OtherContent(event)) => {
+                    return Err(Failure::usage(format!(
+                        "this --id was used within a day for something else, {} {}: \
+                         nothing was sent",
+                        event.action, event.id
+                    )));
+                }
+                Err(Refused::Lost(error)) => {
+                    sent = Sent::Unknown;
+                    error
+                }
+                Err(Refused::Error(error)) => error,
+            },
+            Err(error) => error,
+        };
+        // Without a name, only what surely did not leave could be sent again; and when Redis
+        // cannot be reached at all, a person wants to know that now.
+        let again = submission.is_some() && sent == Sent::Unknown;
+        if !again || error.remedy() != Remedy::Retry || Instant::now() >= deadline {
+            return Err(Failure::redis(&error, &run.target, &sent));
+        }
+        thread::sleep(answer::PAUSE);
+    }
+}

@@ -1,0 +1,618 @@
+//! The command line of `library-req`: arguments and environment in, plain data out. No I/O except
+//! reading a password's file.
+//!
+//! What can be typed stands in two tables, [`COMMANDS`] and [`OPTIONS`]: parsing, the help and the
+//! hints about typing mistakes all read them.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::show::Form;
+use super::submit::{Draft, push_quoted};
+use crate::cli::{Arg, Args, Usage, nearest};
+use crate::clock::{Since, since};
+use crate::connect::{ConnectArgs, Target};
+use crate::event::{Action, EventKey, MAX_BOOKS, keep_first};
+use crate::ids::{BookId, IdFault, SubmissionId, UserId};
+use crate::keys::Keys;
+
+/// A subcommand as it is typed.
+#[derive(Debug)]
+pub struct Command {
+    /// Its word.
+    pub name: &'static str,
+    /// What follows the word.
+    pub arguments: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// The options that go with it, those of every command aside.
+    pub options: &'static [&'static str],
+}
+
+const SEND_OPTIONS: &[&str] = &["timeout", "no-wait", "id", "json", "quiet"];
+
+/// The subcommands.
+pub const COMMANDS: [Command; 8] = [
+    Command {
+        name: "request",
+        arguments: "USER BOOK...",
+        about: "ask for books to be lent to a user",
+        options: SEND_OPTIONS,
+    },
+    Command {
+        name: "return",
+        arguments: "USER BOOK...",
+        about: "give a user's books back",
+        options: SEND_OPTIONS,
+    },
+    Command {
+        name: "batch",
+        arguments: "[FILE|-]",
+        about: "queue the requests and returns of a file, one a line, and tell the results",
+        options: &[
+            "timeout", "no-wait", "partial", "results", "rejected", "batch-id", "json", "quiet",
+        ],
+    },
+    Command {
+        name: "outcome",
+        arguments: "EVENT_ID",
+        about: "tell what became of request:ID or return:ID",
+        options: &["json", "quiet"],
+    },
+    Command {
+        name: "loans",
+        arguments: "USER",
+        about: "tell which books a user has",
+        options: &["json"],
+    },
+    Command {
+        name: "where",
+        arguments: "BOOK",
+        about: "tell where a book is",
+        options: &["show-user", "json"],
+    },
+    Command {
+        name: "history",
+        arguments: "",
+        about: "tell the latest outcomes, the oldest first",
+        options: &["user", "book", "since", "last", "show-user", "json"],
+    },
+    Command {
+        name: "watch",
+        arguments: "",
+        about: "tell outcomes as they happen, until Ctrl-C",
+        options: &["user", "book", "show-user", "json"],
+    },
+];
+
+/// An option as it is typed.
+#[derive(Debug)]
+pub struct OptionSpec {
+    /// Its long name.
+    pub name: &'static str,
+    /// Its short name.
+    pub short: Option<char>,
+    /// What its value is called, if it has one.
+    pub value: Option<&'static str>,
+    /// What it does.
+    pub about: &'static str,
+}
+
+const fn flag(name: &'static str, about: &'static str) -> OptionSpec {
+    OptionSpec { name, short: None, value: None, about }
+}
+
+const fn valued(name: &'static str, value: &'static str, about: &'static str) -> OptionSpec {
+    OptionSpec { name, short: None, value: Some(value), about }
+}
+
+/// The options that are not about the connection.
+pub const OPTIONS: [OptionSpec; 16] = [
+    valued("timeout", "SECONDS", "how long to wait for an outcome [default: 10]"),
+    flag("no-wait", "queue it, print OK and leave"),
+    valued("id", "ID", "name it: sent again within a day it is not queued again"),
+    flag("partial", "send the good lines of a file that has bad ones"),
+    valued("results", "FILE", "write the results there; JSON if it ends with .jsonl"),
+    valued("rejected", "FILE", "write bad lines there [default: FILE.rejected]"),
+    valued("batch-id", "ID", "name the batch [default: made from its content]"),
+    valued("user", "USER", "only what concerns this user"),
+    valued("book", "BOOK", "only what concerns this book"),
+    valued("since", "TIME", "only since: 90m, 7d, 2026-01-31 or 2026-01-31T12:00:00Z"),
+    valued("last", "N", "only the last N [default: 20, with --since all]"),
+    flag("show-user", "tell who has or had a book"),
+    flag("json", "print JSON, one object a line"),
+    OptionSpec {
+        name: "quiet",
+        short: Some('q'),
+        value: None,
+        about: "print nothing; the exit status says it",
+    },
+    OptionSpec { name: "help", short: Some('h'), value: None, about: "print this help" },
+    OptionSpec { name: "version", short: Some('V'), value: None, about: "print the version" },
+];
+
+/// The options that go with every command.
+const COMMON: [&str; 2] = ["help", "version"];
+
+const STATUSES: &str = "
+Exit status: 0 done; 1 denied, rejected, or a return of books that others have; 2 bad
+command line or file, nothing sent; 3 queued, but no outcome in time; 4 Redis cannot be
+reached or refuses; 74 the answer cannot be written.
+";
+
+/// How long to wait for an outcome unless told otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest wait that can be asked for: a year.
+const MAX_TIMEOUT_SECONDS: f64 = 31_536_000.0;
+/// How many outcomes `history` tells unless told otherwise.
+const DEFAULT_LAST: usize = 20;
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Task {
+    /// Print this text.
+    Print(String),
+    /// Something with a Redis.
+    Run(Box<Run>),
+}
+
+/// What is to be done with a Redis.
+#[derive(Debug)]
+pub struct Run {
+    /// Which one.
+    pub target: Target,
+    /// Under which names.
+    pub keys: Keys,
+    /// How to answer.
+    pub form: Form,
+    /// What.
+    pub job: Job,
+}
+
+/// The subcommands, with what was said to them.
+#[derive(Debug)]
+pub enum Job {
+    /// `request` and `return`.
+    Send(Send),
+    /// `batch`.
+    Batch(Batch),
+    /// `outcome`: the events that may be meant; a bare id can be that of a request and of a return.
+    Outcome(Vec<EventKey>),
+    /// `loans`.
+    Loans(UserId),
+    /// `where`.
+    Where {
+        /// The book.
+        book: BookId,
+        /// Whether to tell who has it.
+        show_user: bool,
+    },
+    /// `history`.
+    History {
+        /// Which outcomes.
+        filter: Filter,
+        /// From when on.
+        since: Option<Since>,
+        /// How many at most.
+        last: Option<usize>,
+    },
+    /// `watch`.
+    Watch(Filter),
+}
+
+/// One event to be sent.
+#[derive(Debug)]
+pub struct Send {
+    /// The event.
+    pub draft: Draft,
+    /// Its sender's name for it.
+    pub id: Option<SubmissionId>,
+    /// How long to wait for its outcome, and for Redis to come back where that is safe.
+    pub timeout: Duration,
+    /// Whether the outcome is wanted at all.
+    pub wait: bool,
+}
+
+/// A file of events to be sent.
+#[derive(Debug)]
+pub struct Batch {
+    /// The file; `None` is stdin.
+    pub file: Option<PathBuf>,
+    /// How long to wait since the last outcome that came.
+    pub timeout: Duration,
+    /// Whether the outcomes are wanted at all.
+    pub wait: bool,
+    /// Whether good lines are sent where others are bad.
+    pub partial: bool,
+    /// Where the results go; `None` is stdout.
+    pub results: Option<PathBuf>,
+    /// Where bad lines go.
+    pub rejected: Option<PathBuf>,
+    /// The batch's name, if it is not to be made from its content.
+    pub id: Option<SubmissionId>,
+}
+
+/// Which outcomes are told, and how.
+#[derive(Debug)]
+pub struct Filter {
+    /// Only those of this user.
+    pub user: Option<UserId>,
+    /// Only those that name this book.
+    pub book: Option<BookId>,
+    /// Whether to name users.
+    pub show_user: bool,
+}
+
+/// A fault of the command line, and the usage of the command that was meant.
+#[derive(Debug)]
+pub struct Fault {
+    /// What is wrong.
+    pub what: Usage,
+    /// How it is right, in one line.
+    pub usage: String,
+}
+
+/// Reads a command line.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, Fault> {
+    let mut typed = Typed::default();
+    typed
+        .read(args)
+        .and_then(|()| typed.task(env))
+        .map_err(|what| Fault { what, usage: usage(typed.command()) })
+}
+
+/// The command line as it was typed.
+#[derive(Default)]
+struct Typed {
+    connect: ConnectArgs,
+    positionals: Vec<OsString>,
+    options: Vec<(&'static str, OsString)>,
+}
+
+impl Typed {
+    fn read(&mut self, mut args: Args) -> Result<(), Usage> {
+        while let Some(arg) = args.next()? {
+            if self.connect.take(&arg, &mut args)? {
+                continue;
+            }
+            let spec = match &arg {
+                Arg::Value(value) => {
+                    self.positionals.push(value.clone());
+                    continue;
+                }
+                Arg::Short(short) => OPTIONS.iter().find(|option| option.short == Some(*short)),
+                Arg::Long(name) => OPTIONS.iter().find(|option| option.name == name),
+            };
+            let Some(spec) = spec else {
+                return Err(unknown_option(&arg));
+            };
+            let value = if spec.value.is_some() { args.raw()? } else { OsString::new() };
+            self.options.push((spec.name, value));
+            if COMMON.contains(&spec.name) {
+                // Whatever else is there, help is what is needed.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&self) -> Option<&'static Command> {
+        let word = self.positionals.first()?;
+        COMMANDS.iter().find(|command| word == command.name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.options.iter().any(|(option, _)| *option == name)
+    }
+
+    /// The value of an option; of several the last counts.
+    fn value(&self, name: &str) -> Option<&OsStr> {
+        self.options.iter().rev().find(|(option, _)| *option == name).map(|(_, v)| v.as_os_str())
+    }
+
+    fn id<T>(
+        &self,
+        name: &str,
+        read: impl Fn(&[u8]) -> Result<T, IdFault>,
+    ) -> Result<Option<T>, Usage> {
+        self.value(name)
+            .map(|raw| check(&format!("--{name}"), raw, read(raw.as_bytes())))
+            .transpose()
+    }
+
+    fn task(&self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, Usage> {
+        if self.has("help") {
+            return Ok(Task::Print(help(self.command())));
+        }
+        if self.has("version") {
+            return Ok(Task::Print(format!("library-req {}\n", env!("CARGO_PKG_VERSION"))));
+        }
+        let Some(word) = self.positionals.first() else {
+            let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+            return Err(Usage(format!("a command is missing: {}", names.join(", "))));
+        };
+        let Some(command) = self.command() else {
+            let word = word.to_string_lossy();
+            let mut message = String::from("unknown command ");
+            push_quoted(&mut message, &word);
+            if let Some(meant) = nearest(&word, COMMANDS.iter().map(|command| command.name)) {
+                let _ = write!(message, ": did you mean {meant}?");
+            }
+            return Err(Usage(message));
+        };
+        for (name, _) in &self.options {
+            if !command.options.contains(name) {
+                return Err(Usage(format!("--{name} does not go with {}", command.name)));
+            }
+        }
+        let form = match (self.has("json"), self.has("quiet")) {
+            (true, true) => return Err(Usage("--json and --quiet exclude each other".into())),
+            (true, false) => Form::Json,
+            (false, true) => Form::Quiet,
+            (false, false) => Form::Words,
+        };
+        let job = self.job(command.name)?;
+        let keys = Keys::new(self.connect.branch());
+        let target = self.connect.resolve(env)?;
+        Ok(Task::Run(Box::new(Run { target, keys, form, job })))
+    }
+
+    fn job(&self, command: &str) -> Result<Job, Usage> {
+        let words = &self.positionals[1..];
+        Ok(match command {
+            "batch" => Job::Batch(self.batch(at_most_one(words)?)?),
+            "outcome" => Job::Outcome(event_ids(exactly_one(words, "the event's id")?)?),
+            "loans" => {
+                let user = exactly_one(words, "the user")?;
+                Job::Loans(check("user id", user, UserId::from_bytes(user.as_bytes()))?)
+            }
+            "where" => {
+                let book = exactly_one(words, "the book")?;
+                let book = check("book id", book, BookId::from_bytes(book.as_bytes()))?;
+                Job::Where { book, show_user: self.has("show-user") }
+            }
+            "history" => {
+                none(words)?;
+                let since = self.value("since").map(read_since).transpose()?;
+                let last = self.value("last").map(read_count).transpose()?;
+                let last = last.or(since.is_none().then_some(DEFAULT_LAST));
+                Job::History { filter: self.filter()?, since, last }
+            }
+            "watch" => {
+                none(words)?;
+                Job::Watch(self.filter()?)
+            }
+            word => {
+                let action = Action::from_word(word)
+                    .ok_or_else(|| Usage(format!("{word} is not implemented")))?;
+                let draft =
+                    draft(action, words.iter().map(|word| word.as_bytes())).map_err(Usage)?;
+                Job::Send(Send {
+                    draft,
+                    id: self.id("id", SubmissionId::from_bytes)?,
+                    timeout: self.timeout()?,
+                    wait: !self.has("no-wait"),
+                })
+            }
+        })
+    }
+
+    fn batch(&self, file: Option<&OsStr>) -> Result<Batch, Usage> {
+        let path = |name| self.value(name).map(PathBuf::from);
+        let file = file.filter(|file| *file != "-").map(PathBuf::from);
+        let beside = file.as_ref().map(|file| {
+            let mut name = file.clone().into_os_string();
+            name.push(".rejected");
+            PathBuf::from(name)
+        });
+        if self.has("no-wait") && self.has("results") {
+            return Err(Usage("--no-wait and --results exclude each other".into()));
+        }
+        Ok(Batch {
+            file,
+            timeout: self.timeout()?,
+            wait: !self.has("no-wait"),
+            partial: self.has("partial"),
+            results: path("results"),
+            rejected: path("rejected").or(beside),
+            id: self.id("batch-id", SubmissionId::from_bytes)?,
+        })
+    }
+
+    fn filter(&self) -> Result<Filter, Usage> {
+        let user = self.id("user", UserId::from_bytes)?;
+        // Who asks for a user knows him.
+        let show_user = user.is_some() || self.has("show-user");
+        Ok(Filter { user, book: self.id("book", BookId::from_bytes)?, show_user })
+    }
+
+    fn timeout(&self) -> Result<Duration, Usage> {
+        let Some(raw) = self.value("timeout") else {
+            return Ok(DEFAULT_TIMEOUT);
+        };
+        let seconds: Option<f64> = raw.to_str().and_then(|text| text.parse().ok());
+        seconds
+            .filter(|seconds| (0.0..=MAX_TIMEOUT_SECONDS).contains(seconds))
+            .map(Duration::from_secs_f64)
+            .ok_or_else(|| wants("--timeout", "a number of seconds", raw))
+    }
+}
+
+fn unknown_option(arg: &Arg) -> Usage {
+    let Usage(mut message) = arg.unexpected();
+    if let Arg::Long(name) = arg {
+        let names = OPTIONS.iter().map(|option| option.name).chain(ConnectArgs::NAMES);
+        if let Some(meant) = nearest(name, names) {
+            let _ = write!(message, ": did you mean --{meant}?");
+        }
+    }
+    Usage(message)
+}
+
+fn wants(option: &str, what: &str, raw: &OsStr) -> Usage {
+    let mut message = format!("{option} wants {what}, not ");
+    push_quoted(&mut message, &raw.to_string_lossy());
+    Usage(message)
+}
+
+fn read_since(raw: &OsStr) -> Result<Since, Usage> {
+    raw.to_str()
+        .and_then(since)
+        .ok_or_else(|| wants("--since", "90m, 12h, 7d, a date or a time in UTC", raw))
+}
+
+fn read_count(raw: &OsStr) -> Result<usize, Usage> {
+    raw.to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|count| *count > 0)
+        .ok_or_else(|| wants("--last", "a number from 1 up", raw))
+}
+
+/// `request:17-0`, `return:17-0`, or `17-0`, which may be either.
+fn event_ids(raw: &OsStr) -> Result<Vec<EventKey>, Usage> {
+    let text = raw.to_str().unwrap_or_default();
+    let (actions, id) = match text.split_once(':') {
+        Some((word, id)) => (Action::from_word(word).into_iter().collect(), id),
+        None => (vec![Action::Request, Action::Return], text),
+    };
+    match id.parse() {
+        Ok(id) if !actions.is_empty() => {
+            Ok(actions.into_iter().map(|action| EventKey { id, action }).collect())
+        }
+        _ => Err(wants("outcome", "an event's id such as request:1700000000000-0", raw)),
+    }
+}
+
+fn none(words: &[OsString]) -> Result<(), Usage> {
+    match words.first() {
+        None => Ok(()),
+        Some(word) => Err(Arg::Value(word.clone()).unexpected()),
+    }
+}
+
+fn at_most_one(words: &[OsString]) -> Result<Option<&OsStr>, Usage> {
+    none(words.get(1..).unwrap_or_default())?;
+    Ok(words.first().map(OsString::as_os_str))
+}
+
+fn exactly_one<'a>(words: &'a [OsString], what: &str) -> Result<&'a OsStr, Usage> {
+    at_most_one(words)?.ok_or_else(|| Usage(format!("{what} is missing")))
+}
+
+/// Names the id that is none.
+fn check<T>(what: &str, raw: &OsStr, id: Result<T, IdFault>) -> Result<T, Usage> {
+    id.map_err(|fault| Usage(id_fault(what, raw.as_bytes(), fault)))
+}
+
+/// What is wrong with an id, in words.
+fn id_fault(what: &str, raw: &[u8], fault: IdFault) -> String {
+    let mut message = format!("{what} ");
+    push_quoted(&mut message, &String::from_utf8_lossy(raw));
+    message + " " + &fault.to_string()
+}
+
+/// An event from the words that follow `request` or `return`: the user, then the books.
+///
+/// # Errors
+/// What is wrong with them, in one line.
+pub fn draft<'a>(
+    action: Action,
+    mut words: impl Iterator<Item = &'a [u8]>,
+) -> Result<Draft, String> {
+    let user = words.next().ok_or("the user and the books are missing")?;
+    let user = UserId::from_bytes(user).map_err(|fault| id_fault("user id", user, fault))?;
+    let mut books = Vec::new();
+    for word in words {
+        if books.len() == MAX_BOOKS {
+            return Err(format!("more than {MAX_BOOKS} books"));
+        }
+        books.push(BookId::from_bytes(word).map_err(|fault| id_fault("book id", word, fault))?);
+    }
+    if books.is_empty() {
+        return Err("the books are missing".into());
+    }
+    keep_first(&mut books);
+    Ok(Draft { action, user, books })
+}
+
+/// How a command is typed, in one line.
+fn usage(command: Option<&Command>) -> String {
+    match command {
+        None => "usage: library-req COMMAND [OPTIONS] ... (library-req --help lists them)".into(),
+        Some(Command { name, arguments: "", .. }) => format!("usage: library-req {name} [OPTIONS]"),
+        Some(command) => {
+            format!("usage: library-req {} [OPTIONS] {}", command.name, command.arguments)
+        }
+    }
+}
+
+/// The help of one command, or of the whole.
+fn help(command: Option<&Command>) -> String {
+    let mut text = usage(command) + "\n\n";
+    let listed: &[&str] = match command {
+        Some(command) => {
+            let _ =
+                writeln!(text, "{}{}.\n", command.about[..1].to_uppercase(), &command.about[1..]);
+            command.options
+        }
+        None => {
+            for command in &COMMANDS {
+                let typed = format!("{} {}", command.name, command.arguments);
+                let _ = writeln!(text, "  {typed:<22}{}", command.about);
+            }
+            text.push_str("\nlibrary-req COMMAND --help tells a command's options.\n\n");
+            &[]
+        }
+    };
+    for option in &OPTIONS {
+        if listed.contains(&option.name) || COMMON.contains(&option.name) {
+            let short = option.short.map_or("    ".into(), |short| format!("-{short}, "));
+            let long = format!("--{} {}", option.name, option.value.unwrap_or_default());
+            let _ = writeln!(text, "  {short}{long:<20}{}", option.about);
+        }
+    }
+    text + ConnectArgs::HELP + STATUSES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_of_a_command_is_known_and_every_known_one_is_used() {
+        for command in &COMMANDS {
+            for name in command.options {
+                assert!(OPTIONS.iter().any(|option| option.name == *name), "{name}");
+            }
+        }
+        for option in &OPTIONS {
+            let used = COMMANDS.iter().any(|command| command.options.contains(&option.name));
+            assert!(used || COMMON.contains(&option.name), "{}", option.name);
+        }
+    }
+
+    #[test]
+    fn the_help_of_each_command_fits_a_screen() {
+        for command in COMMANDS.iter().map(Some).chain([None]) {
+            let text = help(command);
+            assert!(text.lines().count() <= 30, "{text}");
+            assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bare_event_id_may_be_a_request_or_a_return() {
+        let ids = |text: &str| event_ids(OsStr::new(text)).map(|ids| ids.len()).ok();
+        assert_eq!(ids("17-0"), Some(2));
+        assert_eq!(ids("return:17-0"), Some(1));
+        for bad in ["", "17", "lend:17-0", "request:", "request:x"] {
+            assert_eq!(ids(bad), None, "{bad}");
+        }
+    }
+}

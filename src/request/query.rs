@@ -1,0 +1,527 @@
+//! Questions, read-only: what became of an event, who has what, where a book is, what happened.
+//!
+//! They read in steps of a bounded size, so that Redis is never held up by one, however large the
+//! library is.
+
+use std::fmt::Write as _;
+use std::io::{self, BufWriter, Write as _};
+use std::thread;
+use std::time::Duration;
+
+use redis::{Connection, FromRedisValue, Value};
+
+use super::answer::{self, PAUSE};
+use super::failure::{DONE, Failure, OUTPUT, REFUSED, UNANSWERED};
+use super::options::{Filter, Run};
+use super::show::{self, Form, print, print_outcome, say};
+use crate::clock::{Since, rfc3339};
+use crate::error::{Error, Remedy};
+use crate::event::EventKey;
+use crate::ids::{BookId, EventId, UserId};
+use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
+
+/// How many entries one command reads: a few milliseconds of the server's time.
+const STEP: usize = 1_000;
+/// How long `watch` blocks at most.
+const SLICE: Duration = Duration::from_secs(2);
+
+/// Entries of a stream: ids, and names and values in turn.
+type Entries = Vec<(String, Vec<Vec<u8>>)>;
+/// Fields of a hash.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Nothing is queued by a question.
+fn failed(run: &Run) -> impl Fn(Error) -> Failure + '_ {
+    |error| Failure::redis(&error, &run.target, &"no answer")
+}
+
+fn connect(run: &Run) -> Result<Connection, Failure> {
+    run.target.connect(SLICE).map_err(failed(run))
+}
+
+fn ask<T: FromRedisValue>(
+    connection: &mut Connection,
+    doing: &'static str,
+    command: &redis::Cmd,
+) -> Result<T, Error> {
+    command.query(connection).map_err(Error::redis(doing))
+}
+
+/// `outcome EVENT_ID`: from its own answer, else from the stream of outcomes.
+pub fn outcome(run: &Run, events: &[EventKey]) -> Result<u8, Failure> {
+    const DOING: &str = "look for the outcome";
+    let mut connection = connect(run)?;
+    let mut queued = None;
+    for &event in events {
+        let mut command = redis::cmd("LINDEX");
+        command.arg(run.keys.answer(event)).arg(0);
+        let answer: Option<Vec<u8>> = ask(&mut connection, DOING, &command).map_err(failed(run))?;
+        let found = match answer {
+            Some(text) => Some(answer::parse(&text).map_err(failed(run))?),
+            None => recorded(run, &mut connection, event).map_err(failed(run))?,
+        };
+        if let Some(outcome) = found {
+            print_outcome(&outcome, run.form)?;
+            return Ok(show::status(&outcome));
+        }
+        let mut command = redis::cmd("XRANGE");
+        let id = event.id.to_string();
+        command.arg(run.keys.stream(event.action)).arg(&id).arg(&id);
+        let entries: Entries = ask(&mut connection, DOING, &command).map_err(failed(run))?;
+        if !entries.is_empty() {
+            queued = queued.or(Some(event));
+        }
+    }
+    match (queued, events.first()) {
+        (Some(event), _) => Err(Failure {
+            message: format!("{} {} is still queued: no outcome yet", event.action, event.id),
+            status: UNANSWERED,
+        }),
+        (None, event) => Err(Failure {
+            message: format!(
+                "nothing is known about event {}: there was none, or its outcome is not kept any \
+                 more",
+                event.map(|event| event.id.to_string()).unwrap_or_default()
+            ),
+            status: REFUSED,
+        }),
+    }
+}
+
+/// An outcome in the stream of outcomes: it is younger than its event.
+fn recorded(
+    run: &Run,
+    connection: &mut Connection,
+    event: EventKey,
+) -> Result<Option<Outcome>, Error> {
+    let mut found = None;
+    let id = event.id.to_string();
+    forward(run, connection, event.id, &mut |_, outcome| {
+        if outcome.event_id == id && outcome.action == event.action.as_str() {
+            found = Some(outcome);
+            return false;
+        }
+        true
+    })?;
+    Ok(found)
+}
+
+/// Calls `each` for the outcomes from `from` on, until it has enough.
+fn forward(
+    run: &Run,
+    connection: &mut Connection,
+    from: EventId,
+    each: &mut dyn FnMut(EventId, Outcome) -> bool,
+) -> Result<(), Error> {
+    let mut start = from.to_string();
+    loop {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&run.keys.outcomes).arg(&start).arg("+").arg("COUNT").arg(STEP);
+        let entries: Entries = ask(connection, "read the outcomes", &command)?;
+        let full = entries.len() == STEP;
+        for (id, fields) in entries {
+            let (id, outcome) = read(&id, &fields)?;
+            if let Some(outcome) = outcome
+                && !each(id, outcome)
+            {
+                return Ok(());
+            }
+            start = format!("({id}");
+        }
+        if !full {
+            return Ok(());
+        }
+    }
+}
+
+/// An entry of the stream of outcomes; no outcome if a later version wrote what we do not know.
+fn read(id: &str, fields: &[Vec<u8>]) -> Result<(EventId, Option<Outcome>), Error> {
+    let id = id.parse().map_err(|_| Error::Reply {
+        doing: "read the outcomes",
+        got: format!("{id:?} for an id"),
+    })?;
+    let texts: Vec<_> = fields.iter().map(|text| String::from_utf8_lossy(text)).collect();
+    let pairs = texts.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1]));
+    Ok((id, Outcome::from_fields(pairs).ok()))
+}
+
+impl Filter {
+    fn lets(&self, outcome: &Outcome) -> bool {
+        self.user.as_ref().is_none_or(|user| outcome.user_id == user.as_str())
+            && self.book.as_ref().is_none_or(|book| {
+                let named = |list| outcome.list(list).iter().any(|id| id == book.as_str());
+                BOOK_LISTS.into_iter().any(named)
+            })
+    }
+
+    /// The line about an outcome.
+    fn line(&self, form: Form, id: EventId, mut outcome: Outcome, colours: bool) -> String {
+        let time = rfc3339(id.ms);
+        if form == Form::Json {
+            if !self.show_user {
+                outcome.user_id.clear();
+            }
+            let mut line = String::from("{\"time\":");
+            push_json_string(&mut line, &time);
+            line.push(',');
+            line.push_str(&outcome.to_json()[1..]);
+            return line + "\n";
+        }
+        if !self.show_user {
+            outcome.user_id = "a user".into();
+        }
+        format!(
+            "{time} {} {}: {}\n",
+            outcome.action,
+            outcome.event_id,
+            show::words(&outcome, colours)
+        )
+    }
+}
+
+/// The milliseconds of the server's clock, by which ids are given.
+fn now_ms(connection: &mut Connection) -> Result<u64, Error> {
+    let (seconds, micros): (u64, u64) = ask(connection, "ask for the time", &redis::cmd("TIME"))?;
+    Ok(seconds * 1_000 + micros / 1_000)
+}
+
+/// `history`.
+pub fn history(
+    run: &Run,
+    filter: &Filter,
+    since: Option<Since>,
+    last: Option<usize>,
+) -> Result<u8, Failure> {
+    let mut connection = connect(run)?;
+    let now = now_ms(&mut connection).map_err(failed(run))?;
+    let from = EventId { ms: since.map_or(0, |since| since.ms(now)), seq: 0 };
+    let oldest = oldest(run, &mut connection).map_err(failed(run))?;
+    let colours = show::colours();
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut written = Ok(());
+    let mut write = |id, outcome| {
+        let line = filter.line(run.form, id, outcome, colours);
+        written = out.write_all(line.as_bytes());
+        written.is_ok()
+    };
+    match last {
+        None => forward(run, &mut connection, from, &mut |id, outcome| {
+            !filter.lets(&outcome) || write(id, outcome)
+        })
+        .map_err(failed(run))?,
+        Some(last) => {
+            let mut found =
+                backward(run, &mut connection, from, last, filter).map_err(failed(run))?;
+            while let Some((id, outcome)) = found.pop() {
+                if !write(id, outcome) {
+                    break;
+                }
+            }
+        }
+    }
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(DONE),
+        Err(error) => {
+            let message = format!("could not write the answer: {error}");
+            return Err(Failure { message, status: OUTPUT });
+        }
+        Ok(()) => {}
+    }
+    match oldest {
+        Some(oldest) => {
+            if oldest > from {
+                say(&format!("outcomes are kept from {} on", rfc3339(oldest.ms)));
+            }
+        }
+        None => say("there are no outcomes yet"),
+    }
+    Ok(DONE)
+}
+
+fn oldest(run: &Run, connection: &mut Connection) -> Result<Option<EventId>, Error> {
+    let mut command = redis::cmd("XRANGE");
+    command.arg(&run.keys.outcomes).arg("-").arg("+").arg("COUNT").arg(1);
+    let entries: Entries = ask(connection, "read the outcomes", &command)?;
+    entries.first().map(|(id, fields)| Ok(read(id, fields)?.0)).transpose()
+}
+
+/// The last outcomes that the filter lets through, the youngest first.
+fn backward(
+    run: &Run,
+    connection: &mut Connection,
+    from: EventId,
+    last: usize,
+    filter: &Filter,
+) -> Result<Vec<(EventId, Outcome)>, Error> {
+    let mut found = Vec::new();
+    let mut end = String::from("+");
+    loop {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(&run.keys.outcomes).arg(&end).arg(from.to_string()).arg("COUNT").arg(STEP);
+        let entries: Entries = ask(connection, "read the outcomes", &command)?;
+        let full = entries.len() == STEP;
+        for (id, fields) in entries {
+            let (id, outcome) = read(&id, &fields)?;
+            if let Some(outcome) = outcome.filter(|outcome| filter.lets(outcome)) {
+                found.push((id, outcome));
+                if found.len() == last {
+                    return Ok(found);
+                }
+            }
+            end = format!("({id}");
+        }
+        if !full {
+            return Ok(found);
+        }
+    }
+}
+
+/// `watch`: until Ctrl-C, or until whoever reads it goes away.
+pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
+    let mut connection = connect(run)?;
+    let mut seen = last_id(run, &mut connection).map_err(failed(run))?;
+    let colours = show::colours();
+    // After a gap, outcomes may be gone before they were read.
+    let mut gap = false;
+    loop {
+        let step = watch_step(run, &mut connection, seen, gap);
+        match step {
+            Ok((entries, trimmed)) => {
+                if let Some(oldest) = trimmed {
+                    say(&format!(
+                        "outcomes before {} were dropped before they could be read",
+                        rfc3339(oldest.ms)
+                    ));
+                }
+                gap = entries.len() == STEP;
+                let mut text = String::new();
+                for (id, outcome) in entries {
+                    seen = id;
+                    if let Some(outcome) = outcome.filter(|outcome| filter.lets(outcome)) {
+                        text.push_str(&filter.line(run.form, id, outcome, colours));
+                    }
+                }
+                if !print(&text)? {
+                    return Ok(DONE);
+                }
+            }
+            Err(error) if error.remedy() == Remedy::Retry => {
+                say(&format!("lost Redis at {}, trying again: {error}", run.target));
+                gap = true;
+                connection = reconnect(run)?;
+                say(&format!("Redis at {} is back", run.target));
+            }
+            Err(error) => return Err(failed(run)(error)),
+        }
+    }
+}
+
+fn reconnect(run: &Run) -> Result<Connection, Failure> {
+    const LONGEST: Duration = Duration::from_secs(5);
+    let mut pause = PAUSE;
+    loop {
+        // Nothing tells when a server is back: asking again is all there is.
+        thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST);
+        match run.target.connect(SLICE).and_then(|mut connection| {
+            last_id(run, &mut connection)?;
+            Ok(connection)
+        }) {
+            Ok(connection) => return Ok(connection),
+            Err(error) if error.remedy() == Remedy::Retry => {}
+            Err(error) => return Err(failed(run)(error)),
+        }
+    }
+}
+
+fn last_id(run: &Run, connection: &mut Connection) -> Result<EventId, Error> {
+    let mut command = redis::cmd("XREVRANGE");
+    command.arg(&run.keys.outcomes).arg("+").arg("-").arg("COUNT").arg(1);
+    let entries: Entries = ask(connection, "read the outcomes", &command)?;
+    match entries.first() {
+        Some((id, fields)) => Ok(read(id, fields)?.0),
+        None => Ok(EventId::default()),
+    }
+}
+
+type Watched = (Vec<(EventId, Option<Outcome>)>, Option<EventId>);
+
+/// The outcomes after `seen`, and with `gap` where the kept ones begin, if that is after it.
+fn watch_step(
+    run: &Run,
+    connection: &mut Connection,
+    seen: EventId,
+    gap: bool,
+) -> Result<Watched, Error> {
+    let trimmed = if gap { oldest(run, connection)?.filter(|oldest| *oldest > seen) } else { None };
+    let mut command = redis::cmd("XREAD");
+    command.arg("COUNT").arg(STEP).arg("BLOCK").arg(SLICE.as_millis() as u64);
+    command.arg("STREAMS").arg(&run.keys.outcomes).arg(seen.to_string());
+    let streams: Option<Vec<(Value, Entries)>> = ask(connection, "read the outcomes", &command)?;
+    let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
+    let entries: Result<_, Error> = entries.map(|(id, fields)| read(&id, &fields)).collect();
+    Ok((entries?, trimmed))
+}
+
+/// `loans USER`. Nothing shared with the reference application says which books a user has, so
+/// the loans are gone through in steps, until as many are found as the user's count says.
+pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
+    const DOING: &str = "read the loans";
+    let mut connection = connect(run)?;
+    let mut command = redis::cmd("GET");
+    command.arg(run.keys.count(user));
+    let count: Option<u64> = ask(&mut connection, DOING, &command).map_err(failed(run))?;
+    let count = count.unwrap_or(0);
+    let mut books: Vec<String> = Vec::new();
+    let mut cursor = String::from("0");
+    while (books.len() as u64) < count {
+        let mut command = redis::cmd("HSCAN");
+        command.arg(&run.keys.loans).arg(&cursor).arg("COUNT").arg(STEP);
+        let (next, page): (String, Fields) =
+            ask(&mut connection, DOING, &command).map_err(failed(run))?;
+        for (book, holder) in page {
+            let book = String::from_utf8_lossy(&book).into_owned();
+            // A scan can tell an entry twice.
+            if holder == user.as_str().as_bytes() && !books.contains(&book) {
+                books.push(book);
+            }
+        }
+        cursor = next;
+        if cursor == "0" {
+            break;
+        }
+    }
+    books.sort_unstable();
+    let mut line = String::new();
+    if run.form == Form::Json {
+        line.push_str("{\"user_id\":");
+        push_json_string(&mut line, user.as_str());
+        let _ = write!(line, ",\"in_hand\":{count},\"book_ids\":[");
+        for (n, book) in books.iter().enumerate() {
+            line.push_str(if n > 0 { "," } else { "" });
+            push_json_string(&mut line, book);
+        }
+        line.push_str("]}\n");
+    } else {
+        push_escaped(&mut line, user.as_str());
+        let _ = match count {
+            0 => write!(line, " has no books"),
+            1 => write!(line, " has 1 book"),
+            count => write!(line, " has {count} books"),
+        };
+        for (n, book) in books.iter().enumerate() {
+            line.push_str(if n > 0 { ", " } else { ": " });
+            push_escaped(&mut line, book);
+        }
+        line.push('\n');
+    }
+    print(&line)?;
+    Ok(DONE)
+}
+
+/// Where a book can be.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Lent(String),
+    Storage,
+    Reserved,
+    OnItsWay,
+    Unknown,
+    Shelf,
+}
+
+impl Place {
+    /// The word for programs, and the words for people.
+    fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Lent(_) => ("lent", "lent"),
+            Self::Storage => ("automated_storage", "in automated storage"),
+            Self::Reserved => ("reserved", "reserved by a request that is being worked on"),
+            Self::OnItsWay => ("on_its_way", "on its way to its shelf"),
+            Self::Unknown => {
+                ("unknown", "out of main storage, on its way or missing (library-admin check)")
+            }
+            Self::Shelf => ("shelf", "on its shelf"),
+        }
+    }
+}
+
+/// `where BOOK`.
+pub fn whereabouts(run: &Run, book: &BookId, show_user: bool) -> Result<u8, Failure> {
+    let mut connection = connect(run)?;
+    let place = place(run, &mut connection, book).map_err(failed(run))?;
+    let (word, words) = place.words();
+    let mut line = String::new();
+    let holder = match &place {
+        Place::Lent(user) if show_user => Some(user),
+        _ => None,
+    };
+    if run.form == Form::Json {
+        line.push_str("{\"book_id\":");
+        push_json_string(&mut line, book.as_str());
+        let _ = write!(line, ",\"where\":\"{word}\"");
+        if let Some(user) = holder {
+            line.push_str(",\"user_id\":");
+            push_json_string(&mut line, user);
+        }
+        line.push_str("}\n");
+    } else {
+        push_escaped(&mut line, book.as_str());
+        let _ = write!(line, ": {words}");
+        if let Some(user) = holder {
+            line.push_str(" to ");
+            push_escaped(&mut line, user);
+        }
+        line.push('\n');
+    }
+    print(&line)?;
+    Ok(DONE)
+}
+
+/// Reads all that is known about the book at one instant.
+fn place(run: &Run, connection: &mut Connection, book: &BookId) -> Result<Place, Error> {
+    const DOING: &str = "look for the book";
+    let keys = &run.keys;
+    let book = book.as_str();
+    type Text = Option<Vec<u8>>;
+    let (lent, stored, out, state): (Text, bool, Text, Text) = redis::pipe()
+        .atomic()
+        .cmd("HGET")
+        .arg(&keys.loans)
+        .arg(book)
+        .cmd("SISMEMBER")
+        .arg(&keys.storage)
+        .arg(book)
+        .cmd("HGET")
+        .arg(&keys.shelves)
+        .arg(book)
+        .cmd("HGET")
+        .arg(&keys.book_states)
+        .arg(book)
+        .query(connection)
+        .map_err(Error::redis(DOING))?;
+    if let Some(user) = lent {
+        return Ok(Place::Lent(String::from_utf8_lossy(&user).into_owned()));
+    }
+    if stored {
+        return Ok(Place::Storage);
+    }
+    match state.as_deref().and_then(|state| state.first()) {
+        Some(b'?') => return Ok(Place::Reserved),
+        Some(b'>') if out.is_some() => return Ok(Place::OnItsWay),
+        _ => {}
+    }
+    let Some(fetched_by) = out else {
+        return Ok(Place::Shelf);
+    };
+    // An instance of the reference application keeps what it reserves in a set of the request's.
+    let id = String::from_utf8_lossy(&fetched_by).parse();
+    let Ok(id) = id else {
+        return Ok(Place::Unknown);
+    };
+    let event = EventKey { id, action: crate::event::Action::Request };
+    let mut command = redis::cmd("SISMEMBER");
+    command.arg(keys.reservation(event)).arg(book);
+    let reserved: bool = ask(connection, DOING, &command)?;
+    Ok(if reserved { Place::Reserved } else { Place::Unknown })
+}

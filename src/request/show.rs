@@ -1,0 +1,234 @@
+//! What is printed: an outcome in words for people or as JSON for programs, and where it goes.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+
+use super::failure::{DONE, Failure, OUTPUT, REFUSED};
+use crate::outcome::{Outcome, Verdict, push_escaped};
+
+/// How answers are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A line in words.
+    Words,
+    /// One JSON object on one line.
+    Json,
+    /// Nothing: the exit status says it.
+    Quiet,
+}
+
+/// The exit status that an outcome stands for.
+pub fn status(outcome: &Outcome) -> u8 {
+    match outcome.verdict {
+        Verdict::Accepted | Verdict::Returned => DONE,
+        // Nobody has the books any more: what was wanted is so.
+        Verdict::Unchanged if outcome.list("lent_to_another").is_empty() => DONE,
+        Verdict::Unchanged | Verdict::Denied | Verdict::Rejected => REFUSED,
+    }
+}
+
+/// One line in words: each book and what happened to it, never to whom else a book is lent.
+pub fn words(outcome: &Outcome, colours: bool) -> String {
+    let mut line = String::new();
+    let good = status(outcome) == DONE;
+    let (begin, end) = match (colours, good) {
+        (false, _) => ("", ""),
+        (true, true) => ("\x1b[32m", "\x1b[0m"),
+        (true, false) => ("\x1b[33m", "\x1b[0m"),
+    };
+    line.push_str(begin);
+    push_head(&mut line, outcome);
+    line.push_str(end);
+    for (list, reason) in [
+        ("already_yours", "already lent to this user"),
+        ("lent_to_another", "lent to someone else"),
+        ("unavailable", "nowhere to be found, please tell the staff"),
+        ("not_lent", "already back"),
+    ] {
+        for book in outcome.list(list) {
+            line.push_str("; ");
+            push_escaped(&mut line, book);
+            line.push_str(": ");
+            line.push_str(reason);
+        }
+    }
+    if let (Some(in_hand), true) = (outcome.in_hand, outcome.cause.is_none()) {
+        let _ = write!(line, " ({in_hand} in hand)");
+    }
+    line
+}
+
+/// What happened to the event as a whole.
+fn push_head(line: &mut String, outcome: &Outcome) {
+    let (before, list, between) = match (outcome.verdict, outcome.cause.as_deref()) {
+        (Verdict::Accepted, _) => ("lent to ", "book_ids", ": "),
+        (Verdict::Returned, _) => ("taken back from ", "book_ids", ": "),
+        (Verdict::Unchanged, _) => ("nothing to take back from ", "", ""),
+        (Verdict::Denied, Some("too_many_books")) => {
+            let more = outcome.list("put_back").len();
+            line.push_str("nothing was lent: ");
+            push_escaped(line, &outcome.user_id);
+            let _ = match outcome.in_hand {
+                Some(1) => write!(line, " has 1 book"),
+                Some(in_hand) => write!(line, " has {in_hand} books"),
+                None => write!(line, " has books"),
+            };
+            let _ = write!(line, ", and {more} more would be too many: ");
+            push_books(line, outcome.list("put_back"));
+            return;
+        }
+        (Verdict::Denied, _) => ("nothing was lent to ", "", ""),
+        (Verdict::Rejected, cause) => {
+            line.push_str("rejected: ");
+            push_escaped(line, &cause.unwrap_or("no cause given").replace('_', " "));
+            line.push_str("; the event is kept in the dead letters");
+            return;
+        }
+    };
+    line.push_str(before);
+    push_escaped(line, &outcome.user_id);
+    line.push_str(between);
+    push_books(line, outcome.list(list));
+}
+
+fn push_books(line: &mut String, books: &[String]) {
+    for (n, book) in books.iter().enumerate() {
+        if n > 0 {
+            line.push_str(", ");
+        }
+        push_escaped(line, book);
+    }
+}
+
+/// Whether what goes to stdout may be coloured: a person looks at it and has not said no.
+pub fn colours() -> bool {
+    io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Writes to stdout. A reader that has gone away wants no more, which is no failure; the answer
+/// is whether there still is one.
+///
+/// # Errors
+/// The output could not be written, for another reason.
+pub fn print(text: &str) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
+            Err(Failure { message: format!("could not write the answer: {error}"), status: OUTPUT })
+        }
+    }
+}
+
+/// Writes one line to stderr. If nobody can read even that, nothing is left to be done.
+pub fn say(line: &str) {
+    let _ = io::stderr().lock().write_all(format!("library-req: {line}\n").as_bytes());
+}
+
+/// Prints the answer in the form that was asked for.
+///
+/// # Errors
+/// The output could not be written.
+pub fn print_outcome(outcome: &Outcome, form: Form) -> Result<(), Failure> {
+    match form {
+        Form::Words => print(&(words(outcome, colours()) + "\n"))?,
+        Form::Json => print(&(outcome.to_json() + "\n"))?,
+        Form::Quiet => true,
+    };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(fields: &[(&str, &str)]) -> (String, u8) {
+        let outcome = Outcome::from_fields(
+            [("event_id", "17-0"), ("user_id", "u")].into_iter().chain(fields.iter().copied()),
+        )
+        .unwrap();
+        (words(&outcome, false), status(&outcome))
+    }
+
+    #[test]
+    fn each_outcome_is_told_in_words_and_by_the_exit_status() {
+        for (fields, line, status) in [
+            (
+                &[
+                    ("action", "request"),
+                    ("outcome", "accepted"),
+                    ("book_ids", "geb,momo"),
+                    ("lent_to_another", "alice"),
+                    ("already_yours", "emil"),
+                    ("in_hand", "3"),
+                ][..],
+                "lent to u: geb, momo; emil: already lent to this user; \
+                 alice: lent to someone else (3 in hand)",
+                DONE,
+            ),
+            (
+                &[
+                    ("action", "request"),
+                    ("outcome", "denied"),
+                    ("cause", "none_available"),
+                    ("lent_to_another", "geb"),
+                    ("in_hand", "0"),
+                ],
+                "nothing was lent to u; geb: lent to someone else",
+                REFUSED,
+            ),
+            (
+                &[
+                    ("action", "request"),
+                    ("outcome", "denied"),
+                    ("cause", "too_many_books"),
+                    ("put_back", "geb,momo"),
+                    ("in_hand", "4"),
+                ],
+                "nothing was lent: u has 4 books, and 2 more would be too many: geb, momo",
+                REFUSED,
+            ),
+            (
+                &[
+                    ("action", "return"),
+                    ("outcome", "returned"),
+                    ("book_ids", "geb"),
+                    ("not_lent", "momo"),
+                    ("in_hand", "0"),
+                ],
+                "taken back from u: geb; momo: already back (0 in hand)",
+                DONE,
+            ),
+            (
+                &[("action", "return"), ("outcome", "unchanged"), ("not_lent", "geb")],
+                "nothing to take back from u; geb: already back",
+                DONE,
+            ),
+            (
+                &[("action", "return"), ("outcome", "unchanged"), ("lent_to_another", "geb")],
+                "nothing to take back from u; geb: lent to someone else",
+                REFUSED,
+            ),
+            (
+                &[("action", "request"), ("outcome", "rejected"), ("cause", "book_id_empty")],
+                "rejected: book id empty; the event is kept in the dead letters",
+                REFUSED,
+            ),
+        ] {
+            assert_eq!(shown(fields), (line.to_owned(), status));
+        }
+    }
+
+    #[test]
+    fn a_book_id_cannot_send_codes_to_a_terminal() {
+        let (line, _) = shown(&[
+            ("action", "return"),
+            ("outcome", "returned"),
+            ("book_ids", "a\u{202e}b\u{9b}31m"),
+        ]);
+        assert_eq!(line, "taken back from u: a\\u{202e}b\\u{9b}31m");
+    }
+}

@@ -1,0 +1,177 @@
+//! What a batch consists of, checked and normalised, in a file without a name: what was checked is
+//! what is sent, whatever happens to the input meanwhile, and memory does not grow with it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use super::submit::{Draft, Fingerprint};
+use crate::event::Action;
+
+/// One line of the input that is no comment.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// An event, its books joined as its field wants them.
+    Event {
+        /// The line's number.
+        line: u64,
+        /// What it asks for.
+        action: Action,
+        /// The user.
+        user: String,
+        /// The books.
+        books: String,
+    },
+    /// A line that says nothing.
+    Bad {
+        /// The line's number.
+        line: u64,
+        /// What is wrong with it.
+        fault: String,
+    },
+}
+
+/// Being filled.
+pub struct Filling {
+    file: BufWriter<File>,
+    fingerprint: Fingerprint,
+    events: u64,
+    bad: u64,
+}
+
+/// Filled.
+pub struct Spool {
+    file: File,
+    /// Of all that is in it, the numbers of the lines included.
+    pub fingerprint: Fingerprint,
+    /// How many events are in it.
+    pub events: u64,
+    /// How many bad lines are in it.
+    pub bad: u64,
+}
+
+impl Filling {
+    /// An empty one, in the directory for temporary files.
+    pub fn new() -> io::Result<Self> {
+        let directory = std::env::temp_dir();
+        let mut tries = 0_u32;
+        let file = loop {
+            let path = directory.join(format!("library-req.{}.{tries}", std::process::id()));
+            match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)
+            {
+                Ok(file) => {
+                    // Gone with the process, however that ends.
+                    std::fs::remove_file(&path)?;
+                    break file;
+                }
+                // Left by a process of the same number, or laid there by somebody.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < 100 => {
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(Self {
+            file: BufWriter::with_capacity(1 << 16, file),
+            fingerprint: Fingerprint::new(),
+            events: 0,
+            bad: 0,
+        })
+    }
+
+    /// Adds an event. No id has a control character in it, so tabs part the fields.
+    pub fn event(&mut self, line: u64, draft: &Draft) -> io::Result<()> {
+        self.events += 1;
+        self.add(&format!("{line}\t{}\t{}\t{}\n", draft.action, draft.user, draft.book_ids()))
+    }
+
+    /// Adds a bad line. Faults quote what was typed with everything escaped.
+    pub fn bad(&mut self, line: u64, fault: &str) -> io::Result<()> {
+        self.bad += 1;
+        self.add(&format!("{line}\tbad\t{fault}\n"))
+    }
+
+    fn add(&mut self, record: &str) -> io::Result<()> {
+        self.fingerprint.add(record.as_bytes());
+        self.file.write_all(record.as_bytes())
+    }
+
+    /// No more is to come.
+    pub fn done(self) -> io::Result<Spool> {
+        let Self { file, fingerprint, events, bad } = self;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(Spool { file, fingerprint, events, bad })
+    }
+}
+
+impl Spool {
+    /// Reads it from the beginning.
+    pub fn read(&self) -> io::Result<Reader> {
+        let mut file = self.file.try_clone()?;
+        file.rewind()?;
+        Ok(Reader { file: BufReader::with_capacity(1 << 16, file), record: String::new() })
+    }
+}
+
+/// Reads a spool. Only one at a time: they share the place in the file.
+pub struct Reader {
+    file: BufReader<File>,
+    record: String,
+}
+
+impl Iterator for Reader {
+    type Item = io::Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.record.clear();
+        match self.file.read_line(&mut self.record) {
+            Ok(0) => None,
+            Ok(_) => Some(
+                parse(self.record.trim_end_matches('\n'))
+                    .ok_or_else(|| io::Error::other("the temporary file was changed")),
+            ),
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+fn parse(record: &str) -> Option<Entry> {
+    let (line, rest) = record.split_once('\t')?;
+    let line = line.parse().ok()?;
+    let (word, rest) = rest.split_once('\t')?;
+    let Some(action) = Action::from_word(word) else {
+        return Some(Entry::Bad { line, fault: rest.to_owned() });
+    };
+    let (user, books) = rest.split_once('\t')?;
+    Some(Entry::Event { line, action, user: user.to_owned(), books: books.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out_as_often_as_it_is_read() {
+        let mut filling = Filling::new().unwrap();
+        let draft = Draft {
+            action: Action::Return,
+            user: "Jorge Luis".parse().unwrap(),
+            books: vec!["a b".parse().unwrap(), "geb".parse().unwrap()],
+        };
+        filling.event(3, &draft).unwrap();
+        filling.bad(5, "is \"\\u{9}\"").unwrap();
+        let spool = filling.done().unwrap();
+        assert_eq!((spool.events, spool.bad), (1, 1));
+        for _ in 0..2 {
+            let entries: Vec<Entry> = spool.read().unwrap().map(Result::unwrap).collect();
+            let event = Entry::Event {
+                line: 3,
+                action: Action::Return,
+                user: "Jorge Luis".into(),
+                books: "a b,geb".into(),
+            };
+            let bad = Entry::Bad { line: 5, fault: "is \"\\u{9}\"".into() };
+            assert_eq!(entries, [event, bad]);
+        }
+    }
+}

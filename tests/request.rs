@@ -1,0 +1,1013 @@
+//! `library-req` on a real Redis. Where an answer is wanted, the tests play the daemon by hand.
+
+// A test that fails may panic where it stands.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redis::{Commands as _, Connection};
+
+const REQUESTS: &str = "lending_requests_event_stream";
+const RETURNS: &str = "book_return_requests_event_stream";
+
+/// A redis-server of this test's own, on a socket in a directory of its own.
+struct Server {
+    dir: tempfile::TempDir,
+    process: Child,
+    options: Vec<String>,
+}
+
+impl Server {
+    fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let process = Self::spawn(&dir, &options);
+        let server = Self { dir, process, options };
+        server.ready();
+        server
+    }
+
+    fn spawn(dir: &tempfile::TempDir, options: &[String]) -> Child {
+        Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(dir.path().join("redis.sock"))
+            .arg("--dir")
+            .arg(dir.path())
+            .args(options)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed")
+    }
+
+    fn ready(&self) {
+        until("redis-server answers", || {
+            let client = redis::Client::open(format!("redis+unix://{}", self.address())).unwrap();
+            match client.get_connection().and_then(|mut c| redis::cmd("PING").exec(&mut c)) {
+                Ok(()) => true,
+                Err(error) => error.code() == Some("NOAUTH"),
+            }
+        });
+    }
+
+    fn stop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    fn restart(&mut self) {
+        self.stop();
+        self.process = Self::spawn(&self.dir, &self.options);
+        self.ready();
+    }
+
+    fn address(&self) -> String {
+        self.dir.path().join("redis.sock").display().to_string()
+    }
+
+    fn connect(&self) -> Connection {
+        redis::Client::open(format!("redis+unix://{}", self.address()))
+            .and_then(|client| client.get_connection())
+            .unwrap()
+    }
+
+    /// `library-req` with these arguments, on this server.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = bare(args);
+        command.env("LIBRARY_ADDRESS", self.address());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ended {
+        Ended::of(self.command(args).output().unwrap())
+    }
+
+    fn start_run(&self, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    fn run_with_input(&self, args: &[&str], input: &[u8]) -> Ended {
+        let mut child = self.start_run(args);
+        let mut stdin: ChildStdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        let writer = thread::spawn(move || {
+            let _ = stdin.write_all(&input);
+        });
+        let ended = Ended::of(child.wait_with_output().unwrap());
+        writer.join().unwrap();
+        ended
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// `library-req` that knows no server.
+fn bare(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_library-req"));
+    command.args(args);
+    for name in ["LIBRARY_ADDRESS", "LIBRARY_PASSWORD", "CREDENTIALS_DIRECTORY", "NO_COLOR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// How a command ended; a failing test shows all of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Ended {
+    status: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    fn of(output: Output) -> Self {
+        Self {
+            status: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn is(&self, status: i32, out: &str, err: &str) {
+        assert_eq!((self.status, &*self.out, &*self.err), (Some(status), out, err));
+    }
+}
+
+#[track_caller]
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The entries of a stream: ids, and names and values in turn.
+fn entries(db: &mut Connection, stream: &str) -> Vec<(String, Vec<String>)> {
+    redis::cmd("XRANGE").arg(stream).arg("-").arg("+").query(db).unwrap()
+}
+
+/// What the daemon does when it commits an outcome.
+fn answer(db: &mut Connection, event: &str, fields: &[&str]) {
+    let (action, id) = event.split_once(':').unwrap();
+    let mut text = vec!["event_id", id, "action", action];
+    text.extend(fields);
+    let key = format!("lending_answer:{event}");
+    redis::pipe()
+        .atomic()
+        .del(&key)
+        .rpush(&key, text.join("\n"))
+        .pexpire(&key, 3_600_000)
+        .exec(db)
+        .unwrap();
+}
+
+fn wait_for_entry(db: &mut Connection, stream: &str) -> String {
+    let mut id = None;
+    until("an event arrives", || {
+        id = entries(db, stream).first().map(|(id, _)| id.clone());
+        id.is_some()
+    });
+    id.unwrap()
+}
+
+/// Waits until a client blocks in this command.
+#[track_caller]
+fn until_blocked(db: &mut Connection, command: &str) {
+    until("a client blocks", || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(db).unwrap();
+        clients
+            .lines()
+            .any(|client| client.contains(&format!("cmd={command} ")) && client.contains("flags=b"))
+    });
+}
+
+fn alive(db: &mut Connection, stream: &str, consumer: &str) {
+    let _: () = redis::pipe()
+        .cmd("XGROUP")
+        .arg(&["CREATE", stream, "lending_service", "0", "MKSTREAM"])
+        .ignore()
+        .cmd("XGROUP")
+        .arg(&["CREATECONSUMER", stream, "lending_service", consumer])
+        .ignore()
+        .set(format!("instance_lock:{consumer}"), "token")
+        .ignore()
+        .query(db)
+        .unwrap();
+}
+
+#[test]
+fn an_event_has_the_fields_of_the_reference_client_and_a_wish_for_an_answer() {
+    let server = Server::start();
+    let mut db = server.connect();
+    server.run(&["request", "user1", "geb", "momo", "geb", "--no-wait"]).is(0, "OK\n", "");
+    server.run(&["--no-wait", "return", "--", "user1", "--geb"]).is(0, "OK\n", "");
+    let requests = entries(&mut db, REQUESTS);
+    assert_eq!(requests[0].1, ["user_id", "user1", "book_ids", "geb,momo"]);
+    assert_eq!(entries(&mut db, RETURNS)[0].1, ["user_id", "user1", "book_ids", "--geb"]);
+    server.run(&["request", "user1", "geb", "--timeout", "0.01"]);
+    assert_eq!(entries(&mut db, REQUESTS)[1].1[4..], ["answer", "wait"]);
+    server.run(&["request", "user1", "geb", "--no-wait", "--id", "x"]);
+    assert_eq!(entries(&mut db, REQUESTS)[2].1[4..], ["answer", "keep"]);
+}
+
+#[test]
+fn the_outcome_is_printed_in_words_or_as_json_and_stays_for_later_readers() {
+    let server = Server::start();
+    let mut db = server.connect();
+    alive(&mut db, REQUESTS, "worker1");
+    let fields = ["user_id", "user1", "outcome", "accepted", "book_ids", "geb", "in_hand", "1"];
+    for (form, out) in [
+        ("--timeout=30", "lent to user1: geb (1 in hand)\n"),
+        (
+            "--json",
+            "{\"event_id\":\"ID\",\"action\":\"request\",\"user_id\":\"user1\",\
+             \"outcome\":\"accepted\",\"book_ids\":[\"geb\"],\"in_hand\":1}\n",
+        ),
+        ("--quiet", ""),
+    ] {
+        let _: () = db.del(REQUESTS).unwrap();
+        alive(&mut db, REQUESTS, "worker1");
+        let child = server.start_run(&["request", "user1", "geb", form]);
+        let id = wait_for_entry(&mut db, REQUESTS);
+        answer(&mut db, &format!("request:{id}"), &fields);
+        let out = out.replace("ID", &id);
+        Ended::of(child.wait_with_output().unwrap()).is(0, &out, "");
+        let key = format!("lending_answer:request:{id}");
+        let (kept, ttl): (u64, i64) = redis::pipe().llen(&key).pttl(&key).query(&mut db).unwrap();
+        assert!(kept == 1 && ttl > 3_000_000, "{kept} {ttl}");
+    }
+}
+
+#[test]
+fn a_refusal_is_told_by_the_exit_status() {
+    let server = Server::start();
+    let mut db = server.connect();
+    alive(&mut db, RETURNS, "worker1");
+    for (fields, status, out) in [
+        (
+            &["outcome", "unchanged", "not_lent", "geb"],
+            0,
+            "nothing to take back from user1; geb: already back\n",
+        ),
+        (
+            &["outcome", "unchanged", "lent_to_another", "geb"],
+            1,
+            "nothing to take back from user1; geb: lent to someone else\n",
+        ),
+        (
+            &["outcome", "rejected", "cause", "wrong_type"],
+            1,
+            "rejected: wrong type; the event is kept in the dead letters\n",
+        ),
+    ] {
+        let _: () = db.del(RETURNS).unwrap();
+        alive(&mut db, RETURNS, "worker1");
+        let child = server.start_run(&["return", "user1", "geb"]);
+        let id = wait_for_entry(&mut db, RETURNS);
+        let fields = [&["user_id", "user1"], &fields[..]].concat();
+        answer(&mut db, &format!("return:{id}"), &fields);
+        Ended::of(child.wait_with_output().unwrap()).is(status, out, "");
+    }
+}
+
+#[test]
+fn with_no_instance_running_it_says_so_at_once_and_waits_on() {
+    let server = Server::start();
+    let mut db = server.connect();
+    // A consumer of a dead instance, and no group at all on the other stream.
+    alive(&mut db, REQUESTS, "worker1");
+    let _: () = db.del("instance_lock:worker1").unwrap();
+    for (action, stream) in [("request", REQUESTS), ("return", RETURNS)] {
+        let child = server.start_run(&[action, "user1", "geb", "--timeout", "1"]);
+        let id = wait_for_entry(&mut db, stream);
+        let begun = Instant::now();
+        let ended = Ended::of(child.wait_with_output().unwrap());
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        let address = server.address();
+        ended.is(
+            3,
+            "",
+            &format!(
+                "library-req: no libraryd is running on {address}: \
+                 it is queued as {action} {id} and waits for one\n\
+                 library-req: no outcome within 1 s: \
+                 it is queued as {action} {id} and will be processed (library-req outcome \
+                 {action}:{id} tells what became of it)\n"
+            ),
+        );
+    }
+}
+
+#[test]
+fn ids_grow_across_both_streams_whatever_they_hold_already() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let send = |action: &str| server.run(&["--no-wait", action, "u", "b"]).is(0, "OK\n", "");
+    let last = |db: &mut Connection, stream: &str| entries(db, stream).pop().unwrap().0;
+    let id = |text: &str| text.parse::<library_lending::ids::EventId>().unwrap();
+    send("request");
+    send("return");
+    assert!(id(&last(&mut db, RETURNS)) > id(&last(&mut db, REQUESTS)));
+    // Ids from the future, sequence numbers that doubles cannot count, and nines to carry over.
+    for (stream, far, action, next) in [
+        (REQUESTS, "9000000000000-7", "return", "9000000000000-8"),
+        (RETURNS, "9000000000999-18446744073709551615", "request", "9000000001000-0"),
+        (REQUESTS, "9007199254740993-9007199254740993", "return", "9007199254740994-0"),
+        (REQUESTS, "9999999999999999999-1000000000000000", "return", "10000000000000000000-0"),
+        (RETURNS, "18446744073709551615-99", "request", "18446744073709551615-100"),
+    ] {
+        let _: String = redis::cmd("XADD").arg(&[stream, far, "f", "v"]).query(&mut db).unwrap();
+        send(action);
+        let other = if stream == REQUESTS { RETURNS } else { REQUESTS };
+        assert_eq!(last(&mut db, other), next);
+    }
+    let end = format!("18446744073709551615-{}", u64::MAX);
+    let _: String = redis::cmd("XADD").arg(&[RETURNS, &end, "f", "v"]).query(&mut db).unwrap();
+    let ended = server.run(&["--no-wait", "request", "u", "b"]);
+    assert_eq!(ended.status, Some(4), "{ended:?}");
+    assert!(ended.err.contains("used up all ids") && ended.err.contains("nothing was sent"));
+}
+
+#[test]
+fn a_stream_of_the_wrong_type_is_named_and_nothing_is_sent() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let _: () = db.set(RETURNS, "x").unwrap();
+    let ended = server.run(&["request", "u", "b", "--id", "x"]);
+    assert_eq!(ended.status, Some(4), "{ended:?}");
+    assert!(ended.err.contains(RETURNS) && ended.err.contains("nothing was sent"), "{ended:?}");
+    let keys: Vec<String> = db.keys("*").unwrap();
+    assert_eq!(keys, [RETURNS]);
+}
+
+#[test]
+fn under_an_id_an_event_is_queued_once_and_answered_with_the_first_outcome() {
+    let server = Server::start();
+    let mut db = server.connect();
+    server.run(&["request", "u", "geb", "--id", "mine", "--no-wait"]).is(0, "OK\n", "");
+    let id = wait_for_entry(&mut db, REQUESTS);
+    let fields = ["user_id", "u", "outcome", "accepted", "book_ids", "geb", "in_hand", "1"];
+    answer(&mut db, &format!("request:{id}"), &fields);
+    for _ in 0..2 {
+        server.run(&["request", "u", "geb", "--id", "mine"]).is(
+            0,
+            "lent to u: geb (1 in hand)\n",
+            "",
+        );
+    }
+    // The same id with other content is a mistake.
+    for other in [["request", "u", "momo"], ["request", "v", "geb"], ["return", "u", "geb"]] {
+        let ended = server.run(&[&other[..], &["--id", "mine"]].concat());
+        assert_eq!(ended.status, Some(2), "{ended:?}");
+        assert!(ended.err.contains(&id) && ended.err.contains("nothing was sent"), "{ended:?}");
+    }
+    assert_eq!(entries(&mut db, REQUESTS).len(), 1);
+    assert!(entries(&mut db, RETURNS).is_empty());
+    let ttl: i64 = db.pttl("lending_submission:mine").unwrap();
+    assert!(ttl > 86_000_000, "{ttl}");
+}
+
+#[test]
+fn a_failed_xadd_leaves_no_submission_behind() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let _: () = redis::cmd("ACL")
+        .arg(&["SETUSER", "half", "on", ">pw", "~*", "+@all", "-xadd"])
+        .query(&mut db)
+        .unwrap();
+    let args = ["--username=half", "--password=pw", "request", "u", "geb", "--id", "mine"];
+    let ended = server.run(&args);
+    assert_eq!(ended.status, Some(4), "{ended:?}");
+    assert!(ended.err.contains("nothing was sent"), "{ended:?}");
+    until("the submission is gone", || !db.exists::<_, bool>("lending_submission:mine").unwrap());
+}
+
+#[test]
+fn a_redis_that_restarts_while_somebody_waits_does_not_lose_the_answer() {
+    let mut server = Server::start();
+    let mut db = server.connect();
+    let child = server.start_run(&["request", "u", "geb", "--timeout", "30", "--id", "x"]);
+    let id = wait_for_entry(&mut db, REQUESTS);
+    // Before that it might not know yet that its event is queued, and would send it again.
+    until_blocked(&mut db, "blmove");
+    server.restart();
+    let mut db = server.connect();
+    let fields = ["user_id", "u", "outcome", "accepted", "book_ids", "geb", "in_hand", "1"];
+    answer(&mut db, &format!("request:{id}"), &fields);
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert_eq!((ended.status, &*ended.out), (Some(0), "lent to u: geb (1 in hand)\n"));
+    assert!(ended.err.contains("lost Redis at"), "{ended:?}");
+}
+
+#[test]
+fn a_redis_that_is_gone_for_good_says_that_the_event_is_queued() {
+    let mut server = Server::start();
+    let mut db = server.connect();
+    let child = server.start_run(&["request", "u", "geb", "--timeout", "1"]);
+    let id = wait_for_entry(&mut db, REQUESTS);
+    until_blocked(&mut db, "blmove");
+    server.stop();
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert_eq!(ended.status, Some(4), "{ended:?}");
+    assert!(ended.err.contains(&format!("queued as request {id}")), "{ended:?}");
+}
+
+#[test]
+fn no_redis_a_wrong_password_and_a_missing_permission_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("none.sock").display().to_string();
+    let ended = Ended::of(bare(&["-a", &socket, "request", "u", "b"]).output().unwrap());
+    ended.is(
+        4,
+        "",
+        &format!(
+            "library-req: Redis at {socket}: could not connect to Redis: No such file or \
+             directory (os error 2) (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says \
+             where it is); nothing was sent\n"
+        ),
+    );
+    let server = Server::with(&["--requirepass", "secret"]);
+    for args in [&["request", "u", "b"][..], &["request", "u", "b", "--password", "wrong"]] {
+        let ended = server.run(args);
+        assert_eq!(ended.status, Some(4), "{ended:?}");
+        for words in ["--password-file", "nothing was sent"] {
+            assert!(ended.err.contains(words), "{ended:?}");
+        }
+        assert_eq!(ended.err.lines().count(), 1);
+    }
+    let mut command = server.command(&["request", "u", "b", "--no-wait"]);
+    Ended::of(command.env("LIBRARY_PASSWORD", "secret").output().unwrap()).is(0, "OK\n", "");
+}
+
+#[test]
+fn a_bad_command_line_ends_with_2_one_line_of_fault_and_one_of_usage() {
+    let long = "x".repeat(300);
+    let many: Vec<String> = (0..=1000).map(|n| format!("b{n}")).collect();
+    let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+    many.splice(0..0, ["request", "u"]);
+    for (args, fault) in [
+        (&[][..], "a command is missing"),
+        (&["lend", "u", "b"], "unknown command \"lend\""),
+        (&["retrun", "u", "b"], "unknown command \"retrun\": did you mean return?"),
+        (
+            &["request", "u", "b", "--timout", "3"],
+            "unknown option --timout: did you mean --timeout?",
+        ),
+        (&["request", "u", "b", "--results", "f"], "--results does not go with request"),
+        (&["outcome", "17"], "outcome wants an event's id"),
+        (&["where"], "the book is missing"),
+        (&["where", "a", "b"], "unexpected argument \"b\""),
+        (&["history", "--since", "yesterday"], "--since wants"),
+        (&["history", "--last", "0"], "--last wants"),
+        (&["batch", "a", "b"], "unexpected argument"),
+        (&["request"], "the user and the books are missing"),
+        (&["request", "u"], "the books are missing"),
+        (&["request", "u,v", "b"], "user id \"u,v\" has a comma in it"),
+        (&["request", "u", "b", "a\u{1b}[31m"], "book id \"a\\u{1b}[31m\" has a control char"),
+        (&["request", "u", &long], "xxx...\" is longer than 256 bytes"),
+        (&["request", "u", ""], "book id \"\" is empty"),
+        (&["return", " u", "b"], "user id \" u\" begins or ends with white space"),
+        (&many[..], "more than 1000 books"),
+        (&["request", "u", "b", "--timeout", "soon"], "--timeout wants a number of seconds"),
+        (&["request", "u", "b", "--timeout", "-1"], "--timeout wants a number of seconds"),
+        (&["request", "u", "b", "--timeout", "inf"], "--timeout wants a number of seconds"),
+        (&["request", "u", "b", "--frob"], "unknown option --frob"),
+        (&["request", "u", "b", "--id", ""], "--id \"\" is empty"),
+        (&["request", "u", "b", "--json", "--quiet"], "--json and --quiet exclude each other"),
+        (&["request", "u", "b", "-a", "localhost"], "write redis://localhost"),
+        (&["request", "u", "b", "--db", "x"], "--db wants"),
+    ] {
+        let ended = Ended::of(bare(args).output().unwrap());
+        assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
+        let lines: Vec<&str> = ended.err.lines().collect();
+        assert_eq!(lines.len(), 2, "{ended:?}");
+        assert!(lines[0].starts_with("library-req: ") && lines[0].contains(fault), "{ended:?}");
+        assert!(lines[1].contains("usage: library-req "), "{ended:?}");
+    }
+}
+
+#[test]
+fn help_and_version_need_no_redis() {
+    for args in [&["--help"][..], &["-h"], &["request", "--help"], &["-a", "redis://x:1", "-h"]] {
+        let ended = Ended::of(bare(args).output().unwrap());
+        assert_eq!((ended.status, &*ended.err), (Some(0), ""));
+        assert!(ended.out.contains("usage:") && ended.out.contains("--address"), "{ended:?}");
+    }
+    for args in [["--version"], ["-V"]] {
+        let ended = Ended::of(bare(&args).output().unwrap());
+        ended.is(0, concat!("library-req ", env!("CARGO_PKG_VERSION"), "\n"), "");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = bare(&["--help"]).stdout(writer).output().unwrap();
+    Ended::of(output).is(0, "", "");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_one() {
+    let full = std::fs::OpenOptions::new().write(true).open(PathBuf::from("/dev/full")).unwrap();
+    let ended = Ended::of(bare(&["--help"]).stdout(full).output().unwrap());
+    assert_eq!(ended.status, Some(74), "{ended:?}");
+}
+
+/// Answers every event in the streams once: odd books are lent to somebody else.
+fn answer_all(db: &mut Connection) {
+    for (stream, action) in [(REQUESTS, "request"), (RETURNS, "return")] {
+        for (id, fields) in entries(db, stream) {
+            let (user, book) = (fields[1].as_str(), fields[3].as_str());
+            let outcome: &[&str] = match (action, book.ends_with('1')) {
+                ("request", false) => &["outcome", "accepted", "book_ids", book],
+                ("request", true) => {
+                    &["outcome", "denied", "cause", "none_available", "lent_to_another", book]
+                }
+                (_, false) => &["outcome", "returned", "book_ids", book],
+                (_, true) => &["outcome", "unchanged", "not_lent", book],
+            };
+            let fields = [&["user_id", user], outcome].concat();
+            answer(db, &format!("{action}:{id}"), &fields);
+        }
+    }
+}
+
+#[test]
+fn a_batch_with_bad_lines_sends_nothing_unless_told_to_send_the_good_ones() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let file = server.dir.path().join("events");
+    let input = b"request user1 geb,x momo\n# a comment\n\nlend x y\nreturn 'Jorge Luis' \"a b\"\n\
+                  request u last";
+    std::fs::write(&file, input).unwrap();
+    let file = file.to_str().unwrap();
+    let rejected = format!("{file}.rejected");
+    let told = format!(
+        "library-req: line 1: book id \"geb,x\" has a comma in it\n\
+         library-req: line 4: begins with \"lend\", not with request or return\n\
+         library-req: the bad lines are in {rejected}\n"
+    );
+    server.run(&["batch", file, "--no-wait"]).is(
+        2,
+        "",
+        &format!(
+            "{told}library-req: 2 bad lines, 2 good ones: nothing was sent (--partial sends the \
+             good ones)\n"
+        ),
+    );
+    assert!(entries(&mut db, REQUESTS).is_empty());
+    assert_eq!(std::fs::read_to_string(&rejected).unwrap(), "request user1 geb,x momo\nlend x y\n");
+    server.run(&["batch", file, "--no-wait", "--partial"]).is(
+        2,
+        "line 1: book id \"geb,x\" has a comma in it\n\
+         line 4: begins with \"lend\", not with request or return\nOK\nOK\n",
+        &format!("{told}library-req: 2 events queued; 2 bad lines not sent\n"),
+    );
+    assert_eq!(entries(&mut db, REQUESTS)[0].1, ["user_id", "u", "book_ids", "last"]);
+    assert_eq!(entries(&mut db, RETURNS)[0].1, ["user_id", "Jorge Luis", "book_ids", "a b"]);
+}
+
+#[test]
+fn a_batch_keeps_the_order_of_its_lines_across_both_streams_and_is_sent_once() {
+    let server = Server::start();
+    let mut db = server.connect();
+    const PAIRS: usize = 5_000;
+    let lines: Vec<String> =
+        (0..PAIRS).map(|n| format!("request u{n} b{n}\nreturn u{n} b{n}\n")).collect();
+    let lines = lines.concat();
+    for earlier in ["", " (10000 of them by an earlier run)"] {
+        let ended = server.run_with_input(&["batch", "-", "--no-wait"], lines.as_bytes());
+        let told = format!("library-req: 10000 events queued{earlier}\n");
+        ended.is(0, &"OK\n".repeat(2 * PAIRS), &told);
+    }
+    assert!(sent_lines(&mut db) == lines, "the order of the ids is that of the lines");
+    // Under another name it is another batch.
+    let ended =
+        server.run_with_input(&["batch", "--no-wait", "-q", "--batch-id", "b"], lines.as_bytes());
+    ended.is(0, "", "");
+    assert_eq!(entries(&mut db, REQUESTS).len(), 2 * PAIRS);
+    let ended = server.run_with_input(&["batch", "--no-wait", "--batch-id", "b"], b"return u b\n");
+    assert_eq!(ended.status, Some(2), "{ended:?}");
+    assert!(ended.err.contains("with other content"), "{ended:?}");
+    assert_eq!(entries(&mut db, RETURNS).len(), 2 * PAIRS);
+}
+
+/// Every event in the streams, by their ids, as lines of a batch.
+fn sent_lines(db: &mut Connection) -> String {
+    let mut events: Vec<(library_lending::ids::EventId, String)> = Vec::new();
+    for (stream, action) in [(REQUESTS, "request"), (RETURNS, "return")] {
+        for (id, fields) in entries(db, stream) {
+            events.push((id.parse().unwrap(), format!("{action} {} {}\n", fields[1], fields[3])));
+        }
+    }
+    events.sort();
+    events.into_iter().map(|(_, line)| line).collect()
+}
+
+#[test]
+fn two_runs_of_one_batch_at_once_send_it_once_and_in_its_order() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let mut lines = String::new();
+    for (n, run) in [100, 3, 1, 40, 32, 31, 1_200, 700, 2].into_iter().cycle().take(60).enumerate()
+    {
+        let action = if n % 2 == 0 { "request" } else { "return" };
+        for book in 0..run {
+            lines.push_str(&format!("{action} u{n} b{book}\n"));
+        }
+    }
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    for args in [&["--no-wait"][..], &["--timeout", "0", "--batch-id", "waits"]] {
+        let _: () = db.del(&[REQUESTS, RETURNS]).unwrap();
+        let args = [&["batch", file.to_str().unwrap()], args].concat();
+        let runs = [0, 1, 2].map(|_| server.start_run(&args));
+        for run in runs {
+            let ended = Ended::of(run.wait_with_output().unwrap());
+            assert!(matches!(ended.status, Some(0 | 3)), "{:?} {}", ended.status, ended.err);
+        }
+        assert!(sent_lines(&mut db) == lines, "all lines, each once, in order: {args:?}");
+    }
+}
+
+#[test]
+fn a_chunk_that_one_stream_cannot_take_is_added_to_neither() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = "request u b\n".repeat(100) + "return u b\n";
+    for wait in ["--no-wait", "--json"] {
+        let _: () = db.set(RETURNS, "x").unwrap();
+        let ended = server.run_with_input(&["batch", wait], lines.as_bytes());
+        assert_eq!(ended.status, Some(4), "{ended:?}");
+        assert!(ended.err.contains("is no stream"), "{ended:?}");
+        assert!(entries(&mut db, REQUESTS).is_empty());
+        let _: () = db.del(RETURNS).unwrap();
+        let end = format!("18446744073709551615-{}", u64::MAX);
+        let _: String = redis::cmd("XADD").arg(&[RETURNS, &end, "f", "v"]).query(&mut db).unwrap();
+        let ended = server.run_with_input(&["batch", wait], lines.as_bytes());
+        assert!(ended.err.contains("used up all ids"), "{ended:?}");
+        assert!(entries(&mut db, REQUESTS).is_empty());
+        let _: () = db.del(RETURNS).unwrap();
+    }
+}
+
+#[test]
+fn a_full_redis_takes_no_part_of_a_batch() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let set = |db: &mut Connection, bytes: &str| {
+        redis::cmd("CONFIG").arg(&["SET", "maxmemory", bytes]).exec(db).unwrap();
+    };
+    set(&mut db, "1");
+    let lines = "request u b\n".repeat(100);
+    let args = ["batch", "--no-wait", "--timeout", "0.2", "-q"];
+    let ended = server.run_with_input(&args, lines.as_bytes());
+    assert_eq!(ended.status, Some(4), "{ended:?}");
+    assert!(ended.err.contains("OOM"), "{ended:?}");
+    assert!(entries(&mut db, REQUESTS).is_empty());
+    set(&mut db, "0");
+    server.run_with_input(&args, lines.as_bytes()).is(0, "", "");
+    assert!(sent_lines(&mut db) == lines);
+}
+
+#[test]
+fn a_batch_writes_a_result_for_every_line_and_so_does_a_second_run() {
+    let server = Server::start();
+    let mut db = server.connect();
+    alive(&mut db, REQUESTS, "worker1");
+    alive(&mut db, RETURNS, "worker1");
+    let file = server.dir.path().join("events");
+    const PAIRS: usize = 500;
+    let lines: Vec<String> =
+        (0..PAIRS).map(|n| format!("request u{n} b{n}\nreturn u{n} b{n}\n")).collect();
+    std::fs::write(&file, lines.concat()).unwrap();
+    let csv = server.dir.path().join("results.csv");
+    let args = ["batch", file.to_str().unwrap(), "--results", csv.to_str().unwrap()];
+    let child = server.start_run(&args);
+    until("all events arrive", || {
+        let lengths: (usize, usize) = redis::pipe()
+            .cmd("XLEN")
+            .arg(REQUESTS)
+            .cmd("XLEN")
+            .arg(RETURNS)
+            .query(&mut db)
+            .unwrap();
+        lengths == (PAIRS, PAIRS)
+    });
+    answer_all(&mut db);
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    // Denied is a refusal; a return of what nobody has is none.
+    ended.is(1, "", "library-req: 1000 events queued: 950 done, 50 refused\n");
+    let results = std::fs::read_to_string(&csv).unwrap();
+    let rows: Vec<&str> = results.lines().collect();
+    assert_eq!(rows.len(), 1 + 2 * PAIRS);
+    let id = entries(&mut db, REQUESTS)[1].0.clone();
+    assert_eq!(rows[3], format!("3,request,{id},denied,none_available,,,b1,,,"));
+    assert!(rows[4].starts_with("4,return,") && rows[4].ends_with(",unchanged,,,,,,b1,"));
+    std::fs::remove_file(&csv).unwrap();
+    let again = server.run(&args);
+    again.is(
+        1,
+        "",
+        "library-req: 1000 events queued (1000 of them by an earlier run): 950 done, 50 refused\n",
+    );
+    assert_eq!(std::fs::read_to_string(&csv).unwrap(), results);
+    let json = server.run(&["batch", file.to_str().unwrap(), "--json"]);
+    assert_eq!(json.out.lines().count(), 2 * PAIRS);
+    assert!(json.out.lines().nth(1).unwrap().contains("\"outcome\":\"returned\""));
+}
+
+#[test]
+fn a_batch_that_nobody_answers_ends_with_3_and_its_results_say_so() {
+    let server = Server::start();
+    let ended = server
+        .run_with_input(&["batch", "--timeout", "0.3", "--json"], b"request u a\nrequest u b\n");
+    assert_eq!(ended.status, Some(3), "{ended:?}");
+    assert_eq!(ended.out.matches("\"unanswered\"").count(), 2, "{ended:?}");
+    assert!(ended.err.contains("2 unanswered so far"), "{ended:?}");
+}
+
+#[test]
+fn a_batch_goes_on_after_redis_was_restarted_under_it() {
+    let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut db = server.connect();
+    let child = server.start_run(&["batch", "--json", "--timeout", "30"]);
+    let mut stdin = child.stdin.as_ref().unwrap();
+    stdin.write_all(b"request u a\nreturn u a\n").unwrap();
+    let mut child = child;
+    drop(child.stdin.take());
+    wait_for_entry(&mut db, RETURNS);
+    until_blocked(&mut db, "blmove");
+    server.restart();
+    answer_all(&mut server.connect());
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert_eq!(ended.out.lines().count(), 2);
+}
+
+#[test]
+fn input_that_is_no_list_of_events_is_refused_whole() {
+    let server = Server::start();
+    let dir = server.dir.path().display().to_string();
+    let binary = server.dir.path().join("binary").display().to_string();
+    std::fs::write(&binary, b"request u b\n\x7fELF\x00\x00").unwrap();
+    let long = server.dir.path().join("long").display().to_string();
+    std::fs::write(&long, [b"request u ".as_slice(), &vec![b'b'; 10_000_000]].concat()).unwrap();
+    for (file, fault) in [
+        ("/nonexistent/file", "cannot read /nonexistent/file: No such file"),
+        (dir.as_str(), "Is a directory"),
+        (binary.as_str(), "has a zero byte in line 2"),
+        (long.as_str(), "line 1: is longer than"),
+    ] {
+        let ended = server.run(&["batch", file]);
+        assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
+        assert!(ended.err.contains(fault), "{ended:?}");
+        assert!(ended.err.contains("nothing was sent"), "{ended:?}");
+    }
+    let keys: Vec<String> = server.connect().keys("*").unwrap();
+    assert!(keys.is_empty());
+}
+
+#[test]
+fn results_that_cannot_be_written_say_what_was_sent() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let args = ["batch", "--results", "/nonexistent/results"];
+    let ended = server.run_with_input(&args, b"request u b\n");
+    assert_eq!(ended.status, Some(74), "{ended:?}");
+    assert!(ended.err.contains("nothing was sent"), "{ended:?}");
+    assert!(entries(&mut db, REQUESTS).is_empty());
+    let args = ["batch", "--results", "/dev/full", "--timeout", "0.1"];
+    let ended = server.run_with_input(&args, b"request u b\n");
+    assert_eq!(ended.status, Some(74), "{ended:?}");
+    assert!(ended.err.contains("1 events are queued"), "{ended:?}");
+}
+
+#[test]
+fn a_batch_that_redis_refuses_says_what_is_queued_and_that_it_can_be_run_again() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let _: () = db.set(RETURNS, "x").unwrap();
+    let ended = server.run_with_input(&["batch"], b"request u b\nrequest u c\n");
+    assert_eq!((ended.status, &*ended.out), (Some(4), ""), "{ended:?}");
+    assert!(ended.err.contains("at least 0 events are queued; run the same again"), "{ended:?}");
+}
+
+#[test]
+fn ctrl_c_while_waiting_says_that_the_event_stays_queued() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let child = server.start_run(&["request", "u", "geb"]);
+    let id = wait_for_entry(&mut db, REQUESTS);
+    until_blocked(&mut db, "blmove");
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(2));
+    let ended = Ended::of(output);
+    assert!(ended.err.contains(&format!("library-req outcome request:{id}")), "{ended:?}");
+    let event = format!("request:{id}");
+    let still = server.run(&["outcome", &event]);
+    assert_eq!(still.status, Some(3), "{still:?}");
+    assert!(still.err.contains("still queued"), "{still:?}");
+    answer_all(&mut db);
+    server.run(&["outcome", &event]).is(0, "lent to u: geb\n", "");
+    server.run(&["outcome", &id]).is(0, "lent to u: geb\n", "");
+}
+
+#[test]
+fn an_outcome_is_found_in_the_stream_too_and_an_unknown_event_is_said_to_be_unknown() {
+    let server = Server::start();
+    let mut db = server.connect();
+    record(&mut db, "5000-0", "return:4000-0", "u", &["outcome", "returned", "book_ids", "geb"]);
+    server.run(&["outcome", "4000-0"]).is(0, "taken back from u: geb\n", "");
+    let ended = server.run(&["outcome", "request:4000-0"]);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.err.contains("nothing is known about event"), "{ended:?}");
+}
+
+/// Adds an outcome to the stream of outcomes.
+fn record(db: &mut Connection, id: &str, event: &str, user: &str, fields: &[&str]) {
+    let (action, event_id) = event.split_once(':').unwrap();
+    let common = ["event_id", event_id, "action", action, "user_id", user];
+    redis::cmd("XADD")
+        .arg("lending_outcomes_event_stream")
+        .arg(id)
+        .arg(&common)
+        .arg(fields)
+        .exec(db)
+        .unwrap();
+}
+
+#[test]
+fn loans_tell_all_books_of_one_user_among_many() {
+    let server = Server::start();
+    let mut db = server.connect();
+    for n in 0..5_000 {
+        let _: () = db.hset("lent_books", format!("b{n}"), format!("u{n}")).unwrap();
+    }
+    for book in ["geb", "momo"] {
+        let _: () = db.hset("lent_books", book, "me").unwrap();
+    }
+    let _: () = db.set("user:me:count", 2).unwrap();
+    server.run(&["loans", "me"]).is(0, "me has 2 books: geb, momo\n", "");
+    server.run(&["loans", "me", "--json"]).is(
+        0,
+        "{\"user_id\":\"me\",\"in_hand\":2,\"book_ids\":[\"geb\",\"momo\"]}\n",
+        "",
+    );
+    server.run(&["loans", "nobody"]).is(0, "nobody has no books\n", "");
+}
+
+#[test]
+fn where_tells_the_place_of_a_book_and_only_when_asked_who_has_it() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let _: () = redis::pipe()
+        .hset("lent_books", "lent", "user1")
+        .ignore()
+        .sadd("automated_book_storage", "stored")
+        .ignore()
+        .hset("lending_book_states", "reserved", "?17-0")
+        .ignore()
+        .hset("lending_book_states", "returning", ">18-0")
+        .ignore()
+        .hset("shelving_service_state", "returning", "17-0")
+        .ignore()
+        .hset("lending_book_states", "back", ">18-0")
+        .ignore()
+        .hset("shelving_service_state", "theirs", "19-0")
+        .ignore()
+        .sadd("request:19-0:temp", "theirs")
+        .ignore()
+        .hset("shelving_service_state", "lost", "20-0")
+        .ignore()
+        .query(&mut db)
+        .unwrap();
+    for (book, words) in [
+        ("lent", "lent"),
+        ("stored", "in automated storage"),
+        ("reserved", "reserved by a request that is being worked on"),
+        ("returning", "on its way to its shelf"),
+        ("back", "on its shelf"),
+        ("theirs", "reserved by a request that is being worked on"),
+        ("lost", "out of main storage, on its way or missing (library-admin check)"),
+        ("never seen", "on its shelf"),
+    ] {
+        server.run(&["where", book]).is(0, &format!("{book}: {words}\n"), "");
+    }
+    server.run(&["where", "lent", "--show-user"]).is(0, "lent: lent to user1\n", "");
+    let json = "{\"book_id\":\"lent\",\"where\":\"lent\"}\n";
+    server.run(&["where", "lent", "--json"]).is(0, json, "");
+}
+
+#[test]
+fn history_tells_the_latest_outcomes_and_how_far_back_it_reaches() {
+    let server = Server::start();
+    let mut db = server.connect();
+    server.run(&["history"]).is(0, "", "library-req: there are no outcomes yet\n");
+    for n in 1..=2_500_u64 {
+        let (id, event) = (format!("{}-0", n * 1_000), format!("request:{n}-0"));
+        let book = format!("b{n}");
+        let user = if n % 1_000 == 0 { "rare" } else { "u" };
+        record(&mut db, &id, &event, user, &["outcome", "accepted", "book_ids", &book]);
+    }
+    let reach = "library-req: outcomes are kept from 1970-01-01T00:00:01.000Z on\n";
+    server.run(&["history", "--last", "2"]).is(
+        0,
+        "1970-01-01T00:41:39.000Z request 2499-0: lent to a user: b2499\n\
+         1970-01-01T00:41:40.000Z request 2500-0: lent to a user: b2500\n",
+        reach,
+    );
+    server.run(&["history", "--user", "rare"]).is(
+        0,
+        "1970-01-01T00:16:40.000Z request 1000-0: lent to rare: b1000\n\
+         1970-01-01T00:33:20.000Z request 2000-0: lent to rare: b2000\n",
+        reach,
+    );
+    server.run(&["history", "--since", "1970-01-01T00:41:40Z", "--json"]).is(
+        0,
+        "{\"time\":\"1970-01-01T00:41:40.000Z\",\"event_id\":\"2500-0\",\"action\":\"request\",\
+         \"outcome\":\"accepted\",\"book_ids\":[\"b2500\"]}\n",
+        "",
+    );
+    assert_eq!(server.run(&["history", "--since", "1970-01-01"]).out.lines().count(), 2_500);
+    assert_eq!(server.run(&["history", "--book", "b7"]).out.lines().count(), 1);
+}
+
+#[test]
+fn watch_tells_outcomes_as_they_happen_and_survives_a_restart_of_redis() {
+    let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut db = server.connect();
+    record(&mut db, "1000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "old"]);
+    let mut child = server.start_run(&["watch"]);
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    until_blocked(&mut db, "xread");
+    record(&mut db, "2000-0", "request:2-0", "u", &["outcome", "accepted", "book_ids", "new"]);
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line, "1970-01-01T00:00:02.000Z request 2-0: lent to a user: new\n");
+    server.restart();
+    let mut db = server.connect();
+    record(&mut db, "3000-0", "return:3-0", "u", &["outcome", "returned", "book_ids", "new"]);
+    line.clear();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line, "1970-01-01T00:00:03.000Z return 3-0: taken back from a user: new\n");
+    // Nobody reads any more: it ends by itself, quietly.
+    drop(lines);
+    record(&mut db, "4000-0", "return:4-0", "u", &["outcome", "returned", "book_ids", "new"]);
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert!(ended.err.contains("lost Redis at") && ended.err.contains("is back"), "{ended:?}");
+}
+
+/// What a command writes to a terminal. `script` gives it one.
+fn on_a_terminal(server: &Server, command: &str, variables: &[(&str, &str)]) -> String {
+    let line = format!("{} {command}", env!("CARGO_BIN_EXE_library-req"));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("LIBRARY_ADDRESS", server.address());
+    script.env_remove("NO_COLOR").env("TERM", "xterm").envs(variables.iter().copied());
+    let output = script.stdin(Stdio::null()).output().expect("script is part of every Debian");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_terminal_gets_colours_unless_it_is_told_not_to() {
+    let server = Server::start();
+    let mut db = server.connect();
+    record(&mut db, "5000-0", "return:4000-0", "u", &["outcome", "returned", "book_ids", "geb"]);
+    let coloured = on_a_terminal(&server, "outcome 4000-0", &[]);
+    assert!(coloured.contains("\u{1b}[32mtaken back from u: geb\u{1b}[0m"), "{coloured:?}");
+    for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let plain = on_a_terminal(&server, "outcome 4000-0", &[variable]);
+        assert!(plain.contains("taken back") && !plain.contains('\u{1b}'), "{plain:?}");
+    }
+}
+
+#[test]
+fn a_batch_shows_a_bar_on_a_terminal_and_takes_it_away() {
+    let server = Server::start();
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, "request u a\nreturn u a\n").unwrap();
+    let command = format!("batch {} --json --timeout 1", file.display());
+    let shown = on_a_terminal(&server, &command, &[]);
+    assert!(shown.contains("[####################] 2 of 2 sent, 0 answered"), "{shown:?}");
+    assert!(shown.ends_with("2 unanswered so far (run the same again to ask)\r\n"), "{shown:?}");
+    assert!(shown.contains("\r\u{1b}[K"), "it is taken away: {shown:?}");
+}
