@@ -218,6 +218,8 @@ fn what_is_in_motion_is_no_violation() {
     redis.cmd(&["HSET", "lending_book_states", "asked", &format!("?{request}")]);
     redis.cmd(&["HSET", "lending_book_states", "fetched", &format!("?{request}")]);
     redis.cmd(&["HSET", SHELVES, "fetched", &request]);
+    // Handed out on the request's first try, of which no state tells.
+    redis.cmd(&["HSET", SHELVES, "handed out", &request]);
     // Fetched by a reference instance, which notes that nowhere else; and a book from the storage,
     // which some request fetched long ago.
     redis.cmd(&["HSET", SHELVES, "taken", &request]);
@@ -249,6 +251,7 @@ fn what_is_in_motion_is_no_violation() {
         "asked is reserved by",
         "fetched is reserved by",
         "taken is nowhere",
+        "handed out is nowhere",
         "reserved is nowhere",
         "temp reserves 2 books",
         "I1: waiting is nowhere",
@@ -485,6 +488,21 @@ fn script(redis: &Redis, text: &str, keys: &[&str], args: &[&str]) -> Vec<String
         other => redis::from_redis_value(other).unwrap(),
     };
     reply.into_iter().map(text).collect()
+}
+
+#[test]
+fn a_book_on_its_way_is_no_suspect_as_long_as_its_state_says_so() {
+    let redis = Redis::new();
+    let keys = [LENT_BOOKS, STORAGE, SHELVES, "lending_book_states", REQUESTS, SHELVING];
+    let inspect = || {
+        let args = ["lending_service", "shelving_service", "shelves", "geb"];
+        script(&redis, include_str!("../../lua/inspect.lua"), &keys, &args)
+    };
+    redis.cmd(&["HSET", SHELVES, "geb", "1-0"]);
+    redis.cmd(&["HSET", "lending_book_states", "geb", ">17-0"]);
+    assert_eq!(inspect(), ["INSPECTED", "geb", "nowhere", "", "1-0", ">17-0"]);
+    redis.hand_off("17-0", "geb");
+    assert_eq!(inspect(), ["INSPECTED"]);
 }
 
 #[test]
