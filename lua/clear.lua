@@ -14,6 +14,8 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 
+-- A wrong type must show before the first write.
+redis.call('HLEN', KEYS[3])
 local ours, groups = group_of(stream, group)
 if not ours then
   return {'CLEARED', 0, 'done'}

@@ -4,11 +4,12 @@
 --   commits: effect, outcome, hand-off to shelving, answer, XACK and XDEL together (DONE),
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
 --   reserves books that only ShelvingService can know about, and asks for them (FETCH).
--- On its first try by an instance a request comes with ShelvingService's answers already: a "yes"
--- is always true, the book is out for this request; a "no" names the request that has the book. It
--- is not final, since the book may have come back in the meantime: a book that is nowhere else is
--- reserved here, asked for again, and only the second "no" counts. What waits has nothing and is
--- tried without asking first.
+-- On its first try by an instance a request comes with ShelvingService's answers already. A "yes"
+-- is true: the book was on its shelf and is out for this request now. "Again" says that it was
+-- handed out to this request before, which may have put it back since: it counts only under a
+-- reservation made here. A "no" names the request that has the book. It is not final, since the
+-- book may have come back in the meantime: a book that is nowhere else is reserved here, asked for
+-- again, and only the second "no" counts. What waits has nothing and is tried without asking first.
 --
 -- KEYS  1 the instance's lock       2 requests (stream)      3 returns (stream)
 --       4 hand-offs (stream)        5 loans (hash)           6 book states (hash)
@@ -23,14 +24,14 @@
 --       then for each event:
 --         "request" or "return", event id, user id,
 --         milliseconds to keep the answer, or "" if none is wished,
---         "" or the doubt that an earlier FETCH gave,
+--         "", the doubt that an earlier FETCH gave, or "no" after WAIT "no",
 --         what ShelvingService has said of the books: "" nothing, "yes" to all of them, or how
 --         final a "no" is: "first" (not at all), "in_doubt", "certain",
---         number of books, the books, and, if "first", "in_doubt" or "certain", for each book
---         "yes", the id of the request that has it, or "" (not asked)
+--         number of books, the books, and, but for "" and "yes", for each book "yes", "again",
+--         the id of the request that has it, or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
 --       {"DONE", name, value, ...}        the outcome's fields from "outcome" on
---       {"WAIT", "older" | "book" | "doubt"}
+--       {"WAIT", "older" | "book" | "doubt" | "no"}   "no": shelving has said a final "no"
 --       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
 --       {"STALE"}                         not pending any more: somebody else decides it; nothing
 --                                         was changed, since what it had is theirs now
@@ -41,8 +42,7 @@
 -- script, reads after an event's commit go by the memory. A refusal waits for what is older (I8).
 --
 -- The state of a book: "?17-0" reserved by request 17-0; "=17-0" lent to request 17-0; ">17-0" on
--- its way to its shelf in hand-off 17-0, and ">17-0 16-3" if request 16-3 put it back in order to
--- wait: shelving says yes to that one until the book has arrived.
+-- its way to its shelf in hand-off 17-0.
 
 local lock, requests, returns, handoffs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local loans_key, states_key, storage_key = KEYS[5], KEYS[6], KEYS[7]
@@ -402,7 +402,7 @@ local function shelving()
 end
 
 -- Whether an entry of a stream is still to be done: not delivered yet, or pending.
-local function is_undone(stream, group, delivered, id)
+local function is_undone_now(stream, group, delivered, id)
   if before(delivered, id) then
     local entry = redis.pcall('XRANGE', stream, id, id)
     return entry.err ~= nil or #entry > 0
@@ -414,9 +414,9 @@ end
 local undone_known = {}
 -- Whether the hand-off that a book's state names is still to be done.
 local function in_transit(is)
-  local id = string.match(is, '^>(%S+)')
+  local id = string.sub(is, 2)
   if undone_known[id] == nil then
-    undone_known[id] = is_undone(handoffs, shelving_group, shelving().delivered, id)
+    undone_known[id] = is_undone_now(handoffs, shelving_group, shelving().delivered, id)
   end
   return undone_known[id]
 end
@@ -427,7 +427,7 @@ local function is_undecided(request)
     return false
   end
   local group = group_of(requests, lending_group)
-  return is_undone(requests, lending_group, group and group['last-delivered-id'] or '0-0', request)
+  return is_undone_now(requests, lending_group, group and group['last-delivered-id'] or '0-0', request)
 end
 
 local doubt_known
@@ -485,8 +485,8 @@ end
 ---- Effects.
 
 -- Puts books back: into automated storage while it has room, in the order given, the rest in one
--- hand-off to shelving. `by` is the request that does so while it waits, or "".
-local function put_back(list, by)
+-- hand-off to shelving.
+local function put_back(list)
   local rest = {}
   for _, book in ipairs(list) do
     if room > 0 then
@@ -502,7 +502,7 @@ local function put_back(list, by)
     undone_known[id] = true
     shelving_known, doubt_known = nil, nil
     for _, book in ipairs(rest) do
-      set('state', state, book, by == '' and '>' .. id or '>' .. id .. ' ' .. by)
+      set('state', state, book, '>' .. id)
     end
   end
 end
@@ -523,7 +523,7 @@ local function let_go(e, asked)
   end
   if e.reserved then
     redis.call('DEL', e.temp)
-    put_back(e.extra, '')
+    put_back(e.extra)
     e.reserved = nil
   end
 end
@@ -637,11 +637,12 @@ local function wait(e, sorted)
       return {'STALE'}
     end
     let_go(e, sorted.asked)
-    put_back(sorted.have, e.id)
+    put_back(sorted.have)
     -- What shelving said is not true any more.
     e.said, e.answers = '', nil
   end
-  return {'WAIT', sorted.in_doubt and 'doubt' or sorted.blocked and 'book' or 'older'}
+  return {'WAIT', sorted.in_doubt and 'doubt' or sorted.told_no and 'no'
+    or sorted.blocked and 'book' or 'older'}
 end
 
 -- Asks shelving for books, after reserving those that are not yet reserved for e.
@@ -670,7 +671,7 @@ local function decide(e, sorted)
   end
   take_from_storage(sorted.instant)
   if sorted.too_many then
-    put_back(available, '')
+    put_back(available)
     lists[7], lists[8] = 'put_back', available
     return conclude(e, 'denied', 'too_many_books', lists, true)
   end
@@ -693,7 +694,7 @@ local function take_back(e, sorted)
   end
   if #mine > 0 then
     set('in_hand', in_hand, e.count, math.max(0, in_hand[e.count] - #mine))
-    put_back(mine, '')
+    put_back(mine)
   end
   local lists = {'book_ids', mine, 'lent_to_another', sorted.others, 'not_lent', sorted.not_lent}
   return conclude(e, #mine > 0 and 'returned' or 'unchanged', nil, lists, #mine > 0)
@@ -722,12 +723,13 @@ local function look_at_request(e)
   local asked, unknown = {}, {}                    -- reserved for e without having the book
   local mine, others, nowhere = {}, {}, {}         -- refused
   local available, blocked, in_doubt = {}, false, false
+  -- What e reserves cannot be under way anywhere without a mark, unless reference instances run.
+  local is_certain = e.said == 'certain' or #reference == 0
   for n, book in ipairs(e.books) do
     local is = state[book]
     local kind = is and string.sub(is, 1, 1)
     local own = kind == '?' and string.sub(is, 2) == e.id
     local answer = e.said == 'yes' and 'yes' or e.answers and e.answers[n] or ''
-    local put_back_by_e = kind == '>' and string.match(is, ' (%S+)$') == e.id
     if own and (loan[book] or stored[book]) then
       asked[#asked + 1] = book
     end
@@ -740,25 +742,24 @@ local function look_at_request(e)
     elseif stored[book] then
       instant[#instant + 1] = book
       available[#available + 1] = book
-    elseif answer == 'yes' and not put_back_by_e then
+    elseif answer == 'yes' or (own and answer == 'again' and is_certain) then
       have[#have + 1] = book
       available[#available + 1] = book
-    elseif put_back_by_e and answer == 'yes' and not in_transit(is) then
-      -- Said before the book arrived, or after? Before anything else it is asked for again.
-      unknown[#unknown + 1] = book
-    elseif own and answer == '' then
+    elseif (own and answer == '')
+      or (answer == 'again' and not own and not (kind == '>' and in_transit(is))) then
+      -- Before anything else it is asked for under a reservation, so that it can be put back.
       unknown[#unknown + 1] = book
     elseif own then
       asked[#asked + 1] = book
-      if is_undecided(answer) then
+      if answer ~= 'again' and is_undecided(answer) then
         blocked = true
-      elseif e.said == 'certain' then
+      elseif answer ~= 'again' and e.said == 'certain' then
         nowhere[#nowhere + 1] = book
       else
         in_doubt = true
       end
     elseif kind == '?' or (kind == '>' and in_transit(is))
-      or (answer ~= '' and answer ~= 'yes' and answer ~= e.id and is_undecided(answer)) then
+      or (answer ~= '' and answer ~= 'again' and is_undecided(answer)) then
       blocked = true
     else
       free[#free + 1] = book
@@ -769,16 +770,20 @@ local function look_at_request(e)
     have = have, instant = instant, free = free, asked = asked, unknown = unknown, mine = mine,
     others = others, nowhere = nowhere, available = available, blocked = blocked,
     in_doubt = in_doubt, too_many = in_hand[e.count] + #available > limit,
+    told_no = e.doubt == 'no' or #nowhere > 0,
   }
   if #unknown > 0 then
     return fetch, sorted
   end
+  -- After a final "no" a refusal is foreseeable: a request that reserved its books in every round
+  -- until what is older is decided could keep that from being decided (I5).
   local refusal = blocked or in_doubt or sorted.too_many or #available < #e.books
+    or sorted.told_no and #free > 0
   if refusal and (blocked or in_doubt or not nothing_older(e)) then
     return wait, sorted
   end
   if #free > 0 then
-    if e.doubt then
+    if e.doubt and e.doubt ~= 'no' then
       sorted.certain = settled(e.doubt)
       sorted.in_doubt = not sorted.certain
     end

@@ -1,11 +1,13 @@
 -- fetch.lua: hand out books from the main storage, each to one request.
 --
 -- ShelvingService's answer to LendingService, and the only way in which lending reaches the main
--- storage. Asked again by the same request, it gives the same answer.
+-- storage. Asked again by the same request, it says so: whether the request has the book still, or
+-- has put it back since, into storage or on its way to its shelf, is lending's to know.
 --
 -- KEYS  1 the instance's lock   2 main storage (hash: book that is out -> request that has it)
 -- ARGV  1 token of the lease    then in turn: a book, the request that asks for it
--- Returns {"FENCED"} | {"FETCHED", for each pair "yes" or the request that has the book}
+-- Returns {"FENCED"} | {"FETCHED", for each pair "yes" (it was on its shelf and is handed out now),
+--         "again" (it was handed out to this request before) or the request that it is out for}
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
@@ -27,9 +29,8 @@ for first = 2, #ARGV, SLICE do
       out[book] = asking
       taken[#taken + 1] = book
       taken[#taken + 1] = asking
-      has = asking
     end
-    reply[#reply + 1] = has == asking and 'yes' or has
+    reply[#reply + 1] = not has and 'yes' or has == asking and 'again' or has
   end
 end
 for first = 1, #taken, SLICE do

@@ -35,10 +35,9 @@ local out = redis.call('HMGET', KEYS[3], unpack(books))
 local states = redis.call('HMGET', KEYS[4], unpack(books))
 
 local function fault_of(n)
-  local kind, id, by
+  local kind, id
   if states[n] then
-    kind, id, by = string.match(states[n], '^(.)(%S*) ?(%S*)$')
-    kind = kind or 'none'
+    kind, id = string.sub(states[n], 1, 1), string.sub(states[n], 2)
   end
   if place == 'loans' and lent[n] then
     if stored[n] == 1 then
@@ -57,9 +56,7 @@ local function fault_of(n)
     if kind == '?' then
       return not is_undone(KEYS[5], ARGV[1], id) and 'reserved_for_none'
     end
-    local is_known = (kind == '=' and by == '' or kind == '>' and (by == '' or split(by)))
-      and split(id)
-    return not is_known and 'state_unknown'
+    return not ((kind == '=' or kind == '>') and split(id)) and 'state_unknown'
   end
 end
 

@@ -35,7 +35,7 @@ end
 local function what_to_do(book, seen_out, seen_state)
   local out = redis.call('HGET', KEYS[3], book) or ''
   local state = redis.call('HGET', KEYS[4], book) or ''
-  local kind, id, by = string.match(state, '^(.)(%S*) ?(%S*)$')
+  local kind, id = string.sub(state, 1, 1), string.sub(state, 2)
   if left then
     if redis.call('SISMEMBER', left, book) == 0 then
       return 'changed'
@@ -44,7 +44,7 @@ local function what_to_do(book, seen_out, seen_state)
     return 'changed'
   end
   if (kind == '?' and (left or is_undone(KEYS[5], ARGV[1], id)))
-    or (kind == '>' and (is_undone(KEYS[6], ARGV[2], id) or is_undone(KEYS[5], ARGV[1], by)))
+    or (kind == '>' and is_undone(KEYS[6], ARGV[2], id))
     or is_undone(KEYS[5], ARGV[1], out) then
     -- Somebody is at it, or it is told by its state.
     return left and 'let_go' or 'changed'

@@ -1,4 +1,4 @@
--- reject.lua: move an event that cannot be worked on to the dead letters.
+-- reject.lua: move an event that cannot be worked on to the dead letters. After order.lua.
 --
 -- The original fields are copied as they are; the caller need not have understood, nor even seen
 -- them: the event may be what killed whoever read it.
@@ -15,7 +15,7 @@
 --       4 "request", "return" or "handoff"               5 cause
 --       6 "keep" or "delete" decided events              7 storage capacity
 --       8 outcomes to keep      9 milliseconds to keep the answer
---       10 "look" or "reject"
+--       10 "look" or "reject"  11 group of shelving
 -- Returns {"FENCED"} | {"STALE"} | {"MAY_HAVE", book, ...}
 --       | {"DONE", name, value, ...} (the outcome's fields)
 
@@ -29,7 +29,7 @@ end
 
 local of_types = {
   [KEYS[3]] = 'stream', [KEYS[4]] = 'stream', [KEYS[5]] = 'stream', [KEYS[6]] = 'hash',
-  [KEYS[7]] = 'set', [KEYS[8]] = 'hash', [KEYS[9]] = 'hash',
+  [KEYS[7]] = 'set', [KEYS[8]] = 'hash', [KEYS[9]] = 'hash', [KEYS[12]] = 'hash',
 }
 for key, wanted in pairs(of_types) do
   local is = redis.call('TYPE', key).ok
@@ -54,6 +54,19 @@ local function field(name)
   end
 end
 
+-- Whether a book's state says that it is in a hand-off that is still to be done.
+local function in_transit(state)
+  local handoff = string.match(state, '^>(%d+%-%d+)')
+  if not handoff then
+    return false
+  end
+  local shelving = group_of(KEYS[5], ARGV[11])
+  if not shelving or before(shelving['last-delivered-id'], handoff) then
+    return #redis.call('XRANGE', KEYS[5], handoff, handoff) > 0
+  end
+  return #redis.call('XPENDING', KEYS[5], ARGV[11], handoff, handoff, 1) > 0
+end
+
 -- Only a well-formed list of books can have been fetched: 1000 ids of 256 bytes and a comma.
 local LONGEST_LIST = 257000
 local reserved, may_have = {}, {}
@@ -70,11 +83,12 @@ if action == 'request' then
   local list = field('book_ids') or ''
   if #list <= LONGEST_LIST then
     for book in string.gmatch(list, '[^,]+') do
-      local state = redis.call('HGET', KEYS[6], book)
+      local state = redis.call('HGET', KEYS[6], book) or ''
       local elsewhere = is_reserved[book] or redis.call('HEXISTS', KEYS[8], book) == 1
         or redis.call('SISMEMBER', KEYS[7], book) == 1
-      -- In transit it may be, too: then it is on its way to shelving as it is.
-      if not elsewhere and (not state or state == '?' .. id or string.sub(state, 1, 1) == '=') then
+      -- What it has fetched need not be noted here: the state may be one that has no meaning any
+      -- more, or another request's reservation. A book in transit is on its way to shelving as it is.
+      if not elsewhere and not in_transit(state) then
         may_have[#may_have + 1] = book
       end
     end
@@ -105,8 +119,10 @@ repeat
   first = first + MOST_VALUES
 until first > #fields
 
+-- Another request that has reserved one of them may have been told that it is out for this one:
+-- without its reservation it asks again.
 for _, book in ipairs(may_have) do
-  if redis.call('HGET', KEYS[6], book) == '?' .. id then
+  if string.sub(redis.call('HGET', KEYS[6], book) or '', 1, 1) == '?' then
     redis.call('HDEL', KEYS[6], book)
   end
 end
@@ -126,7 +142,10 @@ if #to_shelves > 0 then
     redis.call('HSET', KEYS[6], book, '>' .. handoff)
   end
 end
-redis.call('DEL', KEYS[10])
+-- A return with the id of a request has no part in that request's reservation, a hand-off in none.
+if action == 'request' then
+  redis.call('DEL', KEYS[10])
+end
 redis.call('HDEL', KEYS[9], action .. ':' .. id)
 -- Rare enough: whatever waits has to try again before it counts as waiting.
 redis.call('DEL', KEYS[12])

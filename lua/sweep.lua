@@ -23,15 +23,13 @@ local meaningless, orphans = {}, {}
 for at = 5, #ARGV, 2 do
   local book, state = ARGV[at], ARGV[at + 1]
   if redis.call('HGET', KEYS[2], book) == state then
-    local kind, id, by = string.match(state, '^(.)(%S*) ?(%S*)$')
+    local kind, id = string.sub(state, 1, 1), string.sub(state, 2)
     local lent = redis.call('HEXISTS', KEYS[3], book) == 1
     local over = false
     if kind == '=' then
       over = not lent
     elseif kind == '>' then
-      -- While the request that put it back is undecided, the mark tells what it has not got.
-      over = lent or not (is_undone(KEYS[4], ARGV[3], id)
-        or (by ~= '' and is_undone(KEYS[5], ARGV[2], by)))
+      over = lent or not is_undone(KEYS[4], ARGV[3], id)
     elseif kind == '?' and not is_undone(KEYS[5], ARGV[2], id) then
       over = ARGV[4] == 'unfetched'
       if not over then

@@ -23,5 +23,5 @@ pub mod shelving;
 pub mod daemon;
 // The command `library-req`.
 pub mod request;
-// The command `library-admin`.
+// The operator's command `library-admin`.
 pub mod admin;

@@ -150,4 +150,14 @@ impl Session {
         // Whoever panicked left a whole Arc behind.
         Arc::clone(&self.neighbours.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// The event that is being tried alone, or was when the last session ended.
+    pub fn lone(&self) -> Option<EventKey> {
+        *self.lone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers which event is being tried alone.
+    pub fn remember_lone(&self, key: Option<EventKey>) {
+        *self.lone.lock().unwrap_or_else(PoisonError::into_inner) = key;
+    }
 }

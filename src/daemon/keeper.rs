@@ -21,7 +21,7 @@ use crate::lending::{self, SUSPICIOUS_DELIVERIES};
 use crate::script::{self, Script, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving;
-use crate::stream::{self, Consumer};
+use crate::stream;
 
 static SWEEP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/sweep.lua")))
@@ -202,8 +202,6 @@ impl Keeper<'_> {
                     }
                 }
                 Stream::HandOffs => {
-                    // A hand-off is never given up: one that is suspected is read when it is
-                    // found to be in nobody's hands.
                     let entries = claimed.iter().filter_map(|one| one.entry.as_ref());
                     if let Some(to_shelving) = to_shelving {
                         let _ =
@@ -402,15 +400,14 @@ pub fn meet_neighbours(session: &Session, connection: &mut Connection) -> Result
 fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, Error> {
     const DOING: &str = "look at the other instances";
     let mut others = Vec::new();
-    for stream in STREAMS {
-        let (name, group) = stream.name_and_group(session);
+    for of in STREAMS {
+        let (name, group) = of.name_and_group(session);
         for consumer in stream::consumers(connection, name, group)? {
-            let Consumer { name, pending, idle_ms } = consumer;
-            if name == session.consumer() {
+            if consumer.name == session.consumer() {
                 continue;
             }
             let left: i64 = redis::cmd("PTTL")
-                .arg(session.keys.lock_of(&name))
+                .arg(session.keys.lock_of(&consumer.name))
                 .query(connection)
                 .map_err(Error::redis(DOING))?;
             let lock = match left {
@@ -418,7 +415,8 @@ fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, 
                 -1 => Lock::WithoutTtl,
                 _ => Lock::Held,
             };
-            others.push(Other { stream, name, pending, idle_ms, lock });
+            let stream::Consumer { name, pending, idle_ms } = consumer;
+            others.push(Other { stream: of, name, pending, idle_ms, lock });
         }
     }
     Ok(others)

@@ -74,10 +74,10 @@ pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, E
         .arg(&keys.outcomes)
         .query(connection)
         .map_err(Error::redis("look at the outcomes"))?;
-    Ok(outcomes > 0
-        && (group_of(connection, &keys.requests, LENDING_GROUP)?.is_none()
-            || group_of(connection, &keys.returns, LENDING_GROUP)?.is_none()
-            || group_of(connection, &keys.handoffs, SHELVING_GROUP)?.is_none()))
+    let all_are_there = group_of(connection, &keys.requests, LENDING_GROUP)?.is_some()
+        && group_of(connection, &keys.returns, LENDING_GROUP)?.is_some()
+        && group_of(connection, &keys.handoffs, SHELVING_GROUP)?.is_some();
+    Ok(outcomes > 0 && !all_are_there)
 }
 
 /// Creates the consumer groups that are missing, from the beginning of their streams: what was

@@ -20,7 +20,8 @@ use super::keeper::{self, Keeper, Order, STALL};
 use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
-use super::{logging, setup, takeover};
+use super::takeover::{self, LoneTry};
+use super::{logging, setup};
 use crate::connect::Target;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
@@ -295,9 +296,10 @@ impl Supervisor {
             return Err(error);
         }
         // The last session was interrupted in a try of an event that is tried alone, and survived.
-        let lone = self.lone.lock().map_or(None, |mut lone| lone.take());
+        let lone = session.lone();
         if let Some(key) = lone {
-            takeover::count_lone_try(&session, &mut control, key, -1)?;
+            takeover::count_lone_try(&session, &mut control, key, LoneTry::Interrupted)?;
+            session.remember_lone(None);
         }
         let threads = Connections::open(&self.target, &session)?;
         self.sessions += 1;

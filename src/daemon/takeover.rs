@@ -7,6 +7,7 @@ use redis::{Connection, Value};
 use crate::error::Error;
 use crate::event::EventKey;
 use crate::ids::EventId;
+use crate::keys::LENDING_GROUP;
 use crate::lending::SUSPICIOUS_DELIVERIES;
 use crate::script::{Script, text};
 use crate::session::Session;
@@ -30,7 +31,8 @@ pub struct Claimed {
 
 /// Claims everything that is pending for the consumer `from` (this instance's own name at the
 /// start of a process), page by page, as long as `pass_on` wants more. Nothing happens if that
-/// instance is alive.
+/// instance is alive. Hand-offs are never suspected: they are never given up, and refusals wait for
+/// them.
 ///
 /// # Errors
 /// What Redis or the link said.
@@ -43,6 +45,7 @@ pub fn claim_all(
     mut pass_on: impl FnMut(Vec<Claimed>) -> bool,
 ) -> Result<(), Error> {
     const DOING: &str = "take over events";
+    let suspicious = if group == LENDING_GROUP { SUSPICIOUS_DELIVERIES } else { u64::MAX };
     let mut seen = "-".to_owned();
     loop {
         let reply = CLAIM
@@ -53,7 +56,7 @@ pub fn claim_all(
             .arg(from)
             .arg(MOST_IN_A_CLAIM)
             .arg(&seen)
-            .arg(SUSPICIOUS_DELIVERIES)
+            .arg(suspicious)
             .arg(session.options.abandoned_after.as_millis() as u64)
             .run(connection, DOING)?;
         if reply.word == "ALIVE" {
@@ -74,8 +77,18 @@ pub fn claim_all(
     }
 }
 
-/// Counts a try of an event that is tried alone: 1 before it, 0 when it came to its end, -1 when it
-/// was interrupted and the process survived. Returns how many tries there are now.
+/// What is told of a try of an event that is tried alone. Each can be told again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoneTry {
+    /// It is about to begin.
+    Begin,
+    /// It did not come to its end, and the process survived.
+    Interrupted,
+    /// It came to its end.
+    Ended,
+}
+
+/// Counts the tries of an event that is tried alone. Returns how many there are now.
 ///
 /// # Errors
 /// What Redis or the link said.
@@ -83,14 +96,18 @@ pub fn count_lone_try(
     session: &Session,
     connection: &mut Connection,
     key: EventKey,
-    add: i64,
+    step: LoneTry,
 ) -> Result<u64, Error> {
     const DOING: &str = "count a try";
     let reply = LONE_TRY
         .keys(&[&session.lock(), &session.keys.lone_tries])
         .arg(&session.token)
         .arg(key.to_string())
-        .arg(add)
+        .arg(match step {
+            LoneTry::Begin => "begin",
+            LoneTry::Interrupted => "interrupted",
+            LoneTry::Ended => "ended",
+        })
         .run(connection, DOING)?;
     let tries = reply.number(0).ok_or_else(|| reply.unexpected(DOING))?;
     Ok(u64::try_from(tries).unwrap_or(0))

@@ -36,12 +36,16 @@ pub struct Fetched {
     pub answers: Vec<Option<Answer>>,
 }
 
+/// The doubt of a request that was told that a book is nowhere: there is none, and it reserves
+/// nothing before it may be refused.
+pub const TOLD_NO: &str = "no";
+
 /// One try of an event.
 #[derive(Debug)]
 pub struct Try {
     /// The event.
     pub event: Event,
-    /// The doubt that an earlier try ended in; else empty.
+    /// The doubt that an earlier try ended in, or [`TOLD_NO`]; else empty.
     pub doubt: String,
     /// What ShelvingService said, if it was asked.
     pub fetched: Option<Fetched>,
@@ -60,8 +64,8 @@ pub enum Verdict {
     },
     /// To be tried again later.
     Wait {
-        /// Whether a "no" of shelving may have come too early.
-        in_doubt: bool,
+        /// The doubt for the next try.
+        doubt: String,
     },
     /// Decided: the outcome's fields from `outcome` on, names and values in turn.
     Done(Vec<Value>),
@@ -123,6 +127,7 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
                 cmd.arg(match answer {
                     None => "",
                     Some(Answer::Yes) => "yes",
+                    Some(Answer::Again) => "again",
                     Some(Answer::TakenBy(request)) => request,
                 });
             }
@@ -170,7 +175,15 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
                     }
                 }
                 Some("WAIT") => {
-                    Verdict::Wait { in_doubt: parts.get(1).and_then(text) == Some("doubt") }
+                    let finality = one.fetched.as_ref().map(|fetched| &fetched.finality);
+                    let doubt = match (parts.get(1).and_then(text), finality) {
+                        // The doubt of the answers that it had, or still the one that it came with.
+                        (Some("doubt"), Some(Finality::InDoubt(doubt))) => doubt.clone(),
+                        (Some("doubt"), _) => one.doubt.clone(),
+                        (Some("no"), _) => TOLD_NO.to_owned(),
+                        _ => String::new(),
+                    };
+                    Verdict::Wait { doubt }
                 }
                 Some("STALE") => Verdict::Stale,
                 Some("FAILED") => {

@@ -12,8 +12,9 @@ use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Reply, Script};
 use crate::session::Session;
 
-static SCRIPT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/reject.lua")));
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/reject.lua")))
+});
 
 const KEYS: usize = 12;
 
@@ -23,10 +24,9 @@ pub fn command(session: &Session, key: EventKey, cause: &str, look: bool, by_tex
     let keys = &session.keys;
     let stream = keys.stream(key.action);
     let own = [keys.reservation(key), keys.answer(key)];
-    let mut cmd =
-        build(session, stream, LENDING_GROUP, key.id, key.action.as_str(), cause, own, by_text);
-    cmd.arg(if look { "look" } else { "reject" });
-    cmd
+    let step = if look { "look" } else { "reject" };
+    let action = key.action.as_str();
+    build(session, stream, LENDING_GROUP, key.id, action, cause, own, step, by_text)
 }
 
 /// The command that moves a hand-off to the dead letters.
@@ -34,10 +34,8 @@ pub fn hand_off_command(session: &Session, id: EventId, cause: &str, by_text: bo
     let keys = &session.keys;
     // A hand-off has neither a reservation nor an answer; the stream itself stands in for them.
     let own = [keys.handoffs.clone(), keys.handoffs.clone()];
-    let mut cmd =
-        build(session, &keys.handoffs, SHELVING_GROUP, id, "handoff", cause, own, by_text);
-    cmd.arg("reject");
-    cmd
+    let (stream, step) = (&keys.handoffs, "reject");
+    build(session, stream, SHELVING_GROUP, id, "handoff", cause, own, step, by_text)
 }
 
 #[allow(clippy::too_many_arguments)] // Two callers, both above.
@@ -49,6 +47,7 @@ fn build(
     action: &str,
     cause: &str,
     [reservation, answer]: [String; 2],
+    step: &str,
     by_text: bool,
 ) -> Cmd {
     let keys = &session.keys;
@@ -58,7 +57,7 @@ fn build(
     cmd.arg(&keys.lone_tries).arg(reservation).arg(answer).arg(&keys.ties);
     cmd.arg(&session.token).arg(group).arg(id.to_string()).arg(action).arg(cause);
     cmd.arg(session.decided_events()).arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept);
-    cmd.arg(AnswerWish::Keep.ttl_ms());
+    cmd.arg(AnswerWish::Keep.ttl_ms()).arg(step).arg(SHELVING_GROUP);
     cmd
 }
 

@@ -37,7 +37,7 @@ const OLDEST_OF_A_USER: usize = 8;
 pub struct Waiting {
     /// The event.
     pub event: Event,
-    /// What decide.lua gave when it was in doubt, for the next try; else empty.
+    /// The doubt for the next try, see [`crate::lending::decide::Try`].
     pub doubt: String,
 }
 

@@ -10,7 +10,7 @@
 //! way is answered, or at once when the session breaks.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::lending::LOG;
@@ -24,7 +24,7 @@ use super::reject::{self, Rejected};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered};
 use crate::daemon::logging::OutcomeLog;
-use crate::daemon::takeover;
+use crate::daemon::takeover::{self, LoneTry};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey};
 use crate::ids::{BookId, EventId};
@@ -71,18 +71,19 @@ struct Asking {
     finality: Finality,
     /// Indices into the event's books; none of a return.
     books: Vec<usize>,
-    /// The books that it has got before: a "yes" stays true until the event gives the book back.
-    got: Vec<usize>,
+    /// What shelving said of the others before.
+    before: Vec<Option<Answer>>,
 }
 
 impl Asking {
-    /// The first time that this instance has an event: all books of a request.
+    /// The first time that this instance has an event: all books of a request. A fresh one was
+    /// never tried before.
     fn first(event: Event) -> Self {
         let books = match event.key.action {
             Action::Request => (0..event.books.len()).collect(),
             Action::Return => Vec::new(),
         };
-        Self { event, finality: Finality::First, books, got: Vec::new() }
+        Self { event, finality: Finality::First, books, before: Vec::new() }
     }
 }
 
@@ -298,16 +299,13 @@ impl<'a> Worker<'a> {
         let mut answers = fetch::answers(reply, asked(&chunk).count())?.into_iter();
         let tries = chunk
             .into_iter()
-            .map(|Asking { event, finality, books, got }| {
+            .map(|Asking { event, finality, books, mut before }| {
                 let fetched = (!books.is_empty()).then(|| {
-                    let mut of_event = vec![None; event.books.len()];
-                    for book in got {
-                        of_event[book] = Some(Answer::Yes);
-                    }
+                    before.resize(event.books.len(), None);
                     for book in books {
-                        of_event[book] = answers.next();
+                        before[book] = answers.next();
                     }
-                    Fetched { finality, answers: of_event }
+                    Fetched { finality, answers: before }
                 });
                 Try { event, doubt: String::new(), fetched }
             })
@@ -329,21 +327,14 @@ impl<'a> Worker<'a> {
                     gone.push(one.event);
                 }
                 Verdict::Fetch { finality, books } => {
-                    let answers = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
-                    let got = (0..answers.len())
-                        .filter(|book| answers[*book] == Some(Answer::Yes))
-                        .collect();
-                    asking.push(Asking { event: one.event, finality, books, got });
+                    let mut before = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+                    for answer in &mut before {
+                        // What another had then, it may not have now.
+                        answer.take_if(|answer| matches!(answer, Answer::TakenBy(_)));
+                    }
+                    asking.push(Asking { event: one.event, finality, books, before });
                 }
-                Verdict::Wait { in_doubt } => {
-                    // The doubt of the answers that it had, or still the one that it came with.
-                    let doubt = match one.fetched.map(|fetched| fetched.finality) {
-                        _ if !in_doubt => String::new(),
-                        Some(Finality::InDoubt(doubt)) => doubt,
-                        _ => one.doubt,
-                    };
-                    self.room.admit(Waiting { event: one.event, doubt });
-                }
+                Verdict::Wait { doubt } => self.room.admit(Waiting { event: one.event, doubt }),
                 Verdict::Stale => {
                     debug!(target: LOG, "{key} is decided by another instance");
                     gone.push(one.event);
@@ -385,8 +376,10 @@ impl<'a> Worker<'a> {
     /// counted before it is read, and given up unread when it was tried often enough (I5).
     fn try_alone(&mut self, key: EventKey) -> Result<(), Error> {
         let most = self.session.options.tries;
-        let tries = takeover::count_lone_try(self.session, &mut self.connection, key, 1)?;
-        self.remember_lone(Some(key));
+        // Before it is counted: the reply can get lost.
+        self.session.remember_lone(Some(key));
+        let tries =
+            takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Begin)?;
         warn!(target: LOG, "{key} was in hand when instances died: it is tried alone, time {tries} of {most}");
         if tries > most {
             self.send(give_up(key, format!("given_up_after_{most}_tries")))?;
@@ -411,13 +404,9 @@ impl<'a> Worker<'a> {
             self.answer_one()?;
         }
         // It was survived, whatever came of it.
-        takeover::count_lone_try(self.session, &mut self.connection, key, 0)?;
-        self.remember_lone(None);
+        takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Ended)?;
+        self.session.remember_lone(None);
         Ok(())
-    }
-
-    fn remember_lone(&self, key: Option<EventKey>) {
-        *self.session.lone.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
 

@@ -1,5 +1,6 @@
 //! The call by which lending gets books from the main storage. Asked again by the same request, it
-//! answers the same, so a caller that died in the middle is simply followed by another.
+//! hands the book out again, and says so: a caller that died in the middle is simply followed by
+//! another.
 
 use std::sync::LazyLock;
 
@@ -32,8 +33,11 @@ pub fn command<'a>(
 /// What shelving says of a book that a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is out for this request, now or since it was asked before.
+    /// It was on its shelf, and is out for this request now.
     Yes,
+    /// It has been out for this request since it was asked before. The request may have put it
+    /// back meanwhile, and it may have passed through other hands.
+    Again,
     /// It is out for another: what the main storage has noted of it, a request's id.
     TakenBy(String),
 }
@@ -53,6 +57,7 @@ pub fn answers(reply: Value, asked: usize) -> Result<Vec<Answer>, Error> {
         .iter()
         .map(|answer| match text(answer) {
             Some("yes") => Answer::Yes,
+            Some("again") => Answer::Again,
             // What is no text was laid down by hand; it names no request that could be waited for.
             other => Answer::TakenBy(other.unwrap_or("?").to_owned()),
         })

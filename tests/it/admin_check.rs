@@ -12,12 +12,6 @@ use crate::common::*;
 
 const WELL: &str = "nothing is wrong\n";
 
-/// The words of a command; the fourth and what follows it is one where it is a book's state.
-fn words(command: &str) -> Vec<&str> {
-    let most = if command.contains("lending_book_states") { 4 } else { usize::MAX };
-    command.splitn(most, ' ').collect()
-}
-
 fn check(redis: &Redis) -> TestCommand {
     TestCommand::library_admin(redis, &["check"])
 }
@@ -82,10 +76,6 @@ const SPOILED: &[(&[&str], &str)] = &[
         "I6: lost is reserved by a request that is decided: ?17-0\n",
     ),
     (&["HSET lending_book_states lost !"], "I6: lost has a state that means nothing: !\n"),
-    (
-        &["HSET shelving_service_state lost 17-0", "HSET lending_book_states lost >4-0 17-0"],
-        "I1: lost is nowhere: out of main storage since request 17-0\n",
-    ),
     (&["HSET lending_book_states lost =17"], "I6: lost has a state that means nothing: =17\n"),
     (
         &["SADD request:17-0:temp geb lost"],
@@ -165,7 +155,7 @@ fn every_kind_of_violation_is_found() {
         redis.cmd(&["FLUSHALL"]);
         healthy(&redis);
         for command in *commands {
-            redis.cmd(&words(command));
+            redis.cmd(&command.split(' ').collect::<Vec<_>>());
         }
         let run = check(&redis).exits(1);
         assert!(run.stdout.contains(said), "after {commands:?}: {run}");
@@ -226,19 +216,18 @@ fn what_is_in_motion_is_no_violation() {
     redis.cmd(&["HSET", SHELVES, "reserved", "1-0"]);
     redis.cmd(&["SADD", &format!("request:{request}:temp"), "reserved", "taken"]);
     // On their way to the shelves: delivered and not, marked by us and not by a reference.
-    for book in ["in work", "marked in work", "waiting", "marked waiting", "marked put back"] {
+    for book in ["in work", "marked in work", "waiting", "marked waiting"] {
         let id = redis.hand_off("*", &format!("x,{book}"));
         redis.cmd(&["HSET", SHELVES, book, "1-0"]);
         if book.starts_with("marked") {
-            let by = if book.ends_with("back") { " 5-5" } else { "" };
-            redis.cmd(&["HSET", "lending_book_states", book, &format!(">{id}{by}")]);
+            redis.cmd(&["HSET", "lending_book_states", book, &format!(">{id}")]);
         }
         if book.ends_with("work") {
             other.take(SHELVING);
         }
     }
     // Marks that are to be swept mean nothing, and harm nothing.
-    redis.cmd(&["HSET", "lending_book_states", "old", "=1-0", "older", ">1-0", "x", ">1-0 2-0"]);
+    redis.cmd(&["HSET", "lending_book_states", "old", "=1-0", "older", ">1-0"]);
     let before = redis.everything();
     assert_eq!(repair(&redis).exits(0).stdout, WELL);
     assert_eq!(redis.everything(), before);
@@ -256,7 +245,6 @@ fn what_is_in_motion_is_no_violation() {
         "temp reserves 2 books",
         "I1: waiting is nowhere",
         "marked waiting is nowhere",
-        "marked put back is nowhere",
     ] {
         assert!(run.stdout.contains(said), "{said}: {run}");
     }
@@ -525,7 +513,7 @@ fn a_book_is_handed_over_only_if_it_is_as_the_check_has_seen_it() {
     ] {
         let redis = Redis::new();
         redis.cmd(&["HSET", SHELVES, "lost", "17-0"]);
-        redis.cmd(&words(meanwhile));
+        redis.cmd(&meanwhile.split(' ').collect::<Vec<_>>());
         let before = redis.everything();
         let reply = mend(&redis, ["lost", "17-0", ""]);
         assert_eq!([&*reply[0], &*reply[2]], ["MENDED", word], "{meanwhile}");
@@ -551,7 +539,7 @@ fn a_book_is_handed_over_only_if_it_is_as_the_check_has_seen_it() {
         let redis = Redis::new();
         redis.cmd(&["HSET", SHELVES, "lost", "16-0"]);
         redis.cmd(&["HSET", "lending_book_states", "lost", state]);
-        redis.cmd(&words(meanwhile));
+        redis.cmd(&meanwhile.split(' ').collect::<Vec<_>>());
         let reply = mend(&redis, ["lost", "16-0", state]);
         assert_eq!([&*reply[0], &*reply[2]], ["MENDED", word], "{state} {meanwhile}");
     }
@@ -579,7 +567,6 @@ fn a_reservation_is_dissolved_only_if_its_request_is_decided() {
         ("SADD automated_book_storage lost", &["let_go", "let_go"]),
         ("HSET lending_book_states lost ?18-0", &["let_go", "let_go"]),
         ("HSET lending_book_states lost ?1-0", &["let_go", "let_go"]),
-        ("HSET lending_book_states lost >2-0 18-0", &["let_go", "let_go"]),
         ("HSET lending_book_states lost >18-0", &["let_go", "let_go"]),
         ("HSET shelving_service_state lost 18-0", &["let_go", "let_go"]),
     ] {
@@ -592,7 +579,7 @@ fn a_reservation_is_dissolved_only_if_its_request_is_decided() {
         if meanwhile.contains(REQUESTS) {
             redis.cmd(&["DEL", REQUESTS]);
         }
-        redis.cmd(&words(meanwhile));
+        redis.cmd(&meanwhile.split(' ').collect::<Vec<_>>());
         let reply = dissolve(&redis);
         if said.is_empty() {
             assert_eq!(reply, ["CHANGED"], "{meanwhile}");
@@ -692,9 +679,11 @@ fn long_steps(redis: &Redis, micros: u64) -> Vec<(u64, String)> {
 fn no_step_of_a_check_grows_with_the_library() {
     let redis = Redis::new();
     large_library(&redis, 20_000);
-    // Far above what a step takes, below what it would take over all 20,000 books; a busy machine
-    // must not fail this.
-    assert_eq!(long_steps(&redis, 20_000), []);
+    // Far above what a step takes, below what it would take over all 20,000 books. On a busy machine
+    // any step may be held up once; one that is too large is so every time.
+    let mut tries = (0..4).map(|_| long_steps(&redis, 20_000));
+    let well = tries.by_ref().any(|steps| steps.is_empty());
+    assert!(well, "{:?}", long_steps(&redis, 20_000));
 }
 
 /// `cargo test --test it -- --ignored --nocapture a_million` tells the longest steps.

@@ -5,6 +5,7 @@ mod daemon;
 mod events;
 mod ledger;
 mod process;
+mod proxy;
 mod redis;
 mod state;
 
@@ -18,6 +19,7 @@ pub use events::{
 };
 pub use ledger::Ledger;
 pub use process::Process;
+pub use proxy::{Fault, Proxy};
 pub use redis::Redis;
 pub use rustix::process::Signal;
 pub use state::{Content, RawFields, State, numbers, text};

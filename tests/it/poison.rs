@@ -1,0 +1,210 @@
+//! Events that kill who reads them, and events that only happen to be in hand when instances die.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::common::*;
+
+/// The event that kills. Its id is in no other's.
+const POISON: &str = "5-7777";
+
+/// A proxy that kills the daemon whenever it asks shelving for the poison or decides it, as long
+/// as `armed` says so.
+fn deadly(redis: &Redis, armed: &Arc<AtomicBool>) -> Proxy {
+    let armed = Arc::clone(armed);
+    Proxy::new(redis, move |command| {
+        let fault = match command.kind {
+            "fetch" => Fault::KillAfter,
+            "decide" => Fault::KillBefore,
+            _ => return None,
+        };
+        (armed.load(Ordering::SeqCst) && command.mentions(POISON)).then_some(fault)
+    })
+}
+
+/// Starts the daemon again and again until the poison is given up; how often it died.
+fn start_until_it_is_given_up(redis: &Redis, proxy: &Proxy) -> (usize, Daemon) {
+    for deaths in 0..20 {
+        // Forced, because nobody wants to wait for the lease each time.
+        let mut daemon = proxy.spawn(redis, &["-f", "worker1"]);
+        let over = eventually(DEADLINE, || !daemon.is_running() || redis.length(DEAD_LETTERS) > 0);
+        assert!(over, "neither did it die nor did it give the event up");
+        if daemon.is_running() {
+            return (deaths, daemon);
+        }
+    }
+    panic!("it died 20 times");
+}
+
+/// What became of the poison.
+fn assert_given_up(redis: &Redis, action: &str) {
+    let letters = redis.entries(DEAD_LETTERS);
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0].1["event_id"], POISON);
+    assert_eq!(letters[0].1["cause"], "given_up_after_3_tries");
+    let outcomes = redis.outcomes_of(action, POISON);
+    assert_eq!(outcomes.len(), 1);
+    assert_eq!(outcomes[0]["outcome"], "rejected");
+}
+
+fn assert_only_the_poison_is_given_up(stream: &str) {
+    let redis = Redis::new();
+    Ledger::new().lent("user0", &["momo"], "1-0").lay_down(&redis);
+    // 30 requests before it and 30 behind it, and as many returns.
+    for n in 0..60 {
+        let id = if n < 30 { format!("5-{}", 100 + n) } else { format!("5-{}", 8000 + n) };
+        if n == 30 {
+            let book = if stream == REQUESTS { "geb" } else { "momo" };
+            redis.add(stream, POISON, &[("user_id", b"user0"), ("book_ids", book.as_bytes())]);
+        }
+        redis.request_at(&id, &format!("user{n}"), &format!("book{n}"));
+        redis.give_back_at(&id, &format!("user{n}"), "nothing");
+    }
+    let proxy = deadly(&redis, &armed());
+    let (deaths, _daemon) = start_until_it_is_given_up(&redis, &proxy);
+    // Twice with the others, before it is suspected; then three times alone.
+    assert_eq!(deaths, 5);
+    let outcomes = redis.assert_one_outcome_each(121);
+    assert_given_up(&redis, if stream == REQUESTS { "request" } else { "return" });
+    for outcome in outcomes.iter().filter(|outcome| outcome["event_id"] != POISON) {
+        let good = if outcome["action"] == "request" { "accepted" } else { "unchanged" };
+        assert_eq!(outcome["outcome"], good, "{outcome:?}");
+    }
+    redis.assert_at_rest();
+    // What it had fetched is on its shelf again.
+    let id = redis.request("user61", "geb");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+}
+
+fn armed() -> Arc<AtomicBool> {
+    Arc::new(AtomicBool::new(true))
+}
+
+#[test]
+fn a_request_that_kills_whoever_tries_it_is_given_up_and_others_are_unharmed() {
+    assert_only_the_poison_is_given_up(REQUESTS);
+}
+
+#[test]
+fn a_return_that_kills_whoever_tries_it_is_given_up_and_others_are_unharmed() {
+    assert_only_the_poison_is_given_up(RETURNS);
+}
+
+// A request waited, and its book was put back by a hand-off. Another instance asked for the book
+// again and died before it could note that, three times. The mark of the hand-off, long done, was
+// taken for one on its way: the book stayed out of the shelves for ever.
+#[test]
+fn what_a_poisonous_request_fetched_again_after_waiting_goes_back_to_its_shelf() {
+    let redis = Redis::new();
+    let stored: Vec<_> = (0..20).map(|n| format!("stored{n}")).collect();
+    Ledger::new().stored(&stored, "1-0").lent("user9", &["lent"], "1-0").lay_down(&redis);
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("4-0", "user8", "old");
+    holder.take(REQUESTS);
+    let armed = Arc::new(AtomicBool::new(false));
+    let proxy = deadly(&redis, &armed);
+    redis.request_at(POISON, "user1", "geb,lent");
+    let mut first = proxy.spawn(&redis, &["worker1"]).ready();
+    let put_back = || {
+        let groups = format!("{:?}", redis.cmd(&["XINFO", "GROUPS", SHELVING]));
+        redis.length(SHELVING) == 0 && !groups.contains("0-0")
+    };
+    assert!(eventually(DEADLINE, put_back), "it has waited and put its book back");
+    armed.store(true, Ordering::SeqCst);
+    assert_eq!(first.exit_status(), -9);
+    let (_, _daemon) = start_until_it_is_given_up(&redis, &proxy);
+    assert_given_up(&redis, "request");
+    holder.die();
+    redis.assert_one_outcome_each(2);
+    redis.assert_at_rest();
+    let id = redis.request("user2", "geb");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+}
+
+// A request that was given up had fetched a book, and just then another had reserved the book in
+// order to ask for it: the book was not found to be the first one's.
+#[test]
+fn what_a_poisonous_request_fetched_goes_to_whoever_has_reserved_it_meanwhile() {
+    let redis = Redis::new();
+    redis.request_at(POISON, "user1", "geb");
+    suspected(&redis, POISON);
+    redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "3"]);
+    redis.cmd(&["HSET", SHELVES, "geb", POISON]);
+    let holder = Other::alive(&redis, "holder");
+    let id = redis.request_at("6-0", "user2", "geb");
+    holder.take(REQUESTS);
+    redis.cmd(&["HSET", "lending_book_states", "geb", &format!("?{id}")]);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(POISON);
+    assert_given_up(&redis, "request");
+    holder.die();
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    redis.assert_at_rest();
+}
+
+/// Makes an event look as if instances had died with it in hand, twice, and the next start were
+/// the third time.
+fn suspected(redis: &Redis, id: &str) {
+    Other::gone(redis, "worker1").take(REQUESTS);
+    let args = ["XCLAIM", REQUESTS, "lending_service", "worker1", "0", id, "RETRYCOUNT", "2"];
+    redis.cmd(&[&args[..], &["JUSTID"]].concat());
+}
+
+// The link died when Redis had counted a try and before the daemon knew: the daemon survived, but
+// the try counted.
+#[test]
+fn a_try_that_a_broken_link_ended_does_not_count_wherever_it_broke() {
+    for fault in [Fault::CutAfter, Fault::CutBefore] {
+        for kinds in [&["lone_try"][..], &["lone_try", "fetch"], &["fetch", "decide"]] {
+            let redis = Redis::new();
+            let id = redis.request("user1", "geb");
+            suspected(&redis, &id);
+            let proxy = Proxy::new(&redis, move |command| {
+                let cuts = kinds.contains(&command.kind) && command.number <= 9;
+                cuts.then_some(fault)
+            });
+            let mut daemon = proxy.spawn(&redis, &["worker1"]);
+            let outcome = redis.outcome_of_request(&id);
+            assert_eq!(outcome["outcome"], "accepted", "{fault:?} of {kinds:?}");
+            assert!(daemon.is_running());
+            redis.assert_at_rest();
+            let forgotten = || redis.ask::<u32>(&["EXISTS", "lending_lone_tries"]) == 0;
+            assert!(eventually(DEADLINE, forgotten), "a count is left");
+        }
+    }
+}
+
+#[test]
+fn fifty_reconnects_with_full_hands_reject_nothing() {
+    const WAITING: usize = 3_000;
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["lent"], "1-0").lay_down(&redis);
+    // Nobody can be refused before this one is decided.
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("4-0", "user8", "old");
+    holder.take(REQUESTS);
+    let commands: Vec<_> = (0..WAITING)
+        .map(|n| {
+            let user = format!("user{n}");
+            ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", "lent"]
+                .map(str::to_owned)
+                .to_vec()
+        })
+        .collect();
+    redis.pipeline(&commands);
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let in_hand = || redis.everything().stream(REQUESTS).groups["lending_service"].pending.len();
+    assert!(eventually(DEADLINE, || in_hand() > WAITING));
+    for _ in 0..50 {
+        redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    assert!(daemon.is_running());
+    assert_eq!(redis.length(OUTCOMES), 0, "they wait");
+    holder.die();
+    let outcomes = redis.assert_one_outcome_each(WAITING + 1);
+    assert_eq!(redis.length(DEAD_LETTERS), 0);
+    assert!(outcomes[1..].iter().all(|outcome| outcome["cause"] == "none_available"));
+    redis.assert_at_rest();
+}

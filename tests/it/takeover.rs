@@ -1,0 +1,140 @@
+//! What an instance that died, hangs or is cut off had in hand, and how soon others have it.
+
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+
+/// A request was tried, waited, and put its book into storage; somebody else was lent it from
+/// there and gave it back, into a hand-off. Shelving still had the first request on record as who
+/// fetched the book: asked again by the next instance, it said yes, and the book was lent while it
+/// was on its way to its shelf.
+#[test]
+fn a_request_taken_over_is_not_lent_a_book_that_it_once_had_and_that_is_on_its_way() {
+    let redis = Redis::new();
+    let stored: Vec<_> = (0..19).map(|n| format!("stored{n}")).collect();
+    Ledger::new()
+        .stored(&stored, "1-0")
+        .lent("user9", &["lent"], "1-0")
+        .lent("user3", &["momo"], "1-0")
+        .lay_down(&redis);
+    // Nobody can be refused before this one is decided.
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("2-0", "user8", "old");
+    holder.take(REQUESTS);
+    let proxy = Proxy::at(&redis, "shelve", 1, Fault::KillBefore);
+    let mut first = proxy.spawn(&redis, &["--lease", "1", "worker1"]).ready();
+
+    let waiting = redis.request_at("3-0", "user1", "geb,lent");
+    assert!(eventually(DEADLINE, || redis.ledger().storage.contains("geb")));
+    let granted = redis.request_at("4-0", "user2", "geb");
+    assert_eq!(redis.outcome_of_request(&granted)["outcome"], "accepted");
+    redis.outcome_of_return(&redis.give_back_at("5-0", "user3", "momo"));
+    redis.outcome_of_return(&redis.give_back_at("6-0", "user2", "geb"));
+    assert_eq!(first.exit_status(), -9);
+    // The hand-off is in the hands of an instance that takes its time.
+    let hand_off = redis.entries(SHELVING)[0].0.clone();
+    redis.cmd(&["XCLAIM", SHELVING, "shelving_service", "holder", "0", &hand_off]);
+
+    let _second = Daemon::start(&redis, &["--lease", "1", "worker2"]);
+    let taken_over = || {
+        let pending = redis.everything().stream(REQUESTS).groups["lending_service"].pending.clone();
+        pending.get(&waiting).is_some_and(|by| by == "worker2")
+    };
+    assert!(eventually(DEADLINE, taken_over));
+    let waits = || redis.outcomes_of("request", &waiting).is_empty();
+    assert!(stays(Duration::from_millis(500), waits), "{:?}", redis.outcomes());
+    holder.die();
+    let outcome_now = redis.outcome_of_request(&waiting);
+    let more = [("book_ids", "geb"), ("lent_to_another", "lent"), ("in_hand", "1")];
+    assert_eq!(outcome_now, outcome("request", &waiting, "user1", "accepted", &more));
+    redis.assert_one_outcome_each(5);
+    redis.assert_at_rest();
+}
+
+/// The keeper claimed a hand-off that instances had died with, took it for one that kills, and
+/// left it to be found ten seconds later. Hand-offs are never given up: there is nothing to wait
+/// for, and every refusal waits for it.
+#[test]
+fn a_hand_off_that_was_in_hand_when_instances_died_is_done_at_once() {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["geb"], "1-0").lay_down(&redis);
+    let dead = Other::gone(&redis, "dead");
+    let id = redis.hand_off("*", "geb");
+    dead.take(SHELVING);
+    let args = ["XCLAIM", SHELVING, "shelving_service", "dead", "0", &id, "RETRYCOUNT", "9"];
+    redis.cmd(&[&args[..], &["JUSTID"]].concat());
+    let begin = Instant::now();
+    let _daemon = Daemon::start(&redis, &["--lease", "1", "worker1"]);
+    redis.assert_at_rest();
+    assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
+}
+
+#[test]
+fn a_link_on_which_nothing_arrives_any_more_is_given_up_in_seconds() {
+    /// A reply may take five seconds, a blocking read two more.
+    const SECONDS: Duration = Duration::from_secs(10);
+    std::thread::scope(|scope| {
+        for kind in ["fetch", "decide", "read", "shelve", "read hand-offs", "renew", "claim"] {
+            scope.spawn(move || {
+                let redis = Redis::new();
+                let stored: Vec<_> = (0..20).map(|n| format!("stored{n}")).collect();
+                Ledger::new()
+                    .stored(&stored, "1-0")
+                    .lent("user2", &["momo"], "1-0")
+                    .lay_down(&redis);
+                let request = redis.request_at("2-0", "user1", "geb");
+                let back = redis.give_back_at("2-1", "user2", "momo");
+                let proxy = Proxy::at(&redis, kind, 1, Fault::Silence);
+                let begin = Instant::now();
+                let mut daemon = proxy.spawn(&redis, &["worker1"]);
+                assert!(eventually(DEADLINE, || proxy.has_struck()), "{kind}");
+                assert_eq!(redis.outcome_of_request(&request)["outcome"], "accepted");
+                assert_eq!(redis.outcome_of_return(&back)["outcome"], "returned");
+                redis.assert_at_rest();
+                // It may be a link that has no more to say to these events.
+                redis.outcome_of_request(&redis.request("user3", "momo"));
+                assert!(begin.elapsed() < SECONDS, "{kind} took {:?}", begin.elapsed());
+                assert!(daemon.is_running(), "{kind}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_paused_instance_loses_its_events_to_another_and_recovers_when_it_goes_on() {
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["lent"], "1-0").lay_down(&redis);
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("2-0", "user8", "old");
+    holder.take(REQUESTS);
+    let mut paused = Daemon::start(&redis, &["--lease", "1", "paused"]);
+    for n in 0..100 {
+        redis.request(&format!("user{n}"), "lent");
+    }
+    let in_hand_of = |name: &str| {
+        let pending = redis.everything().stream(REQUESTS).groups["lending_service"].pending.clone();
+        pending.values().filter(|by| *by == name).count()
+    };
+    assert!(eventually(DEADLINE, || in_hand_of("paused") == 100));
+    paused.signal(Signal::STOP);
+    let begin = Instant::now();
+    let _other = Daemon::start(&redis, &["--lease", "1", "other"]);
+    assert!(eventually(DEADLINE, || in_hand_of("other") == 100));
+    assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
+    let before = redis.everything().without("instance_lock:");
+    paused.signal(Signal::CONT);
+    let works_again = || redis.ask::<bool>(&["EXISTS", "instance_lock:paused"]);
+    assert!(eventually(DEADLINE, works_again), "{}", paused.log());
+    assert_eq!(redis.everything().without("instance_lock:").0, before.0);
+    holder.die();
+    let outcomes = redis.assert_one_outcome_each(101);
+    Ledger::new().lent("user9", &["lent"], "1-0").replay(&outcomes);
+    redis.assert_at_rest();
+    assert_eq!(redis.length(DEAD_LETTERS), 0);
+    // Both work on.
+    for _ in 0..20 {
+        redis.outcome_of_request(&redis.request("user7", "lent"));
+    }
+    assert!(paused.is_running());
+    assert_eq!(paused.stop(), 0);
+}

@@ -1,0 +1,1000 @@
+//! Each guard in a script, taken out: what it guards breaks then, and holds with it.
+
+use library_lending::event::{Action, Event, HandOff};
+use library_lending::ids::EventId;
+use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
+use library_lending::lending::decide::Verdict;
+use redis::Value;
+
+use crate::library::{Instance, Library};
+use crate::redis::{Content, show};
+use crate::world::*;
+
+/// Runs a scenario with a script as it is, and again without a guard: parts of its text that occur
+/// once, each with what is there instead.
+fn guard(
+    script: &'static str,
+    parts: &[(&str, &str)],
+    scenario: impl Fn(&mut Library) -> Result<(), String>,
+) {
+    let mut library = Library::new();
+    if let Err(fault) = scenario(&mut library) {
+        panic!("{script}.lua as it is: {fault}");
+    }
+    library.clear();
+    library.patch(script, parts);
+    assert!(scenario(&mut library).is_err(), "{script}.lua is as good without: {parts:?}");
+}
+
+// ---- What scenarios are made of.
+
+/// Lays down books that are in storage, each fetched by an old request.
+fn store(library: &mut Library, books: &[&str]) {
+    for book in books {
+        let keys = library.keys.clone();
+        library.redis.ask::<()>(&["SADD", &keys.storage, book]);
+        library.redis.ask::<()>(&["HSET", &keys.shelves, book, "0-1"]);
+    }
+}
+
+fn fill_storage(library: &mut Library) {
+    let fillers: Vec<String> = (0..20).map(|n| format!("filler{n}")).collect();
+    store(library, &fillers.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// Lays down loans from before.
+fn lend(library: &mut Library, who: &str, books: &[&str]) {
+    let keys = library.keys.clone();
+    for book in books {
+        library.redis.ask::<()>(&["HSET", &keys.loans, book, who]);
+        library.redis.ask::<()>(&["HSET", &keys.shelves, book, "0-1"]);
+        library.redis.ask::<()>(&["INCR", &keys.count(&user(who))]);
+    }
+}
+
+/// Adds an event and delivers it to an instance.
+fn give(library: &mut Library, to: &Instance, event: &Event) {
+    library.add(event);
+    let taken = library.take(to.name(), event.key.action, 1);
+    assert_eq!(taken, std::slice::from_ref(event));
+}
+
+fn request(ms: u64, who: &str, books: &str) -> Event {
+    event(Action::Request, id(ms, 0), who, books)
+}
+
+fn give_back(ms: u64, who: &str, books: &str) -> Event {
+    event(Action::Return, id(ms, 0), who, books)
+}
+
+/// Tries an event until it is decided or waits, asking the main storage as an instance does.
+fn serve(library: &mut Library, by: &Instance, one: InHand) -> Verdict {
+    let mut tries = if one.fresh && one.event.key.action == Action::Request {
+        let asking = vec![one.first_asking()];
+        let answers = library.fetch(by, &asked(&asking)).unwrap();
+        with_answers(asking, answers)
+    } else {
+        vec![one.next_try()]
+    };
+    for _ in 0..5 {
+        let mut verdicts = library.decide(by, &tries).unwrap();
+        match verdicts.remove(0) {
+            Verdict::Fetch { finality, books } => {
+                let one = tries.remove(0);
+                let asking = vec![Asking::after(one, finality, books)];
+                let answers = library.fetch(by, &asked(&asking)).unwrap();
+                tries = with_answers(asking, answers);
+            }
+            verdict => return verdict,
+        }
+    }
+    Verdict::Failed("asks again and again".into())
+}
+
+fn serve_fresh(library: &mut Library, by: &Instance, event: &Event) -> Verdict {
+    serve(library, by, InHand::fresh(event.clone()))
+}
+
+/// Adds an event, delivers and serves it.
+fn give_and_serve(library: &mut Library, by: &Instance, event: &Event) -> Verdict {
+    give(library, by, event);
+    serve_fresh(library, by, event)
+}
+
+fn waits(verdict: &Verdict) -> Result<String, String> {
+    match verdict {
+        Verdict::Wait { doubt } => Ok(doubt.clone()),
+        other => Err(format!("it does not wait: {}", told(other))),
+    }
+}
+
+/// Whether the outcome has this field.
+fn is_done(verdict: &Verdict, name: &str, value: &str) -> Result<(), String> {
+    let Verdict::Done(fields) = verdict else {
+        return Err(format!("it is not decided: {}", told(verdict)));
+    };
+    let has = fields.chunks_exact(2).any(|pair| show(&pair[0]) == name && show(&pair[1]) == value);
+    ensure!(has, "no {name} {value}: {}", told(verdict));
+    Ok(())
+}
+
+/// What must not be at any time: I1, I2, I3, and two outcomes for an event.
+fn is_sound(library: &mut Library) -> Result<(), String> {
+    let (dump, keys) = (library.dump(), library.keys.clone());
+    let mut undone = Vec::new();
+    for (_, fields) in dump.stream(&keys.handoffs).undone(SHELVING_GROUP) {
+        undone.extend(fields[0].1.split(',').map(str::to_owned));
+    }
+    let (loans, storage) = (dump.hash(&keys.loans), dump.set(&keys.storage));
+    let out = dump.hash(&keys.shelves);
+    for book in loans.keys().chain(&storage).chain(&undone) {
+        let places = usize::from(loans.contains_key(book))
+            + usize::from(storage.contains(book))
+            + undone.iter().filter(|other| *other == book).count();
+        ensure!(places == 1, "I1: {book} is in {places} places");
+        ensure!(out.contains_key(book), "I1: {book} is on its shelf and elsewhere");
+    }
+    for who in loans.values() {
+        let books = loans.values().filter(|other| *other == who).count();
+        let count = dump.0.get(&keys.count(&user(who)));
+        let right = count == Some(&Content::Text(books.to_string())) && books <= 5;
+        ensure!(right, "I2: {who} has {books} books, the count is {count:?}");
+    }
+    ensure!(storage.len() <= 20, "I3: {} books in storage", storage.len());
+    let mut outcomes: Vec<_> = dump
+        .stream(&keys.outcomes)
+        .entries
+        .into_iter()
+        .map(|(_, fields)| (fields[0].1.clone(), fields[1].1.clone()))
+        .collect();
+    let all = outcomes.len();
+    outcomes.sort();
+    outcomes.dedup();
+    ensure!(outcomes.len() == all, "I4: two outcomes for one event");
+    Ok(())
+}
+
+fn shelve_all(library: &mut Library, by: &Instance) {
+    let handoffs = library.take_handoffs(by.name(), 100);
+    library.shelve(by, &handoffs);
+}
+
+// ---- The fence of every script that writes (I7).
+
+/// A session is over; what it had sent arrives after the next has begun.
+fn fence(
+    script: &'static str,
+    prepare: impl Fn(&mut Library, &Instance),
+    late: impl Fn(&mut Library, &Instance) -> String,
+) {
+    let lock = if script == "decide" { "lock" } else { "KEYS[1]" };
+    let check = format!("if redis.call('GET', {lock}) ~= ARGV[1] then");
+    guard(script, &[(&check, "if false then")], |library| {
+        let old = library.instance("worker1");
+        prepare(library, &old);
+        library.next_session(&old);
+        let before = library.dump();
+        let word = late(library, &old);
+        ensure!(word == "FENCED", "it came to {word}");
+        let after = library.dump();
+        ensure!(before == after, "it changed {}", before.difference(&after));
+        Ok(())
+    });
+}
+
+fn late(
+    library: &mut Library,
+    by: &Instance,
+    script: &str,
+    keys: &[&str],
+    args: &[&str],
+) -> String {
+    let lock = by.session.lock();
+    let keys = [&[lock.as_str()], keys].concat();
+    let args = [&[by.session.token.as_str()], args].concat();
+    library.words(script, &keys, &args).remove(0)
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::Array(list) => show(&list[0]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_late_decide_changes_nothing() {
+    let geb = request(5, "user1", "geb");
+    fence(
+        "decide",
+        |library, by| {
+            store(library, &["geb"]);
+            give(library, by, &request(5, "user1", "geb"));
+        },
+        |library, by| {
+            let tries = [first_try(&geb)];
+            word(&library.decide_raw(by, &Default::default(), &tries).unwrap())
+        },
+    );
+}
+
+#[test]
+fn a_late_fetch_changes_nothing() {
+    let shelves = Library::new().keys.shelves;
+    fence(
+        "fetch",
+        |_, _| {},
+        |library, by| late(library, by, "fetch", &[&shelves], &["geb", "5-0"]),
+    );
+}
+
+#[test]
+fn a_late_unfetch_changes_nothing() {
+    fence(
+        "unfetch",
+        |library, _| {
+            let shelves = library.keys.shelves.clone();
+            library.redis.ask::<()>(&["HSET", &shelves, "geb", "5-0"]);
+        },
+        |library, by| word(&library.unfetch(by, &[("geb", id(5, 0))])),
+    );
+}
+
+#[test]
+fn a_late_shelve_changes_nothing() {
+    fence(
+        "shelve",
+        |library, by| {
+            add_handoff(library, "5-0", "geb");
+            library.take_handoffs(by.name(), 1);
+        },
+        |library, by| library.shelve(by, &[handoff(id(5, 0), "geb")]).remove(0),
+    );
+}
+
+fn handoff(id: EventId, books: &str) -> HandOff {
+    HandOff { id, books: books.split(',').map(book).collect() }
+}
+
+/// A hand-off by somebody else, of books that are out.
+fn add_handoff(library: &mut Library, id: &str, books: &str) {
+    let keys = library.keys.clone();
+    for book in books.split(',') {
+        library.redis.ask::<()>(&["HSET", &keys.shelves, book, "0-1"]);
+    }
+    library.redis.ask::<()>(&["XADD", &keys.handoffs, id, "book_ids", books]);
+}
+
+#[test]
+fn a_late_reject_changes_nothing() {
+    let geb = request(5, "user1", "geb");
+    fence(
+        "reject",
+        |library, by| give(library, by, &request(5, "user1", "geb")),
+        |library, by| word(&library.reject(by, geb.key, "late", false).unwrap()),
+    );
+}
+
+#[test]
+fn a_late_renewal_prolongs_nothing() {
+    fence("renew", |_, _| {}, |library, by| late(library, by, "renew", &[], &["6000"]));
+}
+
+#[test]
+fn a_late_resignation_gives_up_no_newer_lease() {
+    fence(
+        "resign",
+        |_, _| {},
+        |library, by| {
+            let stream = library.keys.requests.clone();
+            late(library, by, "resign", &[&stream], &["worker1", LENDING_GROUP])
+        },
+    );
+}
+
+#[test]
+fn a_late_claim_changes_nothing() {
+    fence(
+        "claim",
+        |library, _| {
+            library.add(&request(5, "user1", "geb"));
+            library.take("dead", Action::Request, 1);
+        },
+        |library, by| {
+            let stream = library.keys.requests.clone();
+            library.claim(by, &stream, "dead").remove(0)
+        },
+    );
+}
+
+#[test]
+fn a_late_sweep_changes_nothing() {
+    fence(
+        "sweep",
+        |library, _| {
+            let states = library.keys.book_states.clone();
+            library.redis.ask::<()>(&["HSET", &states, "geb", "=5-0"]);
+        },
+        |library, by| library.sweep(by, "look", &[("geb".into(), "=5-0".into())]).remove(0),
+    );
+}
+
+#[test]
+fn a_late_clear_changes_nothing() {
+    fence(
+        "clear",
+        |library, _| acknowledged(library, 5),
+        |library, by| {
+            let stream = library.keys.requests.clone();
+            library.clear_stream(by, &stream).remove(0)
+        },
+    );
+}
+
+/// A request that the reference application has decided and left in its stream.
+fn acknowledged(library: &mut Library, ms: u64) {
+    let stream = library.keys.requests.clone();
+    library.add(&request(ms, "user1", "geb"));
+    library.take("reference", Action::Request, 1);
+    library.redis.ask::<()>(&["XACK", &stream, LENDING_GROUP, &id(ms, 0).to_string()]);
+}
+
+#[test]
+fn a_late_forget_changes_nothing() {
+    fence(
+        "forget",
+        |library, _| acknowledged(library, 5),
+        |library, by| forget(library, by, "reference"),
+    );
+}
+
+fn forget(library: &mut Library, by: &Instance, whom: &str) -> String {
+    let (stream, lock) = (library.keys.requests.clone(), library.keys.lock_of(whom));
+    late(library, by, "forget", &[&stream, &lock], &[LENDING_GROUP, whom])
+}
+
+#[test]
+fn a_late_count_of_tries_changes_nothing() {
+    let tries = Library::new().keys.lone_tries;
+    fence(
+        "lone_try",
+        |_, _| {},
+        |library, by| late(library, by, "lone_try", &[&tries], &["request:5-0", "1"]),
+    );
+}
+
+// ---- acquire.lua.
+
+fn acquire(library: &mut Library, process: &str, number: &str, instead: &str) -> String {
+    library
+        .words("acquire", &["instance_lock:worker1"], &[process, number, "6000", instead])
+        .remove(0)
+}
+
+#[test]
+fn a_late_acquire_takes_no_lease_from_a_later_session() {
+    let check = "free = number and number < tonumber(ARGV[2])";
+    guard("acquire", &[(check, "free = number")], |library| {
+        for number in ["1", "3"] {
+            let word = acquire(library, "me", number, "");
+            ensure!(word == "ACQUIRED", "{word}");
+        }
+        let word = acquire(library, "me", "2", "");
+        ensure!(word == "HELD", "session 2 comes after 3: {word}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_name_is_taken_only_from_the_holder_that_was_seen() {
+    guard("acquire", &[("if not free then\n  return", "if false then\n  return")], |library| {
+        acquire(library, "other", "1", "");
+        let words = [acquire(library, "me", "1", ""), acquire(library, "me", "2", "another:1")];
+        ensure!(words == ["HELD", "HELD"], "{words:?}");
+        ensure!(acquire(library, "me", "3", "other:1") == "ACQUIRED", "the one that was seen");
+        Ok(())
+    });
+}
+
+// ---- Once, and only once (I4).
+
+#[test]
+fn an_event_that_is_decided_is_not_decided_again() {
+    let xack = "if redis.call('XACK', stream, lending_group, e.id) == 0 then";
+    let without = "redis.call('XACK', stream, lending_group, e.id)\n  if false then";
+    guard("decide", &[(xack, without)], |library| {
+        let by = library.instance("worker1");
+        store(library, &["geb"]);
+        let geb = request(5, "user1", "geb");
+        is_done(&give_and_serve(library, &by, &geb), "book_ids", "geb")?;
+        let again = serve(library, &by, InHand::fresh(geb));
+        ensure!(matches!(again, Verdict::Stale), "{}", told(&again));
+        is_sound(library)
+    });
+}
+
+#[test]
+fn a_handoff_that_is_done_is_not_done_again() {
+    let xack = "if redis.call('XACK', KEYS[2], ARGV[2], id) == 1 then";
+    let without = "if redis.call('XACK', KEYS[2], ARGV[2], id) >= 0 then";
+    guard("shelve", &[(xack, without)], |library| {
+        let by = library.instance("worker1");
+        add_handoff(library, "5-0", "geb");
+        let handoffs = library.take_handoffs("worker1", 1);
+        library.shelve(&by, &handoffs);
+        is_done(&give_and_serve(library, &by, &request(6, "user1", "geb")), "book_ids", "geb")?;
+        library.shelve(&by, &handoffs);
+        is_sound(library)
+    });
+}
+
+#[test]
+fn an_event_that_is_decided_is_not_rejected() {
+    // Either of the two is enough.
+    let pending = ("if #pending == 0 then", "if false then");
+    let deliveries = ("local deliveries = pending[1][4]", "local deliveries = 1");
+    let xack = ("if redis.call('XACK', stream, group, id) == 0 then", "if false then");
+    guard("reject", &[pending, deliveries, xack], |library| {
+        let by = library.instance("worker1");
+        store(library, &["geb"]);
+        let geb = request(5, "user1", "geb");
+        is_done(&give_and_serve(library, &by, &geb), "book_ids", "geb")?;
+        let reply = library.reject(&by, geb.key, "late", false).unwrap();
+        ensure!(word(&reply) == "STALE", "{reply:?}");
+        is_sound(library)
+    });
+}
+
+#[test]
+fn rejecting_a_return_leaves_the_reservation_of_a_request_with_its_id() {
+    guard(
+        "reject",
+        &[("if action == 'request' then\n  redis.call('DEL'", "if true then\n  redis.call('DEL'")],
+        |library| {
+            let by = library.instance("worker1");
+            library.redis.ask::<()>(&["SADD", "request:5-0:temp", "geb"]);
+            let back = give_back(5, "user1", "kim");
+            give(library, &by, &back);
+            library.reject(&by, back.key, "it cannot be worked on", false).unwrap();
+            let left = library.redis.ask::<bool>(&["EXISTS", "request:5-0:temp"]);
+            ensure!(left, "the reservation is gone");
+            Ok(())
+        },
+    );
+}
+
+// ---- A book is in one place (I1).
+
+#[test]
+fn the_main_storage_hands_a_book_out_once() {
+    for (has, without) in [
+        ("local has = out[book] or request", "local has = out[book]"),
+        ("local has = out[book] or request", "local has = request"),
+    ] {
+        guard("fetch", &[(has, without)], |library| {
+            let by = library.instance("worker1");
+            let shelves = library.keys.shelves.clone();
+            let mut ask = |args: &[&str]| {
+                let args = [&[by.session.token.as_str()], args].concat();
+                library.words("fetch", &[&by.session.lock(), &shelves], &args)
+            };
+            // In one call, and in two.
+            let words = ask(&["geb", "5-0", "geb", "6-0"]);
+            ensure!(words[1..] == ["yes", "5-0"], "{words:?}");
+            let words = ask(&["geb", "7-0"]);
+            ensure!(words[1..] == ["5-0"], "{words:?}");
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn only_what_this_request_has_fetched_goes_back() {
+    let check = "if redis.call('HGET', KEYS[2], ARGV[at]) == ARGV[at + 1] then";
+    guard("unfetch", &[(check, "if true then")], |library| {
+        let by = library.instance("worker1");
+        lend(library, "user1", &["geb"]);
+        library.unfetch(&by, &[("geb", id(5, 0))]);
+        is_sound(library)
+    });
+}
+
+/// Without the reservation there is no telling whether shelving's "no" is still true: the request
+/// would have to ask for ever (I5).
+#[test]
+fn a_book_is_reserved_before_a_no_of_shelving_counts() {
+    let hold = "set('state', state, book, '?' .. e.id)";
+    guard("decide", &[(hold, "")], |library| {
+        let by = library.instance("worker1");
+        let shelves = library.keys.shelves.clone();
+        library.redis.ask::<()>(&["HSET", &shelves, "lost", "0-1"]);
+        let lost = request(5, "user1", "lost");
+        is_done(&give_and_serve(library, &by, &lost), "unavailable", "lost")
+    });
+}
+
+/// A request puts off what it had; that goes through storage to a reader and is now on its way to
+/// its shelf, while shelving goes on noting it for the request. A new session tries that again.
+fn a_yes_that_is_old(library: &mut Library) -> Result<(), String> {
+    let by = library.instance("worker1");
+    fill_storage(library);
+    library.redis.ask::<()>(&["SREM", "automated_book_storage", "filler0"]);
+    lend(library, "user9", &["kim", "filler0"]);
+    let other = library.instance("worker2");
+    give(library, &other, &give_back(1, "user8", "kim"));
+    let mine = request(2, "user1", "geb,kim");
+    waits(&give_and_serve(library, &by, &mine))?;
+    is_done(&give_and_serve(library, &by, &request(3, "user2", "geb")), "book_ids", "geb")?;
+    let filled = give_and_serve(library, &by, &give_back(4, "user9", "filler0"));
+    is_done(&filled, "book_ids", "filler0")?;
+    is_done(&give_and_serve(library, &by, &give_back(5, "user2", "geb")), "book_ids", "geb")?;
+    let by = library.next_session(&by);
+    let verdict = serve(library, &by, InHand::fresh(mine.clone()));
+    is_sound(library)?;
+    waits(&verdict)?;
+    Ok(())
+}
+
+#[test]
+fn an_old_yes_of_shelving_is_asked_for_again() {
+    let check = "elseif answer == 'yes' or (own and answer == 'again' and is_certain) then";
+    let all = "elseif answer == 'yes' or answer == 'again' then";
+    guard("decide", &[(check, all)], a_yes_that_is_old);
+}
+
+#[test]
+fn a_book_on_its_way_to_its_shelf_is_nobodys_whatever_shelving_says() {
+    let check = "and not own and not (kind == '>' and in_transit(is))) then";
+    guard("decide", &[(check, "and not own) then")], a_yes_that_is_old);
+}
+
+#[test]
+fn what_a_waiting_request_had_is_there_for_others() {
+    guard("decide", &[("  put_back(sorted.have)\n", "\n")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        lend(library, "user9", &["kim"]);
+        // The older one is in the hands of another instance.
+        let older = request(1, "user2", "geb");
+        give(library, &other, &older);
+        waits(&give_and_serve(library, &by, &request(2, "user1", "geb,kim")))?;
+        is_done(&serve_fresh(library, &other, &older), "book_ids", "geb")
+    });
+}
+
+// ---- The limits (I2, I3).
+
+#[test]
+fn nobody_has_more_than_five_books() {
+    let all = ("if e.reserved or in_hand[e.count] + #e.books > limit then", "if e.reserved then");
+    let some = ("too_many = in_hand[e.count] + #available > limit,", "too_many = false,");
+    for (part, books) in [(all, "geb"), (some, "geb,kim")] {
+        guard("decide", &[part], |library| {
+            let by = library.instance("worker1");
+            lend(library, "user1", &["a", "b", "c", "d", "e"]);
+            lend(library, "user2", &["kim"]);
+            let verdict = give_and_serve(library, &by, &request(5, "user1", books));
+            is_sound(library)?;
+            is_done(&verdict, "put_back", "geb")
+        });
+    }
+}
+
+#[test]
+fn storage_is_not_filled_beyond_its_capacity() {
+    guard("decide", &[("if room > 0 then", "if true then")], |library| {
+        let by = library.instance("worker1");
+        fill_storage(library);
+        lend(library, "user1", &["geb"]);
+        is_done(&give_and_serve(library, &by, &give_back(5, "user1", "geb")), "book_ids", "geb")?;
+        is_sound(library)
+    });
+    guard("reject", &[("if room > 0 then", "if true then")], |library| {
+        let by = library.instance("worker1");
+        fill_storage(library);
+        library.redis.ask::<()>(&["HSET", &library.keys.shelves.clone(), "geb", "5-0"]);
+        library.redis.ask::<()>(&["SADD", "request:5-0:temp", "geb"]);
+        let geb = request(5, "user1", "geb");
+        give(library, &by, &geb);
+        library.reject(&by, geb.key, "given_up", false).unwrap();
+        is_sound(library)
+    });
+}
+
+// ---- Order (I8).
+
+#[test]
+fn a_request_is_not_refused_before_an_older_return() {
+    let check = "(blocked or in_doubt or not nothing_older(e))";
+    guard("decide", &[(check, "(blocked or in_doubt)")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        lend(library, "user1", &["geb"]);
+        let older = give_back(1, "user1", "geb");
+        give(library, &other, &older);
+        let geb = request(2, "user2", "geb");
+        waits(&give_and_serve(library, &by, &geb))?;
+        is_done(&serve_fresh(library, &other, &older), "book_ids", "geb")?;
+        is_done(&serve(library, &by, InHand::fresh(geb)), "book_ids", "geb")
+    });
+}
+
+#[test]
+fn a_return_is_not_refused_before_an_older_request() {
+    let check = "if #mine < #e.books and not nothing_older(e) then";
+    guard("decide", &[(check, "if false then")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        let older = request(1, "user1", "geb");
+        give(library, &other, &older);
+        let back = give_back(2, "user1", "geb");
+        waits(&give_and_serve(library, &by, &back))?;
+        is_done(&serve_fresh(library, &other, &older), "book_ids", "geb")?;
+        is_done(&serve(library, &by, InHand::fresh(back)), "book_ids", "geb")
+    });
+}
+
+/// What was sent but not read by anybody is older, too.
+#[test]
+fn what_is_not_delivered_yet_counts_as_undecided() {
+    let check = "found = entries[1] and entries[1][1] or ''";
+    guard("decide", &[(check, "found = ''")], |library| {
+        let by = library.instance("worker1");
+        lend(library, "user1", &["geb"]);
+        library.add(&give_back(1, "user1", "geb"));
+        waits(&give_and_serve(library, &by, &request(2, "user2", "geb")))?;
+        Ok(())
+    });
+}
+
+#[test]
+fn events_of_one_millisecond_wait_until_they_wait_only_for_each_other() {
+    guard("decide", &[("return all_wait_for(e, ms)\n", "return true\n")], |library| {
+        let by = library.instance("worker1");
+        // The return has the smaller id, and came second.
+        let back = event(Action::Return, id(5, 0), "user1", "geb");
+        let geb = event(Action::Request, id(5, 7), "user1", "geb");
+        give(library, &by, &geb);
+        give(library, &by, &back);
+        waits(&serve_fresh(library, &by, &back))?;
+        is_done(&serve_fresh(library, &by, &geb), "book_ids", "geb")?;
+        is_done(&serve(library, &by, InHand::fresh(back)), "book_ids", "geb")
+    });
+}
+
+#[test]
+fn a_tie_is_broken_by_the_first_when_the_others_wait_for_it() {
+    let check = "if own_first and precedes(e.id, e.action, other, action) then";
+    guard("decide", &[(check, "if true then")], |library| {
+        let by = library.instance("worker1");
+        lend(library, "user1", &["geb"]);
+        let wanted = event(Action::Request, id(5, 0), "user2", "geb");
+        let not_lent = event(Action::Return, id(5, 7), "user1", "kim");
+        give(library, &by, &wanted);
+        give(library, &by, &not_lent);
+        waits(&serve_fresh(library, &by, &not_lent))?;
+        is_done(&serve_fresh(library, &by, &wanted), "cause", "none_available")?;
+        is_done(&serve(library, &by, InHand::fresh(not_lent)), "not_lent", "kim")
+    });
+}
+
+#[test]
+fn a_return_takes_back_only_loans_of_older_requests() {
+    let check = "if not request or not split(request) or not is_younger(request, e) then";
+    guard("decide", &[(check, "if true then")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        let older = give_back(5, "user1", "geb");
+        give(library, &other, &older);
+        is_done(&give_and_serve(library, &by, &request(6, "user1", "geb")), "book_ids", "geb")?;
+        is_done(&serve_fresh(library, &other, &older), "outcome", "unchanged")
+    });
+}
+
+/// A book on its way to its shelf, as LendingService has noted it, after a doubt about an earlier
+/// hand-off is settled.
+#[test]
+fn a_book_on_its_way_to_its_shelf_is_waited_for() {
+    let check = "elseif kind == '?' or (kind == '>' and in_transit(is))";
+    guard("decide", &[(check, "elseif kind == '?'")], |library| {
+        let by = library.instance("worker1");
+        fill_storage(library);
+        add_handoff(library, "1-0", "geb");
+        let geb = request(5, "user1", "geb");
+        let doubt = waits(&give_and_serve(library, &by, &geb))?;
+        shelve_all(library, &by);
+        is_done(&give_and_serve(library, &by, &request(6, "user2", "geb")), "book_ids", "geb")?;
+        is_done(&give_and_serve(library, &by, &give_back(7, "user2", "geb")), "book_ids", "geb")?;
+        let mut one = InHand { fresh: false, doubt, ..InHand::fresh(geb) };
+        one.doubt = waits(&serve(library, &by, one.clone()))?;
+        shelve_all(library, &by);
+        is_done(&serve(library, &by, one), "book_ids", "geb")
+    });
+}
+
+/// The reference application hands books off without a note.
+fn a_handoff_that_lending_has_not_noted(library: &mut Library) -> Result<(), String> {
+    let by = library.instance("worker1");
+    add_handoff(library, "1-0", "geb");
+    let geb = request(5, "user1", "geb");
+    let doubt = waits(&give_and_serve(library, &by, &geb))?;
+    let mut one = InHand { fresh: false, doubt, ..InHand::fresh(geb) };
+    one.doubt = waits(&serve(library, &by, one.clone()))?;
+    shelve_all(library, &by);
+    is_done(&serve(library, &by, one), "book_ids", "geb")
+}
+
+#[test]
+fn a_no_is_in_doubt_while_handoffs_are_not_done() {
+    let doubt =
+        "doubt_known = handoff == '-' and request == '-' and '' or handoff .. ' ' .. request";
+    guard("decide", &[(doubt, "doubt_known = ''")], a_handoff_that_lending_has_not_noted);
+    let sure = "elseif answer ~= 'again' and e.said == 'certain' then";
+    guard("decide", &[(sure, "elseif true then")], a_handoff_that_lending_has_not_noted);
+    let settled = "sorted.certain = settled(e.doubt)";
+    guard("decide", &[(settled, "sorted.certain = true")], a_handoff_that_lending_has_not_noted);
+}
+
+#[test]
+fn a_book_that_another_request_has_is_waited_for() {
+    // Either of the two is enough.
+    let first = ("and answer ~= 'again' and is_undecided(answer)) then", "and false) then");
+    let second = ("if answer ~= 'again' and is_undecided(answer) then", "if false then");
+    guard("decide", &[first, second], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        let (older, newer) = (request(1, "user1", "geb"), request(2, "user2", "geb"));
+        give(library, &by, &older);
+        give(library, &other, &newer);
+        // The newer one has got it from shelving, and is not decided yet.
+        library.fetch(&other, &[(book("geb"), newer.key.id)]).unwrap();
+        waits(&serve_fresh(library, &by, &older))?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_book_that_another_request_is_asking_for_is_waited_for() {
+    let check = "elseif kind == '?' or (kind == '>' and in_transit(is))";
+    guard("decide", &[(check, "elseif (kind == '>' and in_transit(is))")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        let (older, newer) = (request(1, "user1", "lost"), request(2, "user2", "lost"));
+        let shelves = library.keys.shelves.clone();
+        library.redis.ask::<()>(&["HSET", &shelves, "lost", "0-1"]);
+        give(library, &by, &older);
+        give(library, &other, &newer);
+        let reserved = library.decide(&other, &[first_try(&newer)]).unwrap().remove(0);
+        ensure!(matches!(reserved, Verdict::Fetch { .. }), "{}", told(&reserved));
+        waits(&serve_fresh(library, &by, &older))?;
+        Ok(())
+    });
+}
+
+/// See the stories: it reserves and releases its books in every round else.
+#[test]
+fn after_a_final_no_nothing_is_reserved_while_something_older_is_undecided() {
+    guard("decide", &[("\n    or sorted.told_no and #free > 0", "")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        let shelves = library.keys.shelves.clone();
+        library.redis.ask::<()>(&["HSET", &shelves, "lost", "0-1"]);
+        give(library, &other, &give_back(1, "user1", "kim"));
+        let lost = request(2, "user2", "lost");
+        let doubt = waits(&give_and_serve(library, &by, &lost))?;
+        let again = InHand { doubt, ..InHand::fresh(lost) }.next_try();
+        waits(&library.decide(&by, &[again]).unwrap()[0])?;
+        Ok(())
+    });
+}
+
+// ---- Taking over and keeping house.
+
+#[test]
+fn nothing_is_claimed_from_an_instance_that_lives() {
+    guard("claim", &[("if left >= 0 then", "if false then")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        give(library, &other, &request(5, "user1", "geb"));
+        let stream = library.keys.requests.clone();
+        let word = library.claim(&by, &stream, "worker2").remove(0);
+        ensure!(word == "ALIVE", "{word}");
+        ensure!(library.pending("worker2", &stream).len() == 1, "it has lost its event");
+        library.lose_lease(&other);
+        library.claim(&by, &stream, "worker2");
+        ensure!(library.pending("worker1", &stream).len() == 1, "it is not taken over");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_lock_without_a_ttl_counts_as_alive_for_long() {
+    guard("claim", &[("min_idle = ARGV[8]", "min_idle = '0'")], |library| {
+        let by = library.instance("worker1");
+        library.redis.ask::<()>(&["SET", "instance_lock:reference", "locked"]);
+        library.add(&request(5, "user1", "geb"));
+        library.take("reference", Action::Request, 1);
+        let stream = library.keys.requests.clone();
+        library.claim(&by, &stream, "reference");
+        ensure!(library.pending("worker1", &stream).is_empty(), "it is taken over at once");
+        Ok(())
+    });
+}
+
+/// XCLAIM of Redis 7 drops it, and it would end without an outcome.
+#[test]
+fn an_event_that_was_deleted_is_told_and_not_dropped() {
+    guard("claim", &[("  if found then\n", "  if true then\n")], |library| {
+        let by = library.instance("worker1");
+        library.add(&request(5, "user1", "geb"));
+        library.take("dead", Action::Request, 1);
+        let stream = library.keys.requests.clone();
+        library.redis.ask::<()>(&["XDEL", &stream, "5-0"]);
+        let words = library.claim(&by, &stream, "dead");
+        ensure!(words.get(2).map(String::as_str) == Some("5-0"), "{words:?}");
+        let dump = library.dump();
+        let pending = &dump.stream(&stream).groups[LENDING_GROUP].pending;
+        ensure!(pending.contains_key("5-0"), "nobody can reject it: {pending:?}");
+        Ok(())
+    });
+}
+
+fn consumers(library: &mut Library, stream: &str) -> Vec<String> {
+    let list: Vec<std::collections::HashMap<String, Value>> =
+        library.redis.ask(&["XINFO", "CONSUMERS", stream, LENDING_GROUP]);
+    list.iter().map(|info| show(&info["name"])).collect()
+}
+
+#[test]
+fn a_consumer_with_something_in_hand_is_not_forgotten() {
+    let check = "or #redis.call('XPENDING', KEYS[2], ARGV[2], '-', '+', 1, ARGV[3]) > 0 then";
+    guard("forget", &[(check, "then")], |library| {
+        let by = library.instance("worker1");
+        library.add(&request(5, "user1", "geb"));
+        library.take("dead", Action::Request, 1);
+        let word = forget(library, &by, "dead");
+        ensure!(word == "KEPT", "{word}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_instance_with_a_lock_is_not_forgotten() {
+    guard("forget", &[("if redis.call('EXISTS', KEYS[3]) == 1", "if false")], |library| {
+        let (by, _other) = (library.instance("worker1"), library.instance("reference"));
+        acknowledged(library, 5);
+        let word = forget(library, &by, "reference");
+        ensure!(word == "KEPT", "{word}");
+        let stream = library.keys.requests.clone();
+        ensure!(consumers(library, &stream) == ["reference"], "it is gone");
+        Ok(())
+    });
+}
+
+#[test]
+fn who_resigns_leaves_what_is_in_hand_to_others() {
+    guard("resign", &[("if #pending == 0 then", "if true then")], |library| {
+        let by = library.instance("worker1");
+        give(library, &by, &request(5, "user1", "geb"));
+        let stream = library.keys.requests.clone();
+        late(library, &by, "resign", &[&stream], &["worker1", LENDING_GROUP]);
+        ensure!(library.pending("worker1", &stream).len() == 1, "it is lost");
+        Ok(())
+    });
+}
+
+/// A sweep of states as they were seen before.
+fn sweep(library: &mut Library, by: &Instance, step: &str, seen: (&str, &str)) {
+    library.sweep(by, step, &[(seen.0.to_owned(), seen.1.to_owned())]);
+}
+
+#[test]
+fn a_state_that_has_changed_since_it_was_seen_is_not_swept() {
+    let check = "if redis.call('HGET', KEYS[2], book) == state then";
+    guard("sweep", &[(check, "if true then")], |library| {
+        let by = library.instance("worker1");
+        fill_storage(library);
+        lend(library, "user1", &["geb"]);
+        let states = library.keys.book_states.clone();
+        // It was seen before the book was handed off again.
+        let seen = "=1-0";
+        is_done(&give_and_serve(library, &by, &give_back(5, "user1", "geb")), "book_ids", "geb")?;
+        sweep(library, &by, "look", ("geb", seen));
+        let kept = library.redis.ask::<bool>(&["HEXISTS", &states, "geb"]);
+        ensure!(kept, "the note of a book on its way is gone");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_note_of_a_book_on_its_way_is_not_swept() {
+    let check = "over = lent or not is_undone(KEYS[4], ARGV[3], id)";
+    guard("sweep", &[(check, "over = true")], |library| {
+        let by = library.instance("worker1");
+        let states = library.keys.book_states.clone();
+        fill_storage(library);
+        lend(library, "user1", &["geb"]);
+        is_done(&give_and_serve(library, &by, &give_back(5, "user1", "geb")), "book_ids", "geb")?;
+        for delivered in [false, true] {
+            let seen: String = library.redis.ask(&["HGET", &states, "geb"]);
+            sweep(library, &by, "look", ("geb", &seen));
+            let kept = library.redis.ask::<bool>(&["HEXISTS", &states, "geb"]);
+            ensure!(kept, "it is gone, delivered: {delivered}");
+            library.take_handoffs("worker1", 1);
+        }
+        Ok(())
+    });
+}
+
+fn reserved_for_5(library: &mut Library) -> String {
+    let keys = library.keys.clone();
+    library.redis.ask::<()>(&["HSET", &keys.book_states, "geb", "?5-0"]);
+    library.redis.ask::<()>(&["HSET", &keys.shelves, "geb", "5-0"]);
+    keys.book_states
+}
+
+#[test]
+fn a_reservation_for_an_undecided_request_is_not_swept() {
+    let check = "elseif kind == '?' and not is_undone(KEYS[5], ARGV[2], id) then";
+    guard("sweep", &[(check, "elseif kind == '?' then")], |library| {
+        let by = library.instance("worker1");
+        let states = reserved_for_5(library);
+        give(library, &by, &request(5, "user1", "geb"));
+        sweep(library, &by, "unfetched", ("geb", "?5-0"));
+        let kept = library.redis.ask::<bool>(&["HEXISTS", &states, "geb"]);
+        ensure!(kept, "the reservation is gone");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_reservation_is_swept_only_after_shelving_has_taken_the_book_back() {
+    guard("sweep", &[("over = ARGV[4] == 'unfetched'", "over = true")], |library| {
+        let by = library.instance("worker1");
+        let states = reserved_for_5(library);
+        sweep(library, &by, "look", ("geb", "?5-0"));
+        let kept = library.redis.ask::<bool>(&["HEXISTS", &states, "geb"]);
+        ensure!(kept, "nobody knows any more that the book is out");
+        sweep(library, &by, "unfetched", ("geb", "?5-0"));
+        let kept = library.redis.ask::<bool>(&["HEXISTS", &states, "geb"]);
+        ensure!(!kept, "it is not swept");
+        Ok(())
+    });
+}
+
+#[test]
+fn nothing_is_cleared_that_is_not_decided() {
+    let check = "if oldest and not before(entry[1], oldest[1]) then";
+    guard("clear", &[(check, "if false then")], |library| {
+        let by = library.instance("worker1");
+        acknowledged(library, 5);
+        give(library, &by, &request(6, "user1", "geb"));
+        library.add(&request(7, "user1", "geb"));
+        let stream = library.keys.requests.clone();
+        library.clear_stream(&by, &stream);
+        let left: Vec<_> =
+            library.dump().stream(&stream).entries.into_iter().map(|(id, _)| id).collect();
+        ensure!(left == ["6-0", "7-0"], "{left:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_stream_that_others_read_is_not_cleared() {
+    let check = "if ARGV[4] == 'keep' or groups > 1 then";
+    guard("clear", &[(check, "if ARGV[4] == 'keep' then")], |library| {
+        let by = library.instance("worker1");
+        let stream = library.keys.requests.clone();
+        library.redis.ask::<()>(&["XGROUP", "CREATE", &stream, "auditors", "0"]);
+        acknowledged(library, 5);
+        library.clear_stream(&by, &stream);
+        ensure!(library.dump().stream(&stream).entries.len() == 1, "it is gone");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_stream_whose_events_are_kept_is_not_cleared() {
+    let check = "if ARGV[4] == 'keep' or groups > 1 then";
+    guard("clear", &[(check, "if groups > 1 then")], |library| {
+        library.keep_events();
+        let by = library.instance("worker1");
+        acknowledged(library, 5);
+        let stream = library.keys.requests.clone();
+        library.clear_stream(&by, &stream);
+        ensure!(library.dump().stream(&stream).entries.len() == 1, "it is gone");
+        Ok(())
+    });
+}

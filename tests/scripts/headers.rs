@@ -1,0 +1,182 @@
+//! Each script's header against its text, and against how the daemon calls it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use library_lending::event::Action;
+use redis::Value;
+
+use crate::library::{Library, SCRIPTS, text, whole_text};
+use crate::redis::show;
+use crate::world::{event, id};
+
+/// A part of a header: what stands behind a word that begins a line, up to the next such word.
+fn part(script: &str, word: &str) -> String {
+    const WORDS: [&str; 3] = ["KEYS", "ARGV", "Returns"];
+    let header = text(script).lines().map_while(|line| line.strip_prefix("--"));
+    let mut found = String::new();
+    let mut inside = false;
+    for line in header {
+        let line = line.trim();
+        let first = line.split_whitespace().next().unwrap_or("");
+        if WORDS.contains(&first) {
+            inside = first == word;
+        } else if line.is_empty() {
+            inside = false;
+        }
+        if inside {
+            found.push_str(line.strip_prefix(word).unwrap_or(line));
+            found.push(' ');
+        }
+    }
+    found
+}
+
+/// How many are numbered in a part of a header: 1, 2, 3 and so on, and whether more may follow.
+fn numbered(part: &str) -> (usize, bool) {
+    let mut last = 0;
+    let mut more = part.contains("then ");
+    for token in part.split_whitespace() {
+        let number = token.trim_end_matches('.');
+        if number.parse() == Ok(last + 1) {
+            last += 1;
+            more |= token.ends_with("..");
+        }
+    }
+    (last, more)
+}
+
+/// The highest number in `name[...]` in a script.
+fn highest(script: &str, name: &str) -> usize {
+    let opening = format!("{name}[");
+    let places = text(script).split(&opening).skip(1);
+    places.filter_map(|place| place.split(']').next()?.parse().ok()).max().unwrap_or(0)
+}
+
+/// The words behind an opening, such as `{"`, that are all capitals.
+fn words(text: &str, opening: &str) -> BTreeSet<String> {
+    let quote = opening.chars().next_back().expect("an opening");
+    let found = text.split(opening).skip(1).filter_map(|rest| rest.split(quote).next());
+    let capitals =
+        |word: &&str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    found.filter(capitals).map(str::to_owned).collect()
+}
+
+fn scripts() -> impl Iterator<Item = &'static str> {
+    // A library of functions, without keys and without a reply.
+    SCRIPTS.iter().map(|(name, _)| *name).filter(|name| *name != "order")
+}
+
+#[test]
+fn every_script_names_its_keys_and_arguments() {
+    for script in scripts() {
+        let (keys, more) = numbered(&part(script, "KEYS"));
+        let used = highest(script, "KEYS");
+        assert!(keys == used || more && keys > used, "{script}.lua names {keys} keys, uses {used}");
+        let (args, _) = numbered(&part(script, "ARGV"));
+        let used = highest(script, "ARGV");
+        assert!(args >= used, "{script}.lua names {args} arguments, uses {used}");
+    }
+}
+
+#[test]
+fn every_script_returns_the_words_that_its_header_names() {
+    for script in scripts() {
+        let named = words(&part(script, "Returns"), "{\"");
+        let body: String =
+            text(script).lines().filter(|line| !line.trim().starts_with("--")).collect();
+        assert_eq!(named, words(&body, "{'"), "{script}.lua");
+        let fenced = body.contains("~= ARGV[1] then  return {'FENCED'}");
+        assert_eq!(named.contains("FENCED"), fenced, "{script}.lua is fenced or not");
+    }
+}
+
+/// What happens here makes the daemon call every script of its own but forget.lua, whose time comes
+/// after an hour.
+#[test]
+fn the_daemon_calls_every_script_with_the_keys_that_its_header_names() {
+    let mut library = Library::new();
+    let keys = library.keys.clone();
+    let setup = ["slowlog-log-slower-than", "slowlog-max-len"];
+    library.redis.ask::<()>(&["CONFIG", "SET", setup[1], "100000"]);
+    library.redis.ask::<()>(&["CONFIG", "SET", setup[0], "0"]);
+    // An event that was in hand when instances died, one that is malformed, one whose user has a
+    // broken count, a good one, a hand-off.
+    library.add(&event(Action::Request, id(5, 0), "user1", "geb"));
+    library.take("worker1", Action::Request, 1);
+    let claim = ["XCLAIM", &keys.requests, "lending_service", "worker1", "0", "5-0"];
+    library.redis.ask::<Value>(&[&claim[..], &["RETRYCOUNT", "5"]].concat());
+    library.redis.ask::<()>(&["XADD", &keys.requests, "6-0", "user_id", "user1"]);
+    library.redis.ask::<()>(&["SET", "user:user2:count", "many"]);
+    library.add(&event(Action::Request, id(7, 0), "user2", "kim"));
+    library.add(&event(Action::Request, id(8, 0), "user3", "momo"));
+    library.redis.ask::<()>(&["XADD", &keys.handoffs, "9-0", "book_ids", "emma"]);
+
+    let daemon = Command::new(env!("CARGO_BIN_EXE_libraryd"))
+        .args(["-a", &library.redis.address(), "--lease", "1", "worker1"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut daemon = Killed(daemon);
+    let start = Instant::now();
+    let mut called = BTreeMap::new();
+    let wanted: BTreeSet<&str> =
+        scripts().filter(|name| !["forget", "guard", "submit", "resign"].contains(name)).collect();
+    while !wanted.iter().all(|name| called.contains_key(name)) {
+        if start.elapsed() > Duration::from_secs(20) {
+            let mut log = String::new();
+            let _ = daemon.0.kill();
+            let _ = daemon.0.stderr.take().unwrap().read_to_string(&mut log);
+            panic!("only these were called: {called:?}\n{log}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        called = calls(&mut library);
+    }
+    let pid = daemon.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    daemon.0.wait().unwrap();
+    called = calls(&mut library);
+    assert!(called.contains_key("resign"));
+    for (script, numbers) in called {
+        let (named, more) = numbered(&part(script, "KEYS"));
+        for number in numbers {
+            assert!(
+                number == named || more && number > named,
+                "{script}.lua names {named} keys, was called with {number}"
+            );
+        }
+    }
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// With how many keys each script was called so far.
+fn calls(library: &mut Library) -> BTreeMap<&'static str, BTreeSet<usize>> {
+    let digests: BTreeMap<String, &str> = scripts()
+        .map(|name| (redis::Script::new(&whole_text(name, text(name))).get_hash().to_owned(), name))
+        .collect();
+    let mut called: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    let Value::Array(log) = library.redis.ask(&["SLOWLOG", "GET", "100000"]) else {
+        panic!("a log")
+    };
+    for entry in log {
+        let Value::Array(parts) = entry else { panic!("an entry") };
+        let Value::Array(command) = &parts[3] else { panic!("a command") };
+        if command.len() > 2
+            && show(&command[0]).eq_ignore_ascii_case("evalsha")
+            && let Some(script) = digests.get(&show(&command[1]))
+        {
+            called.entry(script).or_default().insert(show(&command[2]).parse().unwrap());
+        }
+    }
+    called
+}

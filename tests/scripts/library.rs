@@ -1,0 +1,379 @@
+//! The scripts on a private Redis: calls of them, the events that they work on, and a way to take
+//! a guard out of one.
+
+use std::sync::Arc;
+
+use library_lending::cli::Args;
+use library_lending::daemon::options::{self, Command};
+use library_lending::error::Error;
+use library_lending::event::{Action, Event, EventKey, HandOff};
+use library_lending::ids::{BookId, EventId};
+use library_lending::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
+use library_lending::lending::decide::{self, Try, Verdict};
+use library_lending::lending::reject;
+use library_lending::session::{Neighbours, Session};
+use library_lending::shelving;
+use library_lending::shelving::fetch::{self, Answer};
+use library_lending::stream::Entry;
+use redis::{Arg, Cmd, RedisError, Value};
+
+use crate::redis::{Dump, Redis, show};
+
+/// The scripts' texts, as they stand.
+pub const SCRIPTS: [(&str, &str); 16] = [
+    ("acquire", include_str!("../../lua/acquire.lua")),
+    ("claim", include_str!("../../lua/claim.lua")),
+    ("clear", include_str!("../../lua/clear.lua")),
+    ("decide", include_str!("../../lua/decide.lua")),
+    ("fetch", include_str!("../../lua/fetch.lua")),
+    ("forget", include_str!("../../lua/forget.lua")),
+    ("guard", include_str!("../../lua/guard.lua")),
+    ("lone_try", include_str!("../../lua/lone_try.lua")),
+    ("order", include_str!("../../lua/order.lua")),
+    ("reject", include_str!("../../lua/reject.lua")),
+    ("renew", include_str!("../../lua/renew.lua")),
+    ("resign", include_str!("../../lua/resign.lua")),
+    ("shelve", include_str!("../../lua/shelve.lua")),
+    ("submit", include_str!("../../lua/submit.lua")),
+    ("sweep", include_str!("../../lua/sweep.lua")),
+    ("unfetch", include_str!("../../lua/unfetch.lua")),
+];
+
+/// A script's own text.
+pub fn text(script: &str) -> &'static str {
+    let found = SCRIPTS.iter().find(|(name, _)| *name == script);
+    found.unwrap_or_else(|| panic!("no script {script}")).1
+}
+
+/// A script's text as it is sent: with order.lua in front where its header says so.
+pub fn whole_text(script: &str, own: &str) -> String {
+    let header: String = own.lines().take_while(|line| line.starts_with("--")).collect();
+    let library = if header.contains("After order.lua.") { text("order") } else { "" };
+    assert_ne!(script, "order", "it is no script of its own");
+    format!("{library}{own}")
+}
+
+/// One running instance, in one session.
+#[derive(Clone)]
+pub struct Instance {
+    pub session: Arc<Session>,
+    number: u64,
+}
+
+impl Instance {
+    pub fn name(&self) -> &str {
+        self.session.consumer()
+    }
+}
+
+/// A library without anybody in it.
+pub struct Library {
+    pub redis: Redis,
+    pub keys: Keys,
+    patched: Option<(&'static str, String)>,
+    keep_events: bool,
+}
+
+impl Library {
+    pub fn new() -> Self {
+        let mut library =
+            Self { redis: Redis::new(), keys: Keys::new(None), patched: None, keep_events: false };
+        library.clear();
+        library
+    }
+
+    /// An empty library with the consumer groups.
+    pub fn clear(&mut self) {
+        self.redis.ask::<()>(&["FLUSHALL"]);
+        for (stream, group) in [
+            (&self.keys.requests, LENDING_GROUP),
+            (&self.keys.returns, LENDING_GROUP),
+            (&self.keys.handoffs, SHELVING_GROUP),
+        ] {
+            let args: [&str; 6] = ["XGROUP", "CREATE", stream, group, "0", "MKSTREAM"];
+            self.redis.ask::<()>(&args);
+        }
+    }
+
+    /// Leave decided events in their streams, for instances started from now on.
+    pub fn keep_events(&mut self) {
+        self.keep_events = true;
+    }
+
+    /// Replaces parts of a script that occur once each, in all calls from now on.
+    pub fn patch(&mut self, script: &'static str, parts: &[(&str, &str)]) {
+        let mut own = text(script).to_owned();
+        for (guard, without) in parts {
+            let times = text(script).matches(guard).count();
+            assert_eq!(times, 1, "{script}.lua has this {times} times: {guard}");
+            own = own.replacen(guard, without, 1);
+        }
+        self.patched = Some((script, whole_text(script, &own)));
+    }
+
+    pub fn dump(&mut self) -> Dump {
+        self.redis.dump()
+    }
+
+    /// Starts an instance: it has the lease.
+    pub fn instance(&mut self, name: &str) -> Instance {
+        self.session(name, 1)
+    }
+
+    fn session(&mut self, name: &str, number: u64) -> Instance {
+        let args = ["-a", &self.redis.address(), name];
+        let Ok(Command::Run(mut options)) = options::parse(Args::from_list(args)) else {
+            panic!("{args:?} is a command line")
+        };
+        options.keep_events = self.keep_events;
+        let Ok(target) = options.connect.resolve(&|_| None) else { panic!("an address") };
+        let token = format!("process-of-{name}:{number}");
+        let keys = self.keys.clone();
+        let session = Session::new(keys, *options, target, token, Arc::default(), number == 1);
+        let instance = Instance { session: Arc::new(session), number };
+        self.redis.ask::<()>(&["SET", &instance.session.lock(), &instance.session.token]);
+        self.redis.ask::<()>(&["PEXPIRE", &instance.session.lock(), "600000"]);
+        instance
+    }
+
+    /// The next session of an instance, under a new token.
+    pub fn next_session(&mut self, of: &Instance) -> Instance {
+        self.session(of.name(), of.number + 1)
+    }
+
+    /// The instance's lease runs out.
+    pub fn lose_lease(&mut self, of: &Instance) {
+        self.redis.ask::<()>(&["DEL", &of.session.lock()]);
+    }
+
+    // ---- Events.
+
+    /// Adds an event under an id.
+    pub fn add(&mut self, event: &Event) {
+        let books: Vec<_> = event.books.iter().map(BookId::as_str).collect();
+        let id = event.key.id.to_string();
+        let mut args = vec!["XADD", self.keys.stream(event.key.action), &id];
+        let books = books.join(",");
+        args.extend(["user_id", event.user.as_str(), "book_ids", &books]);
+        if let Some(word) = event.answer.word() {
+            args.extend(["answer", word]);
+        }
+        self.redis.ask::<()>(&args);
+    }
+
+    /// New entries of a stream, delivered to an instance.
+    pub fn read(&mut self, to: &str, stream: &str, count: usize) -> Vec<Entry> {
+        let group = if stream == self.keys.handoffs { SHELVING_GROUP } else { LENDING_GROUP };
+        let count = count.to_string();
+        let args = ["XREADGROUP", "GROUP", group, to, "COUNT", &count, "STREAMS", stream, ">"];
+        match self.redis.ask(&args) {
+            Value::Array(mut streams) => {
+                let Value::Array(stream) = streams.remove(0) else { panic!("a stream") };
+                let Some(Value::Array(entries)) = stream.into_iter().nth(1) else {
+                    panic!("entries")
+                };
+                entries.into_iter().map(entry).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// New events of one kind, delivered to an instance.
+    pub fn take(&mut self, to: &str, action: Action, count: usize) -> Vec<Event> {
+        let stream = self.keys.stream(action).to_owned();
+        self.read(to, &stream, count).iter().map(|entry| parsed(action, entry)).collect()
+    }
+
+    /// New hand-offs, delivered to an instance.
+    pub fn take_handoffs(&mut self, to: &str, count: usize) -> Vec<HandOff> {
+        let stream = self.keys.handoffs.clone();
+        let entries = self.read(to, &stream, count);
+        entries.iter().map(|entry| shelving::reader::delivered(entry).unwrap()).collect()
+    }
+
+    /// Entries that are pending for an instance.
+    pub fn pending(&mut self, of: &str, stream: &str) -> Vec<Entry> {
+        let group = if stream == self.keys.handoffs { SHELVING_GROUP } else { LENDING_GROUP };
+        let args = ["XPENDING", stream, group, "-", "+", "100000", of];
+        let Value::Array(list) = self.redis.ask(&args) else { return Vec::new() };
+        let ids = list.iter().map(|one| match one {
+            Value::Array(parts) => show(&parts[0]),
+            other => panic!("{other:?}"),
+        });
+        let ids: Vec<String> = ids.collect();
+        ids.into_iter().map(|id| self.entry(stream, &id)).collect()
+    }
+
+    fn entry(&mut self, stream: &str, id: &str) -> Entry {
+        match self.redis.ask(&["XRANGE", stream, id, id]) {
+            Value::Array(mut list) if list.len() == 1 => entry(list.remove(0)),
+            _ => Entry::from_parts(&Value::SimpleString(id.into()), Value::Nil, "read").unwrap(),
+        }
+    }
+
+    // ---- The scripts.
+
+    /// Sends a call of a script, in its patched form if it has one.
+    fn send(&mut self, script: &str, call: impl Fn(bool) -> Cmd) -> Result<Value, RedisError> {
+        let text = match &self.patched {
+            Some((name, text)) if *name == script => Some(text.clone()),
+            _ => None,
+        };
+        let connection = self.redis.connection();
+        if let Some(text) = text {
+            let whole = call(true);
+            let mut cmd = Cmd::new();
+            for (n, arg) in whole.args_iter().enumerate() {
+                match arg {
+                    _ if n == 1 => cmd.arg(&text),
+                    Arg::Simple(arg) => cmd.arg(arg),
+                    _ => panic!("an argument that is not plain"),
+                };
+            }
+            return cmd.query(connection);
+        }
+        match call(false).query(connection) {
+            Err(error) if error.code() == Some("NOSCRIPT") => call(true).query(connection),
+            other => other,
+        }
+    }
+
+    /// Calls a script with these keys and arguments.
+    pub fn eval(
+        &mut self,
+        script: &str,
+        keys: &[&str],
+        args: &[&str],
+    ) -> Result<Value, RedisError> {
+        let whole = whole_text(script, text(script));
+        self.send(script, |_| {
+            let mut cmd = redis::cmd("EVAL");
+            cmd.arg(&whole).arg(keys.len()).arg(keys).arg(args);
+            cmd
+        })
+    }
+
+    /// Calls a script; its reply as words.
+    pub fn words(&mut self, script: &str, keys: &[&str], args: &[&str]) -> Vec<String> {
+        match self.eval(script, keys, args) {
+            Ok(Value::Array(list)) => list.iter().map(show).collect(),
+            other => panic!("{script}: {other:?}"),
+        }
+    }
+
+    /// The raw reply to a chunk of tries.
+    pub fn decide_raw(
+        &mut self,
+        by: &Instance,
+        neighbours: &Neighbours,
+        tries: &[Try],
+    ) -> Result<Value, RedisError> {
+        self.send("decide", |text| decide::command(&by.session, neighbours, tries, text))
+    }
+
+    /// The verdicts on a chunk of tries.
+    pub fn decide(&mut self, by: &Instance, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
+        let reply = self
+            .decide_raw(by, &Neighbours::default(), tries)
+            .map_err(Error::redis("decide events"))?;
+        decide::verdicts(reply, tries)
+    }
+
+    /// Asks the main storage for books.
+    pub fn fetch(
+        &mut self,
+        by: &Instance,
+        asked: &[(BookId, EventId)],
+    ) -> Result<Vec<Answer>, Error> {
+        let pairs = || asked.iter().map(|(book, id)| (book, *id));
+        let reply = self.send("fetch", |text| fetch::command(&by.session, pairs(), text));
+        fetch::answers(reply.map_err(Error::redis("fetch books"))?, asked.len())
+    }
+
+    /// The keys and arguments that shelve.lua is called with.
+    pub fn shelve_args(by: &Instance, handoffs: &[HandOff]) -> Vec<String> {
+        let session = &by.session;
+        let mut args = vec![session.token.clone(), SHELVING_GROUP.into()];
+        args.push(session.decided_events().into());
+        for handoff in handoffs {
+            args.extend([handoff.id.to_string(), handoff.books.len().to_string()]);
+            args.extend(handoff.books.iter().map(ToString::to_string));
+        }
+        args
+    }
+
+    /// Puts the books of hand-offs on their shelves; the reply's words.
+    pub fn shelve(&mut self, by: &Instance, handoffs: &[HandOff]) -> Vec<String> {
+        let args = Self::shelve_args(by, handoffs);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let keys = self.keys.clone();
+        self.words("shelve", &[&by.session.lock(), &keys.handoffs, &keys.shelves], &args)
+    }
+
+    /// Moves a request or return to the dead letters; or only looks.
+    pub fn reject(
+        &mut self,
+        by: &Instance,
+        key: EventKey,
+        cause: &str,
+        look: bool,
+    ) -> Result<Value, RedisError> {
+        self.send("reject", |text| reject::command(&by.session, key, cause, look, text))
+    }
+
+    /// Puts books back that a request may have fetched.
+    pub fn unfetch(&mut self, by: &Instance, fetched: &[(&str, EventId)]) -> Value {
+        let pairs = || fetched.iter().map(|(book, id)| (book.as_bytes(), *id));
+        self.send("unfetch", |text| fetch::undo_command(&by.session, pairs(), text)).unwrap()
+    }
+
+    /// Moves a hand-off to the dead letters.
+    pub fn reject_handoff(
+        &mut self,
+        by: &Instance,
+        id: EventId,
+        cause: &str,
+    ) -> Result<Value, RedisError> {
+        self.send("reject", |text| reject::hand_off_command(&by.session, id, cause, text))
+    }
+
+    /// Claims what is pending for another instance; the reply's words.
+    pub fn claim(&mut self, by: &Instance, stream: &str, from: &str) -> Vec<String> {
+        let group = if stream == self.keys.handoffs { SHELVING_GROUP } else { LENDING_GROUP };
+        let lock = self.keys.lock_of(from);
+        let args = [&by.session.token, group, by.name(), from, "1000", "-", "1000000", "3600000"];
+        self.words("claim", &[&by.session.lock(), stream, &lock], &args)
+    }
+
+    /// Removes states of books, as they were seen, that mean nothing any more. The step is "look"
+    /// or "unfetched".
+    pub fn sweep(&mut self, by: &Instance, step: &str, seen: &[(String, String)]) -> Vec<String> {
+        let keys = self.keys.clone();
+        let lock = by.session.lock();
+        let touched: [&str; 5] =
+            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let mut args: Vec<&str> = vec![&by.session.token, LENDING_GROUP, SHELVING_GROUP, step];
+        args.extend(seen.iter().flat_map(|(book, state)| [book.as_str(), state.as_str()]));
+        self.words("sweep", &touched, &args)
+    }
+
+    /// Deletes decided events from a stream.
+    pub fn clear_stream(&mut self, by: &Instance, stream: &str) -> Vec<String> {
+        let group = if stream == self.keys.handoffs { SHELVING_GROUP } else { LENDING_GROUP };
+        let kept = self.keys.kept_events.clone();
+        let args = [&by.session.token, group, "3", by.session.decided_events()];
+        self.words("clear", &[&by.session.lock(), stream, &kept], &args)
+    }
+}
+
+/// An entry from a reply.
+fn entry(value: Value) -> Entry {
+    let Value::Array(parts) = value else { panic!("an entry") };
+    let [id, values] = <[Value; 2]>::try_from(parts).expect("id and values");
+    Entry::from_parts(&id, values, "read").unwrap()
+}
+
+/// A well-formed event from its entry.
+pub fn parsed(action: Action, entry: &Entry) -> Event {
+    Event::parse(EventKey { id: entry.id, action }, &entry.fields()).unwrap()
+}
