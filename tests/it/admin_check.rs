@@ -526,13 +526,6 @@ fn a_book_is_handed_over_only_if_it_is_as_the_check_has_seen_it() {
         ("?17-0", "SADD automated_book_storage lost", "let_go"),
         ("?17-0", "XADD lending_requests_event_stream 17-0 user_id u book_ids lost", "changed"),
         (">17-0", "PING", "handed_over"),
-        (">17-0 18-0", "PING", "handed_over"),
-        (
-            ">17-0 18-0",
-            "XADD lending_requests_event_stream 18-0 user_id u book_ids lost",
-            "changed",
-        ),
-        (">17-0 18-0", "XADD books_for_shelving_event_stream 17-0 book_ids lost", "changed"),
         (">17-0", "XADD books_for_shelving_event_stream 17-0 book_ids lost", "changed"),
         ("=17-0", "HSET lent_books lost user1", "changed"),
     ] {
