@@ -51,7 +51,7 @@ run: $(if $(ADDRESS),,redis-server) build ## a library that lends: a Redis of it
 	@exec sh tests/make/run.sh "$(CARGO_TARGET_DIR)/debug" '$(ADDRESS)'
 
 test: redis-server cargo ## everything that proves it
-	$(CARGO) test
+	$(CARGO) test --no-fail-fast
 
 check: cargo ## formatting, lints and documentation, warnings as errors
 	$(CARGO) fmt --check
