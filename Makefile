@@ -40,7 +40,7 @@ INSTALLED = \
 # Not in that list: it belongs to the operator once it is there.
 SETTINGS = /etc/default/libraryd
 
-.PHONY: build run test check static install uninstall clean help cargo redis-server
+.PHONY: build run test check static install uninstall bench model clean help cargo redis-server
 # Asking for a password, building, starting: in this order, whatever -j says.
 .NOTPARALLEL:
 
@@ -51,7 +51,7 @@ run: $(if $(ADDRESS),,redis-server) build ## a library that lends: a Redis of it
 	@exec sh tests/make/run.sh "$(CARGO_TARGET_DIR)/debug" '$(ADDRESS)'
 
 test: redis-server cargo ## everything that proves it
-	$(CARGO) test
+	$(CARGO) test --no-fail-fast
 
 check: cargo ## formatting, lints and documentation, warnings as errors
 	$(CARGO) fmt --check
@@ -68,6 +68,12 @@ install: ## put what make static built, and the units, under PREFIX (/usr/local)
 uninstall: ## remove what make install put there
 	@BINDIR='$(BINDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
 		exec sh tests/make/install.sh uninstall $(INSTALLED)
+
+bench: redis-server cargo ## measure lending against the same writes without decisions; QUICK=1 in a minute
+	QUICK='$(QUICK)' $(CARGO) bench --bench lending
+
+model: ## explore every interleaving of the protocol in a model (needs python3)
+	cd tests/protocol && python3 run.py
 
 clean: ## remove what was built; the library in run/ stays
 	$(CARGO) clean

@@ -768,8 +768,6 @@ local function look_at_request(e)
   local asked, unknown = {}, {}                    -- reserved for e without having the book
   local mine, others, nowhere = {}, {}, {}         -- refused
   local available, blocked, in_doubt = {}, false, false
-  -- What e reserves cannot be under way anywhere without a mark, unless reference instances run.
-  local is_certain = e.said == 'certain' or #reference == 0
   for n, book in ipairs(e.books) do
     local is = state[book]
     local kind = is and string.sub(is, 1, 1)
@@ -787,7 +785,7 @@ local function look_at_request(e)
     elseif stored[book] then
       instant[#instant + 1] = book
       available[#available + 1] = book
-    elseif answer == 'yes' or (own and answer == 'again' and is_certain) then
+    elseif answer == 'yes' or (own and answer == 'again') then
       have[#have + 1] = book
       available[#available + 1] = book
     elseif (own and answer == '')
@@ -796,9 +794,9 @@ local function look_at_request(e)
       unknown[#unknown + 1] = book
     elseif own then
       asked[#asked + 1] = book
-      if answer ~= 'again' and is_undecided(answer) then
+      if is_undecided(answer) then
         blocked = true
-      elseif answer ~= 'again' and e.said == 'certain' then
+      elseif e.said == 'certain' then
         nowhere[#nowhere + 1] = book
       else
         in_doubt = true

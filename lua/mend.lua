@@ -3,7 +3,9 @@
 --
 -- For the operator's check, beside running instances: every book is looked at again in this step,
 -- and left alone unless it is as the check has seen it. Main storage is shelving's: the books go
--- there in a hand-off, marked as on their way, so that no instance fetches them meanwhile.
+-- there in a hand-off. A book is handed over only while it is out for a request that is decided:
+-- so long nobody else can get it, until this hand-off has brought it to its shelf. Marked as on its
+-- way, it is waited for.
 --
 -- KEYS  1 loans (hash)          2 automated storage (set)   3 main storage (hash)
 --       4 book states (hash)    5 requests (stream)         6 hand-offs (stream)
@@ -14,7 +16,8 @@
 --       was seen, its state as it was seen; "" for none; with KEYS[7] these two do not matter
 -- Returns {"CHANGED"}  the reservation's request is undecided
 --       | {"MENDED", id of the hand-off or "", then for each book: "handed_over", "let_go" (only
---         the reservation was taken away: the book has its place) or "changed"}
+--         the reservation was taken away: the book has its place, or is told by its state) or
+--         "changed"}
 
 local left = KEYS[7]
 redis.call('HLEN', KEYS[1])
@@ -40,20 +43,19 @@ local function what_to_do(book, seen_out, seen_state)
   elseif out ~= seen_out or state ~= seen_state then
     return 'changed'
   end
-  local has_place = redis.call('HEXISTS', KEYS[1], book) == 1
-    or redis.call('SISMEMBER', KEYS[2], book) == 1
-  if (kind == '?' and is_undone(KEYS[5], ARGV[1], id))
+  if (kind == '?' and (left or is_undone(KEYS[5], ARGV[1], id)))
     or (kind == '>' and is_undone(KEYS[6], ARGV[2], id))
-    or (out ~= '' and is_undone(KEYS[5], ARGV[1], out)) then
-    -- Somebody is at it.
+    or is_undone(KEYS[5], ARGV[1], out) then
+    -- Somebody is at it, or it is told by its state.
     return left and 'let_go' or 'changed'
-  elseif has_place then
+  elseif redis.call('HEXISTS', KEYS[1], book) == 1
+    or redis.call('SISMEMBER', KEYS[2], book) == 1
+    or out == '' then
+    -- It has its place. On its shelf, above all, it must be in no hand-off: it can be fetched and
+    -- lent before that is done.
     return (left or kind == '?') and 'let_go' or 'changed'
-  elseif kind == '?' or out ~= '' then
-    return 'handed_over'
   end
-  -- It stands on its shelf.
-  return left and 'let_go' or 'changed'
+  return 'handed_over'
 end
 
 local reply, to_shelves = {'MENDED', ''}, {}

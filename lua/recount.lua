@@ -17,7 +17,7 @@
 
 local known, most = ARGV[1], tonumber(ARGV[2])
 local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-if first and (known == '0-0' or before(known, first[1])) then
+if first and before(known, first[1]) then
   return {'MISSED'}
 elseif not first and known ~= '0-0' then
   return {'MISSED'}

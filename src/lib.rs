@@ -7,6 +7,7 @@
 pub mod ids;
 pub mod event;
 pub mod outcome;
+pub mod clock;
 // How they are named in Redis, and how Redis is spoken to.
 pub mod keys;
 pub mod error;

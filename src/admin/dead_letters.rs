@@ -10,7 +10,8 @@ use redis::Connection;
 
 use super::failure::{DONE, Failure};
 use super::options::{Run, Stream};
-use super::show::{Object, array, print, shown, time};
+use super::show::{Object, array, print, shown};
+use crate::clock::rfc3339;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::stream::{self, Entry};
@@ -93,7 +94,7 @@ impl Letter {
             };
             return object.raw("fields", &array(self.fields.iter().map(pair))).end() + "\n";
         }
-        let mut line = format!("{id} {}", time(id.ms));
+        let mut line = format!("{id} {}", rfc3339(id.ms));
         if let Some([stream, event, cause, deliveries]) = &self.front {
             let stream = self.stream(run).map_or_else(|| shown(stream), |it| it.word().to_owned());
             let _ = write!(

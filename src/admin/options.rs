@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 
-use crate::cli::{Arg, Args, Usage};
+use crate::cli::{Arg, Args, Usage, nearest};
 use crate::connect::{ConnectArgs, Target};
 use crate::ids::EventId;
 use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
@@ -180,6 +180,9 @@ const OPTIONS: &str = "
   -V, --version           print the version
 ";
 
+/// The long options, those of the connection aside.
+const OPTION_NAMES: [&str; 7] = ["help", "version", "json", "repair", "last", "from", "stream"];
+
 const STATUSES: &str = "
 Exit status: 0 done; 1 check: something is wrong, else: it cannot be done as things are; 2 the
 command line is wrong; 3 check: not sure; 4 Redis cannot be reached or refused; 74 the answer
@@ -228,6 +231,21 @@ fn quoted(text: &str) -> String {
     quoted + "'"
 }
 
+/// The complaint about an option that nobody takes.
+fn unknown(arg: &Arg) -> Usage {
+    let Usage(message) = arg.unexpected();
+    let Arg::Long(name) = arg else { return Usage(message) };
+    Usage(message + &did_you_mean("--", name, OPTION_NAMES.into_iter().chain(ConnectArgs::NAMES)))
+}
+
+fn did_you_mean<'a>(
+    before: &str,
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> String {
+    nearest(word, candidates).map_or(String::new(), |it| format!(": did you mean {before}{it}?"))
+}
+
 fn event_id(what: &str, text: &str) -> Result<EventId, Usage> {
     text.parse().map_err(|fault| Usage(format!("{what} {} is {fault}", quoted(text))))
 }
@@ -250,7 +268,7 @@ impl Raw {
                     "last" => self.last = Some(number(&args.text()?)?),
                     "from" => self.from = Some(event_id("--from", &args.text()?)?),
                     "stream" => self.stream = Some(stream(&args.text()?)?),
-                    _ => return Err(arg.unexpected()),
+                    _ => return Err(unknown(&arg)),
                 },
                 Arg::Value(value) => self.words.push(value.to_string_lossy().into_owned()),
                 Arg::Short(_) => return Err(arg.unexpected()),
@@ -303,7 +321,10 @@ impl Raw {
                 })?;
                 (Job::Regroup { from, stream: self.stream }, 1)
             }
-            [other, ..] => return Err(Usage(format!("unknown command {}", quoted(other)))),
+            [other, ..] => {
+                let meant = did_you_mean("", other, SUBCOMMANDS.iter().map(|it| it.name));
+                return Err(Usage(format!("unknown command {}{meant}", quoted(other))));
+            }
         };
         match words.get(taken) {
             Some(more) => Err(Usage(format!("unexpected argument {}", quoted(more)))),
@@ -381,7 +402,9 @@ mod tests {
     fn a_wrong_command_line_is_told_in_one_line_with_the_usage_of_its_command() {
         for (args, fault, usage) in [
             (&[][..], "a command is missing", "{status|check"),
-            (&["chekc"], "'chekc'", "{status|check"),
+            (&["chekc"], "'chekc': did you mean check?", "{status|check"),
+            (&["check", "--repiar"], "--repiar: did you mean --repair?", "check"),
+            (&["check", "--adress", "x"], "--adress: did you mean --address?", "check"),
             (&["status", "now"], "'now'", "status"),
             (&["status", "--repair"], "check only", "status"),
             (&["check", "--last", "3"], "list only", "check"),

@@ -100,41 +100,9 @@ pub fn span(ms: u64) -> String {
     }
 }
 
-/// A point in time as RFC 3339 in UTC, to the second.
-pub fn time(ms_since_1970: u64) -> String {
-    const DAY: u64 = 86_400;
-    let seconds = ms_since_1970 / 1000;
-    let (mut days, second) = (seconds / DAY, seconds % DAY);
-    // Counted from 1 March of the year 0, leap days come last in their years.
-    days += 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (1_735_689_599, "2024-12-31T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-        ] {
-            assert_eq!(time(seconds * 1000 + 999), text);
-        }
-    }
 
     #[test]
     fn a_span_is_told_in_the_largest_unit_that_says_enough() {

@@ -37,6 +37,11 @@ impl Busy {
         }
     }
 
+    /// Whether nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
     /// Whether a request asks for a book that one under way asks for.
     pub fn concerns(&self, event: &Event) -> bool {
         !self.requests.is_empty()

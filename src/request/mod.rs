@@ -12,7 +12,6 @@ use crate::error::Remedy;
 use crate::event::{AnswerWish, EventKey};
 
 // What was asked for.
-pub mod clock;
 pub mod lines;
 pub mod options;
 // Sending one event or many, and waiting for what comes of them.

@@ -10,10 +10,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::clock::{Since, since};
 use super::show::Form;
 use super::submit::{Draft, push_quoted};
 use crate::cli::{Arg, Args, Usage, nearest};
+use crate::clock::{Since, since};
 use crate::connect::{ConnectArgs, Target};
 use crate::event::{Action, EventKey, MAX_BOOKS, keep_first};
 use crate::ids::{BookId, IdFault, SubmissionId, UserId};

@@ -11,10 +11,10 @@ use std::time::Duration;
 use redis::{Connection, FromRedisValue, Value};
 
 use super::answer::{self, PAUSE};
-use super::clock::{Since, rfc3339};
 use super::failure::{DONE, Failure, OUTPUT, REFUSED, UNANSWERED};
 use super::options::{Filter, Run};
 use super::show::{self, Form, print, print_outcome, say};
+use crate::clock::{Since, rfc3339};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::ids::{BookId, EventId, UserId};

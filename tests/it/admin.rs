@@ -1,5 +1,7 @@
 //! `library-admin` but for its check: status, dead letters, lost consumer groups, command lines.
 
+use std::thread;
+
 use crate::common::*;
 
 fn admin(redis: &Redis, args: &[&str]) -> TestCommand {
@@ -125,6 +127,29 @@ fn a_dead_letter_is_shown_and_put_back_unchanged() {
     let _daemon = Daemon::start(&redis, &["worker1"]);
     assert_eq!(redis.outcome_of_request(&new)["outcome"], "rejected", "it is a new event");
     assert_eq!(redis.length(DEAD_LETTERS), 1);
+}
+
+#[test]
+fn a_dead_letter_that_several_put_back_at_once_comes_back_once() {
+    let redis = Redis::new();
+    for round in 0..5 {
+        let fields: [(&str, &[u8]); 5] = [
+            ("stream", REQUESTS.as_bytes()),
+            ("event_id", b"1-0"),
+            ("cause", b"no_user_id"),
+            ("deliveries", b"1"),
+            ("book_ids", b"geb"),
+        ];
+        let id = redis.add(DEAD_LETTERS, "*", &fields);
+        thread::scope(|scope| {
+            for verb in ["retry", "retry", "retry", "retry"] {
+                let (redis, id) = (&redis, &id);
+                scope.spawn(move || admin(redis, &["dead-letters", verb, id]));
+            }
+        });
+        assert_eq!(redis.length(REQUESTS), round + 1);
+        assert_eq!(redis.length(DEAD_LETTERS), 0);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use std::thread;
 
 use super::super::failure::Failure;
+use super::super::instances::{Lease, instances};
 use super::super::options::Stream;
 use super::super::show::shown;
 use super::{
@@ -236,22 +237,40 @@ impl Check<'_> {
 
     /// Reports a page of books, and mends those that can be mended.
     fn confirmed(&mut self, books: &[(Vec<u8>, Suspect)]) -> Result<(), Failure> {
-        let can_be_mended = |(book, suspect): &&(Vec<u8>, Suspect)| {
+        if !self.repair {
+            for (book, suspect) in books {
+                self.report(violation(book, suspect), Mended::NotTried)?;
+            }
+            return Ok(());
+        }
+        let instances = instances(self.connection, &self.run.keys)?;
+        let at_work = instances.iter().any(|it| matches!(it.lease, Lease::Left(_)));
+        let refused = |book: &[u8], suspect: &Suspect| match suspect.fault.as_str() {
             // What is no id of a book could not travel in a hand-off.
-            matches!(suspect.fault.as_str(), "nowhere" | "reserved_for_none")
-                && BookId::from_bytes(book).is_ok()
+            "nowhere" | "reserved_for_none" if BookId::from_bytes(book).is_err() => {
+                Some(NOT_WITHOUT_GUESSING)
+            }
+            "nowhere" => None,
+            // Two that take the same book back would do harm.
+            "reserved_for_none" if at_work => {
+                Some(Mended::No("the instances at work do that within seconds"))
+            }
+            "reserved_for_none" => None,
+            _ => Some(NOT_WITHOUT_GUESSING),
         };
-        let (to_mend, others): (Vec<_>, Vec<_>) =
-            books.iter().partition(|one| self.repair && can_be_mended(one));
-        for (book, suspect) in others {
-            self.report(violation(book, suspect), NOT_WITHOUT_GUESSING)?;
+        let mut to_mend = Vec::new();
+        for (book, suspect) in books {
+            match refused(book, suspect) {
+                Some(mended) => self.report(violation(book, suspect), mended)?,
+                None => to_mend.push((book, suspect)),
+            }
         }
         if to_mend.is_empty() {
             return Ok(());
         }
-        let seen = to_mend.iter().map(|(book, suspect)| (book, &suspect.out, &suspect.state));
-        let mended = self.hand_over(None, "", seen.map(|(b, o, s)| [&b[..], o, s]))?;
-        // The request was found undone: then the book has changed too.
+        let seen =
+            to_mend.iter().map(|(book, suspect)| [book.as_slice(), &suspect.out, &suspect.state]);
+        let mended = self.hand_over(None, "", seen)?;
         let mended = mended.unwrap_or_else(|| to_mend.iter().map(|_| CHANGED_MEANWHILE).collect());
         for ((book, suspect), mended) in to_mend.into_iter().zip(mended) {
             self.report(violation(book, suspect), mended)?;

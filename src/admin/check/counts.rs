@@ -446,8 +446,7 @@ impl Check<'_> {
                     count_of_books(counted.lent)
                 ),
             };
-            let mended =
-                if self.repair { self.set_right(watched, n)? } else { NOT_WITHOUT_GUESSING };
+            let mended = if self.repair { self.set_right(watched, n)? } else { Mended::NotTried };
             self.report(violation, mended)?;
         }
         if counted.lent > MOST_BOOKS_IN_HAND {

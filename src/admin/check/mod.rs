@@ -82,6 +82,8 @@ enum Mended {
     Yes(String),
     /// It is not: why.
     No(&'static str),
+    /// That was not wished.
+    NotTried,
 }
 
 const NOT_WITHOUT_GUESSING: Mended = Mended::No("that cannot be done without guessing");
@@ -154,9 +156,10 @@ impl Check<'_> {
 
     /// Prints a violation, and what became of it.
     fn report(&mut self, violation: Violation, mended: Mended) -> Result<(), Failure> {
+        let mended = if self.repair { mended } else { Mended::NotTried };
         match mended {
             Mended::Yes(_) => self.mended += 1,
-            Mended::No(_) => self.wrong += 1,
+            Mended::No(_) | Mended::NotTried => self.wrong += 1,
         }
         if self.run.json {
             let mut object =
@@ -169,16 +172,16 @@ impl Check<'_> {
             }
             object = match mended {
                 Mended::Yes(change) => object.text("mended", change),
-                Mended::No(why) if self.repair => object.text("not_mended", why),
-                Mended::No(_) => object,
+                Mended::No(why) => object.text("not_mended", why),
+                Mended::NotTried => object,
             };
             return print(&(object.end() + "\n"));
         }
         let mut line = format!("{}: {}", violation.invariant, violation.words);
         match mended {
             Mended::Yes(change) => line = line + "; mended: " + &change,
-            Mended::No(why) if self.repair => line = line + "; not mended: " + why,
-            Mended::No(_) => {}
+            Mended::No(why) => line = line + "; not mended: " + why,
+            Mended::NotTried => {}
         }
         print(&(line + "\n"))
     }

@@ -80,7 +80,7 @@ impl Check<'_> {
                 ),
             };
             let mended =
-                if self.repair { self.dissolve(&key, &request)? } else { NOT_WITHOUT_GUESSING };
+                if self.repair { self.dissolve(&key, &request)? } else { Mended::NotTried };
             self.report(violation, mended)?;
         }
         Ok(())
@@ -104,7 +104,7 @@ impl Check<'_> {
                     match mended {
                         Mended::Yes(change) if change.starts_with("handed") => handed_over += 1,
                         Mended::Yes(_) => let_go += 1,
-                        Mended::No(_) => {}
+                        Mended::No(_) | Mended::NotTried => {}
                     }
                 }
             }
