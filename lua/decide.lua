@@ -30,7 +30,8 @@
 --         number of books, the books, and, but for "" and "yes", for each book "yes", "again",
 --         the id of the request that has it, or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
---       {"DONE", name, value, ...}        the outcome's fields from "outcome" on
+--       {"ALL", in hand}                  accepted or returned, with all its books
+--       {"DONE", name, value, ...}        any other outcome: its fields from "outcome" on
 --       {"WAIT", "older" | "book" | "doubt" | "no"}   "no": shelving has said a final "no"
 --       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
 --       {"STALE"}                         not pending any more: somebody else decides it; nothing
@@ -324,10 +325,15 @@ local function is_tie(a_id, b_id)
   return not (is_ordered(a_id) and is_ordered(b_id))
 end
 
+-- Milliseconds of each stream in which nothing ties with an event of submit.lua's.
+local without_ties = {[requests] = {}, [returns] = {}}
 -- The undecided events of the other stream that tie with e, as fields of `ties`; nil if one of
 -- them is not delivered yet, or that could not be found out.
 local function tied_with(e, ms)
   local stream, action = other_stream(e)
+  if without_ties[stream][ms] and is_ordered(e.id) then
+    return {}
+  end
   local first, last = ms .. '-0', ms .. '-18446744073709551615'
   local pending = redis.pcall('XPENDING', stream, lending_group, first, last, MOST_TIES)
   local group = group_of(stream, lending_group)
@@ -351,6 +357,9 @@ local function tied_with(e, ms)
         return nil
       end
     end
+  end
+  if #others == 0 and is_ordered(e.id) then
+    without_ties[stream][ms] = true
   end
   return others
 end
@@ -608,20 +617,8 @@ local function is_mine(e)
   return not pending.err and #pending == 1
 end
 
--- Writes the outcome and returns the event's reply. `lists` are pairs of a field and books.
-local function conclude(e, outcome, cause, lists, effect)
-  local reply = {'DONE', 'outcome', outcome}
-  if cause then
-    reply[4], reply[5] = 'cause', cause
-  end
-  for n = 1, #lists, 2 do
-    if #lists[n + 1] > 0 then
-      reply[#reply + 1] = lists[n]
-      reply[#reply + 1] = table.concat(lists[n + 1], ',')
-    end
-  end
-  reply[#reply + 1] = 'in_hand'
-  reply[#reply + 1] = string.format('%d', in_hand[e.count])
+-- Writes the outcome: `reply` is "DONE" and its fields from "outcome" on. Returns the reply.
+local function tell(e, reply, effect)
   redis.call('XADD', outcomes, '*', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
     unpack(reply, 2))
   if e.answer then
@@ -640,6 +637,30 @@ local function conclude(e, outcome, cause, lists, effect)
   return reply
 end
 
+-- As `tell`, for an event that had all that it asked for. The caller knows the rest.
+local function tell_all(e, outcome)
+  local now = string.format('%d', in_hand[e.count])
+  tell(e, {'DONE', 'outcome', outcome, 'book_ids', table.concat(e.books, ','), 'in_hand', now}, true)
+  return {'ALL', now}
+end
+
+-- As `tell`, with `lists`: pairs of a field and books, left out where there are none.
+local function conclude(e, outcome, cause, lists, effect)
+  local reply = {'DONE', 'outcome', outcome}
+  if cause then
+    reply[4], reply[5] = 'cause', cause
+  end
+  for n = 1, #lists, 2 do
+    if #lists[n + 1] > 0 then
+      reply[#reply + 1] = lists[n]
+      reply[#reply + 1] = table.concat(lists[n + 1], ',')
+    end
+  end
+  reply[#reply + 1] = 'in_hand'
+  reply[#reply + 1] = string.format('%d', in_hand[e.count])
+  return tell(e, reply, effect)
+end
+
 ---- Acts: what a look at an event leads to. They are called after it and cannot fail.
 
 -- Every book of a request is there, and its user may have them all.
@@ -656,7 +677,7 @@ local function grant_all(e)
     set('state', state, book, '=' .. e.id)
   end
   set('in_hand', in_hand, e.count, in_hand[e.count] + #e.books)
-  return conclude(e, 'accepted', nil, {'book_ids', e.books}, true)
+  return tell_all(e, 'accepted')
 end
 
 -- Books that a request of this call waits for, and those of them that came free since: a newer
@@ -740,6 +761,9 @@ local function take_back(e, sorted)
     set('in_hand', in_hand, e.count, math.max(0, in_hand[e.count] - #mine))
     put_back(mine)
   end
+  if #mine == #e.books then
+    return tell_all(e, 'returned')
+  end
   local lists = {'book_ids', mine, 'lent_to_another', sorted.others, 'not_lent', sorted.not_lent}
   return conclude(e, #mine > 0 and 'returned' or 'unchanged', nil, lists, #mine > 0)
 end
@@ -759,10 +783,40 @@ local function all_there(e)
   return true
 end
 
+-- Whether every book is lent to somebody, and e has nothing that it would have to give back.
+local function all_lent(e)
+  if e.reserved then
+    return false
+  end
+  for _, book in ipairs(e.books) do
+    local is = state[book]
+    if not loan[book] or (is and string.sub(is, 1, 1) == '?') then
+      return false
+    end
+  end
+  return true
+end
+
+local function deny_all(e)
+  if not acknowledge(e) then
+    return {'STALE'}
+  end
+  local mine, others = {}, {}
+  for _, book in ipairs(e.books) do
+    local list = loan[book] == e.user and mine or others
+    list[#list + 1] = book
+  end
+  local lists = {'already_yours', mine, 'lent_to_another', others}
+  return conclude(e, 'denied', 'none_available', lists, false)
+end
+
 local function look_at_request(e)
   local overtakes = next(came_free) and would_overtake(e)
   if not overtakes and all_there(e) then
     return grant_all
+  end
+  if all_lent(e) and nothing_older(e) then
+    return deny_all
   end
   local have, instant, free = {}, {}, {}           -- available, for certain or perhaps
   local asked, unknown = {}, {}                    -- reserved for e without having the book
@@ -848,12 +902,17 @@ end
 
 local function look_at_return(e)
   local mine, others, not_lent = {}, {}, {}
+  local known, is_old                              -- of the last book: nearly always the next one's
   for _, book in ipairs(e.books) do
     local list = not_lent
     if loan[book] == e.user then
       -- Only loans of older requests are meant. A loan without an entry is old.
-      local request = string.match(state[book] or '', '^=(.*)$')
-      if not request or not split(request) or not is_younger(request, e) then
+      local is = state[book] or ''
+      if is ~= known then
+        local request = string.match(is, '^=(.*)$')
+        known, is_old = is, not request or not split(request) or not is_younger(request, e)
+      end
+      if is_old then
         list = mine
       end
     elseif loan[book] then
@@ -946,11 +1005,42 @@ in_slices(numbers, function(first, last)
   redis.call('MSET', unpack(numbers, first, last))
 end)
 
+-- Whether ids are in their order. Those of one length and with the hyphen in one place are
+-- compared as text.
+local function are_sorted(ids)
+  for n = 2, #ids do
+    local a, b = ids[n - 1], ids[n]
+    local as_text = #a == #b and string.find(a, '-', 1, true) == string.find(b, '-', 1, true)
+    if not (as_text and a < b) and not before(a, b) then
+      return false
+    end
+  end
+  return true
+end
+
+-- So many are worth a look at whether they can be deleted in one go.
+local MANY = 16
+-- XDEL searches a block of the stream for each id. Where everything up to the last of them is
+-- decided, whoever decided it, and nobody else reads the stream, trimming it is much cheaper.
+local function can_be_trimmed(stream, ids)
+  if #ids < MANY or not are_sorted(ids) then
+    return false
+  end
+  local _, groups = group_of(stream, lending_group)
+  local pending = redis.pcall('XPENDING', stream, lending_group, '-', ids[#ids], 1)
+  return groups == 1 and not pending.err and #pending == 0
+end
+
 for stream, ids in pairs(decided_of) do
   if #ids > 0 then
     redis.call('XTRIM', outcomes, 'MAXLEN', '~', outcomes_kept)
   end
-  if not keep_events then
+  if keep_events then
+    -- They stay.
+  elseif can_be_trimmed(stream, ids) then
+    redis.call('XTRIM', stream, 'MINID', ids[#ids])
+    redis.call('XDEL', stream, ids[#ids])
+  else
     in_slices(ids, function(first, last)
       redis.call('XDEL', stream, unpack(ids, first, last))
     end)

@@ -6,8 +6,9 @@
 --
 -- KEYS  1 the instance's lock   2 main storage (hash: book that is out -> request that has it)
 -- ARGV  1 token of the lease    then in turn: a book, the request that asks for it
--- Returns {"FENCED"} | {"FETCHED", for each pair "yes" (it was on its shelf and is handed out now),
---         "again" (it was handed out to this request before) or the request that it is out for}
+-- Returns {"FENCED"} | {"ALL"} (every book was on its shelf and is handed out now)
+--       | {"FETCHED", for each pair "yes" (it was on its shelf and is handed out now), "again" (it
+--         was handed out to this request before) or the request that it is out for}
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
@@ -35,5 +36,8 @@ for first = 2, #ARGV, SLICE do
 end
 for first = 1, #taken, SLICE do
   redis.call('HSET', KEYS[2], unpack(taken, first, math.min(first + SLICE - 1, #taken)))
+end
+if #taken == #ARGV - 1 then
+  return {'ALL'}
 end
 return reply

@@ -182,6 +182,10 @@ pub fn push_json_string(json: &mut String, text: &str) {
 /// Appends `text` with everything escaped that could forge a line or send codes to a terminal:
 /// control characters, and the marks that turn the direction of writing.
 pub fn push_escaped(line: &mut String, text: &str) {
+    if text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        line.push_str(text);
+        return;
+    }
     for c in text.chars() {
         let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}' | '\u{2029}'
             | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

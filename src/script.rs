@@ -4,6 +4,8 @@
 //!
 //! Each script's typed caller stands in the module whose work it does; the texts are in `lua/`.
 
+use std::fmt::Write as _;
+
 use redis::{Cmd, Connection, ToRedisArgs, Value};
 
 use crate::error::Error;
@@ -92,6 +94,14 @@ pub fn run(
         other => other,
     };
     reply.map_err(Error::redis(doing))
+}
+
+/// Adds an argument as it is shown, by way of a buffer that is used again and again.
+pub fn arg_of(cmd: &mut Cmd, buffer: &mut String, shown: impl std::fmt::Display) {
+    buffer.clear();
+    // Writing to a string cannot fail.
+    let _ = write!(buffer, "{shown}");
+    cmd.arg(buffer.as_str());
 }
 
 /// A script's reply: a word, and what follows it.

@@ -6,9 +6,10 @@ use redis::{Cmd, Value};
 
 use super::{MOST_BOOKS_IN_HAND, STORAGE_CAPACITY};
 use crate::error::Error;
-use crate::event::Event;
+use crate::event::{Action, Event};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::script::{Script, text};
+use crate::outcome;
+use crate::script::{Script, arg_of, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
 
@@ -97,8 +98,11 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
     for names in [&neighbours.silent, &neighbours.reference] {
         cmd.arg(names.len()).arg(names);
     }
+    let mut buffer = String::new();
     for Try { event, doubt, fetched } in tries {
-        cmd.arg(event.key.action.as_str()).arg(event.key.id.to_string()).arg(event.user.as_str());
+        cmd.arg(event.key.action.as_str());
+        arg_of(&mut cmd, &mut buffer, event.key.id);
+        cmd.arg(event.user.as_str());
         match event.answer.ttl_ms() {
             0 => cmd.arg(""),
             ttl_ms => cmd.arg(ttl_ms),
@@ -136,6 +140,30 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
     cmd
 }
 
+/// The outcome's fields of an event that had all that it asked for.
+fn with_all_books(event: &Event, in_hand: Value) -> Vec<Value> {
+    let outcome = match event.key.action {
+        Action::Request => outcome::Verdict::Accepted,
+        Action::Return => outcome::Verdict::Returned,
+    };
+    let mut books = String::new();
+    for book in &event.books {
+        if !books.is_empty() {
+            books.push(',');
+        }
+        books.push_str(book.as_str());
+    }
+    let value = |text: &str| Value::BulkString(text.into());
+    vec![
+        value("outcome"),
+        value(outcome.as_str()),
+        value("book_ids"),
+        Value::BulkString(books.into()),
+        value("in_hand"),
+        in_hand,
+    ]
+}
+
 /// The verdicts from the script's reply.
 ///
 /// # Errors
@@ -157,6 +185,9 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
             let Value::Array(mut parts) = value else { return Err(unexpected(&value)) };
             let verdict = match parts.first().and_then(text) {
                 Some("DONE") => Verdict::Done(parts.split_off(1)),
+                Some("ALL") if parts.len() == 2 => {
+                    Verdict::Done(with_all_books(&one.event, parts.swap_remove(1)))
+                }
                 Some("FETCH") => {
                     let index = |book: &Value| {
                         let book = text(book)?;

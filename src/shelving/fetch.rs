@@ -8,7 +8,7 @@ use redis::{Cmd, Value};
 
 use crate::error::Error;
 use crate::ids::{BookId, EventId};
-use crate::script::{Reply, Script, text};
+use crate::script::{Reply, Script, arg_of, text};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> =
@@ -24,8 +24,10 @@ pub fn command<'a>(
 ) -> Cmd {
     let mut cmd = if by_text { SCRIPT.by_text(2) } else { SCRIPT.by_digest(2) };
     cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.token);
+    let mut id = String::new();
     for (book, request) in asked {
-        cmd.arg(book.as_str()).arg(request.to_string());
+        cmd.arg(book.as_str());
+        arg_of(&mut cmd, &mut id, request);
     }
     cmd
 }
@@ -49,6 +51,9 @@ pub enum Answer {
 pub fn answers(reply: Value, asked: usize) -> Result<Vec<Answer>, Error> {
     const DOING: &str = "fetch books from the main storage";
     let reply = Reply::read(reply, DOING)?;
+    if reply.word == "ALL" {
+        return Ok(vec![Answer::Yes; asked]);
+    }
     if reply.word != "FETCHED" || reply.rest.len() != asked {
         return Err(reply.unexpected(DOING));
     }

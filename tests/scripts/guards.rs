@@ -677,7 +677,7 @@ fn a_tie_is_broken_by_the_first_when_the_others_wait_for_it() {
 
 #[test]
 fn a_return_takes_back_only_loans_of_older_requests() {
-    let check = "if not request or not split(request) or not is_younger(request, e) then";
+    let check = "if is_old then";
     guard("decide", &[(check, "if true then")], |library| {
         let (by, other) = (library.instance("worker1"), library.instance("worker2"));
         let older = give_back(5, "user1", "geb");
