@@ -47,6 +47,11 @@ const CHUNK_BOOKS: usize = 1_000;
 /// Calls under way at a time: one that Redis works on, and more that wait for it.
 const DEPTH: usize = 4;
 
+/// Shelving is asked before anything is decided if it lately handed out at least one in so many
+/// books. Where most books are lent or in automated storage, that would be a call for nothing;
+/// where they are on their shelves, deciding first would be.
+const WORTH_ASKING: usize = 4;
+
 /// How often an idle worker looks up, to show that it is alive.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -99,6 +104,7 @@ pub struct Worker<'a> {
     room: WaitingRoom,
     busy: Busy,
     under_way: VecDeque<Call>,
+    ask_first: bool,
     log: OutcomeLog,
 }
 
@@ -122,6 +128,7 @@ impl<'a> Worker<'a> {
             room: WaitingRoom::default(),
             busy: Busy::default(),
             under_way: VecDeque::new(),
+            ask_first: true,
             log: OutcomeLog::new(session.options.log_outcomes),
         }
     }
@@ -237,9 +244,9 @@ impl<'a> Worker<'a> {
         Some(self.fetch_or_decide(chunk))
     }
 
-    /// Asks shelving, unless there is nothing to ask for.
+    /// Asks shelving, unless there is nothing to ask for, or probably nothing to get.
     fn fetch_or_decide(&self, chunk: Vec<Asking>) -> Call {
-        if chunk.iter().any(|asking| !asking.books.is_empty()) {
+        if self.ask_first && chunk.iter().any(|asking| !asking.books.is_empty()) {
             return Call::Fetch(chunk);
         }
         let tries = chunk
@@ -298,7 +305,12 @@ impl<'a> Worker<'a> {
     }
 
     fn fetched(&mut self, reply: Value, chunk: Vec<Asking>) -> Result<(), Error> {
-        let mut answers = fetch::answers(reply, asked(&chunk).count())?.into_iter();
+        let answers = fetch::answers(reply, asked(&chunk).count())?;
+        if chunk.iter().any(|asking| asking.finality == Finality::First) {
+            let handed_out = answers.iter().filter(|answer| **answer == Answer::Yes).count();
+            self.ask_first = handed_out * WORTH_ASKING >= answers.len();
+        }
+        let mut answers = answers.into_iter();
         let tries = chunk
             .into_iter()
             .map(|Asking { event, finality, books, mut before }| {
@@ -318,6 +330,10 @@ impl<'a> Worker<'a> {
     fn decided(&mut self, reply: Value, tries: Vec<Try>) -> Result<(), Error> {
         let mut asking = Vec::new();
         let mut gone = Vec::new();
+        let unasked = tries
+            .iter()
+            .filter(|one| one.fetched.is_none() && one.event.key.action == Action::Request);
+        let unasked_books: usize = unasked.map(|one| one.event.books.len()).sum();
         for (verdict, one) in decide::verdicts(reply, &tries)?.into_iter().zip(tries) {
             let key = one.event.key;
             if !matches!(verdict, Verdict::Fetch { .. }) {
@@ -351,6 +367,9 @@ impl<'a> Worker<'a> {
         self.room.decided(&gone);
         if asking.is_empty() {
             return Ok(());
+        }
+        if unasked_books > 0 && asked(&asking).count() * WORTH_ASKING >= unasked_books {
+            self.ask_first = true;
         }
         self.send(Call::Fetch(asking))
     }
