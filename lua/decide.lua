@@ -30,7 +30,8 @@
 --         number of books, the books, and, but for "" and "yes", for each book "yes", "again",
 --         the id of the request that has it, or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
---       {"ALL", in hand}                  accepted or returned, with all its books
+--       a number                          accepted or returned, with all its books: so many does
+--                                         the user have now
 --       {"DONE", name, value, ...}        any other outcome: its fields from "outcome" on
 --       {"WAIT", "older" | "book" | "doubt" | "no"}   "no": shelving has said a final "no"
 --       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
@@ -641,7 +642,7 @@ end
 local function tell_all(e, outcome)
   local now = string.format('%d', in_hand[e.count])
   tell(e, {'DONE', 'outcome', outcome, 'book_ids', table.concat(e.books, ','), 'in_hand', now}, true)
-  return {'ALL', now}
+  return in_hand[e.count]
 end
 
 -- As `tell`, with `lists`: pairs of a field and books, left out where there are none.

@@ -141,7 +141,7 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
 }
 
 /// The outcome's fields of an event that had all that it asked for.
-fn with_all_books(event: &Event, in_hand: Value) -> Vec<Value> {
+fn with_all_books(event: &Event, in_hand: i64) -> Vec<Value> {
     let outcome = match event.key.action {
         Action::Request => outcome::Verdict::Accepted,
         Action::Return => outcome::Verdict::Returned,
@@ -160,7 +160,7 @@ fn with_all_books(event: &Event, in_hand: Value) -> Vec<Value> {
         value("book_ids"),
         Value::BulkString(books.into()),
         value("in_hand"),
-        in_hand,
+        value(&in_hand.to_string()),
     ]
 }
 
@@ -182,12 +182,12 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
     list.into_iter()
         .zip(tries)
         .map(|(value, one)| {
+            if let Value::Int(in_hand) = value {
+                return Ok(Verdict::Done(with_all_books(&one.event, in_hand)));
+            }
             let Value::Array(mut parts) = value else { return Err(unexpected(&value)) };
             let verdict = match parts.first().and_then(text) {
                 Some("DONE") => Verdict::Done(parts.split_off(1)),
-                Some("ALL") if parts.len() == 2 => {
-                    Verdict::Done(with_all_books(&one.event, parts.swap_remove(1)))
-                }
                 Some("FETCH") => {
                     let index = |book: &Value| {
                         let book = text(book)?;
