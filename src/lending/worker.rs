@@ -9,7 +9,7 @@
 //! The worker ends when the reader and the keeper have let go of its channel and everything under
 //! way is answered, or at once when the session breaks.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,13 @@ impl Asking {
     }
 }
 
+/// An event that was in hand when instances died, perhaps because of it.
+struct Suspect {
+    key: EventKey,
+    /// The event, if it was tried before and waited.
+    waited: Option<Waiting>,
+}
+
 /// The worker.
 pub struct Worker<'a> {
     session: &'a Session,
@@ -88,7 +95,13 @@ pub struct Worker<'a> {
     shelved: Receiver<()>,
     open: bool,
     fresh: VecDeque<Delivered>,
-    suspects: VecDeque<EventKey>,
+    suspects: VecDeque<Suspect>,
+    /// Suspects with which a process died although they were tried apart from others.
+    alone: VecDeque<Suspect>,
+    /// The suspects that have been tried and wait in the room, and whether they are tried alone.
+    suspected: HashMap<EventKey, bool>,
+    /// Whether it is the others' turn, after suspects had theirs.
+    others_turn: bool,
     room: WaitingRoom,
     under_way: VecDeque<Call>,
     log: OutcomeLog,
@@ -111,6 +124,9 @@ impl<'a> Worker<'a> {
             open: true,
             fresh: VecDeque::new(),
             suspects: VecDeque::new(),
+            alone: VecDeque::new(),
+            suspected: HashMap::new(),
+            others_turn: false,
             room: WaitingRoom::default(),
             under_way: VecDeque::new(),
             log: OutcomeLog::new(session.options.log_outcomes),
@@ -126,18 +142,25 @@ impl<'a> Worker<'a> {
             self.session.beat("lending-worker");
             self.gather();
             self.room.tick(Instant::now());
+            let suspects = !(self.suspects.is_empty() && self.alone.is_empty());
             if self.under_way.is_empty() {
-                if let Some(key) = self.suspects.pop_front() {
-                    self.try_alone(key)?;
-                    continue;
-                }
                 if !self.open && self.fresh.is_empty() {
                     // What waits stays pending; whoever serves it next finds it.
                     break;
                 }
+                if suspects && !self.others_turn {
+                    self.try_suspects()?;
+                    self.others_turn = true;
+                    continue;
+                }
+                self.others_turn = false;
+            } else if suspects {
+                // They are tried when nothing else is under way.
+                self.answer_one()?;
+                continue;
             }
-            // A suspect is tried when nothing else is under way.
-            while self.suspects.is_empty() && self.under_way.len() < DEPTH {
+            let depth = if suspects { 1 } else { DEPTH };
+            while self.under_way.len() < depth {
                 let Some(call) = self.next_call() else { break };
                 self.send(call)?;
             }
@@ -161,6 +184,7 @@ impl<'a> Worker<'a> {
         let idle = self.open
             && self.fresh.is_empty()
             && self.suspects.is_empty()
+            && self.alone.is_empty()
             && self.under_way.is_empty()
             && !self.room.has_due();
         if !idle {
@@ -186,8 +210,12 @@ impl<'a> Worker<'a> {
     fn next_call(&mut self) -> Option<Call> {
         if self.room.has_due() {
             let due = self.room.take_due(CHUNK, CHUNK_BOOKS).into_iter();
-            let tries = due.map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
-            return Some(Call::Decide(self.session.neighbours(), tries.collect()));
+            let (suspects, others): (Vec<_>, Vec<_>) =
+                due.partition(|waiting| self.suspected.contains_key(&waiting.event.key));
+            self.suspects.extend(
+                suspects.into_iter().map(|one| Suspect { key: one.event.key, waited: Some(one) }),
+            );
+            return (!others.is_empty()).then(|| self.try_again(others));
         }
         let mut chunk: Vec<Asking> = Vec::new();
         let mut books = 0;
@@ -201,7 +229,9 @@ impl<'a> Worker<'a> {
                     books += event.books.len();
                     chunk.push(Asking::first(event));
                 }
-                Content::Suspect => self.suspects.push_back(delivered.key),
+                Content::Suspect => {
+                    self.suspects.push_back(Suspect { key: delivered.key, waited: None });
+                }
                 Content::Fault(fault) if chunk.is_empty() => {
                     return Some(Call::Reject(delivered.key, fault.cause().to_owned()));
                 }
@@ -217,6 +247,13 @@ impl<'a> Worker<'a> {
             return if self.room.has_due() { self.next_call() } else { None };
         }
         Some(self.fetch_or_decide(chunk))
+    }
+
+    /// What waited has nothing: it is decided without asking shelving.
+    fn try_again(&mut self, waiting: Vec<Waiting>) -> Call {
+        let tries =
+            waiting.into_iter().map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
+        Call::Decide(self.session.neighbours(), tries.collect())
     }
 
     /// Asks shelving, unless there is nothing to ask for.
@@ -369,39 +406,104 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Tries an event alone that was in hand when instances died. If it is the cause, it is
-    /// counted before it is read, and given up unread when it was tried often enough (I5).
-    fn try_alone(&mut self, key: EventKey) -> Result<(), Error> {
-        let most = self.session.options.tries;
-        // Before it is counted: the reply can get lost.
-        self.session.remember_lone(Some(key));
-        let tries =
-            takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Begin)?;
-        warn!("{key} was in hand when instances died: it is tried alone, time {tries} of {most}");
-        if tries > most {
-            self.send(give_up(key, format!("given_up_after_{most}_tries")))?;
-        } else {
-            let stream = self.session.keys.stream(key.action);
-            let entries = stream::contents(&mut self.connection, stream, &[key.id])?;
-            for entry in &entries {
-                match Delivered::read(key.action, entry, false).content {
-                    Content::Event(event) => {
-                        let call = self.fetch_or_decide(vec![Asking::first(event)]);
-                        self.send(call)?;
-                    }
-                    Content::Fault(fault) => {
-                        self.send(Call::Reject(key, fault.cause().to_owned()))?;
-                    }
-                    Content::Suspect => {}
-                }
+    /// Tries events that were in hand when instances died: apart from all others, since hundreds
+    /// are in hand and few of them, if any, are the cause; alone where a process died even so.
+    fn try_suspects(&mut self) -> Result<(), Error> {
+        if let Some(one) = self.alone.pop_front() {
+            return self.try_noted(vec![one], true);
+        }
+        let count = self.suspects.len().min(CHUNK);
+        let group: Vec<Suspect> = self.suspects.drain(..count).collect();
+        let keys: Vec<EventKey> = group.iter().map(|one| one.key).collect();
+        let died_with = takeover::died_with(self.session, &mut self.connection, &keys)?;
+        let mut together = Vec::new();
+        for (one, died) in group.into_iter().zip(died_with) {
+            if died || self.suspected.get(&one.key) == Some(&true) {
+                self.alone.push_back(one);
+            } else {
+                together.push(one);
             }
+        }
+        if together.is_empty() { Ok(()) } else { self.try_noted(together, false) }
+    }
+
+    /// Tries suspects under a note that is there before they are read: if one of them is the
+    /// cause, it is found out, and given up unread when it was tried alone often enough (I5).
+    fn try_noted(&mut self, group: Vec<Suspect>, alone: bool) -> Result<(), Error> {
+        let most = self.session.options.tries;
+        let keys: Vec<EventKey> = group.iter().map(|one| one.key).collect();
+        self.suspected.extend(keys.iter().map(|key| (*key, alone)));
+        // Before it is noted: the reply can get lost.
+        self.session.remember_tried(keys.clone());
+        let step = if alone { LoneTry::Alone } else { LoneTry::Together };
+        let tries = takeover::note_try(self.session, &mut self.connection, &keys, step)?;
+        let unread = group.iter().filter(|one| one.waited.is_none()).count();
+        if alone && unread > 0 {
+            let key = keys[0];
+            warn!(
+                "{key} was in hand when instances died: it is tried alone, time {tries} of {most}"
+            );
+        } else if unread > 0 {
+            warn!("{unread} events were in hand when instances died: they are tried apart");
+        }
+        if alone && tries > most {
+            self.send(give_up(keys[0], format!("given_up_after_{most}_tries")))?;
+        } else {
+            self.send_suspects(group)?;
         }
         while !self.under_way.is_empty() {
             self.answer_one()?;
         }
-        // It was survived, whatever came of it.
-        takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Ended)?;
-        self.session.remember_lone(None);
+        let (waiting, decided): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|key| self.session.in_hand.contains(*key));
+        for (keys, step) in [(&waiting, LoneTry::Survived), (&decided, LoneTry::Ended)] {
+            if !keys.is_empty() {
+                takeover::note_try(self.session, &mut self.connection, keys, step)?;
+            }
+        }
+        for key in decided {
+            self.suspected.remove(&key);
+        }
+        self.session.remember_tried(Vec::new());
+        Ok(())
+    }
+
+    /// Sends what is to be done with suspects: those that waited are decided, the others read.
+    fn send_suspects(&mut self, group: Vec<Suspect>) -> Result<(), Error> {
+        let mut unread: [Vec<EventId>; 2] = Default::default();
+        let mut waiting = Vec::new();
+        for one in group {
+            match one.waited {
+                Some(waited) => waiting.push(waited),
+                None => unread[one.key.action as usize].push(one.key.id),
+            }
+        }
+        let mut chunk = Vec::new();
+        let mut faults = Vec::new();
+        for action in [Action::Request, Action::Return] {
+            let stream = self.session.keys.stream(action);
+            let ids = &unread[action as usize];
+            for entry in stream::contents(&mut self.connection, stream, ids)? {
+                let delivered = Delivered::read(action, &entry, false);
+                match delivered.content {
+                    Content::Event(event) => chunk.push(Asking::first(event)),
+                    Content::Fault(fault) => faults.push((delivered.key, fault)),
+                    Content::Suspect => {}
+                }
+            }
+        }
+        if !waiting.is_empty() {
+            let call = self.try_again(waiting);
+            self.send(call)?;
+        }
+        if !chunk.is_empty() {
+            chunk.sort_unstable_by_key(|asking: &Asking| asking.event.key);
+            let call = self.fetch_or_decide(chunk);
+            self.send(call)?;
+        }
+        for (key, fault) in faults {
+            self.send(Call::Reject(key, fault.cause().to_owned()))?;
+        }
         Ok(())
     }
 }
