@@ -7,9 +7,10 @@
 -- On its first try by an instance a request comes with ShelvingService's answers already: a "yes"
 -- is always true, the book is out for this request now; a "no" names the request that has the book.
 -- It is not final, since the book may have come back in the meantime: a book that is nowhere else is
--- reserved here, asked for again, and only the second "no" counts. What was handed out to this
--- request before counts as not asked for: it may have put the book back since. What waits has
--- nothing and is tried without asking first.
+-- reserved here, asked for again, and only the second "no" counts. "again" is not certain either:
+-- the request may have put the book back since; so it is reserved and asked for as well, before
+-- anything is refused: nobody else gets what this request has without knowing. What waits has
+-- nothing and is tried without asking first, but for books of which it was told "again".
 --
 -- KEYS  1 the instance's lock       2 requests (stream)      3 returns (stream)
 --       4 hand-offs (stream)        5 loans (hash)           6 book states (hash)
@@ -28,7 +29,7 @@
 --         what ShelvingService has said of the books: "" nothing, "yes" to all of them, or how
 --         final a "no" is: "first" (not at all), "in_doubt", "certain",
 --         number of books, the books, and, if "first", "in_doubt" or "certain", for each book
---         "yes", the id of the request that has it, or "" (not asked, or handed out before)
+--         "yes", "again", the id of the request that has it, or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
 --       {"DONE", name, value, ...}        the outcome's fields from "outcome" on
 --       {"WAIT", "older" | "book" | "doubt"}
@@ -684,7 +685,8 @@ local function look_at_request(e)
     elseif put_back_by_e and answer == 'yes' and not in_transit(is) then
       -- Said before the book arrived, or after? Before anything else it is asked for again.
       unknown[#unknown + 1] = book
-    elseif own and answer == '' then
+    elseif (own and answer == '') or (answer == 'again' and (own or kind ~= '?')
+      and not (kind == '>' and in_transit(is))) then
       unknown[#unknown + 1] = book
     elseif own then
       asked[#asked + 1] = book

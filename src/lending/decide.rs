@@ -32,8 +32,7 @@ pub enum Finality {
 pub struct Fetched {
     /// How final a "no" is.
     pub finality: Finality,
-    /// For each book of the request what shelving said, or none if it was not asked or its answer
-    /// means nothing.
+    /// For each book of the request what shelving said, or none if it was not asked.
     pub answers: Vec<Option<Answer>>,
 }
 
@@ -123,7 +122,8 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
             for answer in &fetched.answers {
                 cmd.arg(match answer {
                     None => "",
-                    Some(Answer::Yes | Answer::Again) => "yes",
+                    Some(Answer::Yes) => "yes",
+                    Some(Answer::Again) => "again",
                     Some(Answer::TakenBy(request)) => request,
                 });
             }

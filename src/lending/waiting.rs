@@ -31,6 +31,9 @@ pub struct Waiting {
     pub event: Event,
     /// What decide.lua gave when it was in doubt, for the next try; else empty.
     pub doubt: String,
+    /// The books, by their index in the event, of which shelving has said that they were handed
+    /// out to it before, and of which it is not known yet whether it has them.
+    pub again: Vec<usize>,
 }
 
 /// The room.
@@ -99,7 +102,7 @@ impl WaitingRoom {
     pub fn admit_behind(&mut self, event: Event) {
         self.stir_books(&event, |key| key.action == Action::Request);
         let key = event.key;
-        self.admit(Waiting { event, doubt: String::new() });
+        self.admit(Waiting { event, doubt: String::new(), again: Vec::new() });
         self.due.insert(key);
     }
 
@@ -194,7 +197,8 @@ mod tests {
     fn room(events: &[Event]) -> WaitingRoom {
         let mut room = WaitingRoom::default();
         for event in events {
-            room.admit(Waiting { event: event.clone(), doubt: String::new() });
+            let (event, doubt) = (event.clone(), String::new());
+            room.admit(Waiting { event, doubt, again: Vec::new() });
         }
         room
     }

@@ -61,12 +61,15 @@ enum Call {
 /// An event some of whose books shelving is asked for.
 struct Asking {
     event: Event,
+    /// The doubt that an earlier try ended in; else empty.
+    doubt: String,
     /// How final a "no" is.
     finality: Finality,
     /// Indices into the event's books; none of a return.
     books: Vec<usize>,
-    /// The books that it has got before: a "yes" stays true until the event gives the book back.
-    got: Vec<usize>,
+    /// The books of which it is known already: a "yes" stays true until the event gives the book
+    /// back, an "again" is kept until it is asked for under a reservation.
+    known: Vec<(usize, Answer)>,
 }
 
 impl Asking {
@@ -76,7 +79,12 @@ impl Asking {
             Action::Request => (0..event.books.len()).collect(),
             Action::Return => Vec::new(),
         };
-        Self { event, finality: Finality::First, books, got: Vec::new() }
+        Self { event, doubt: String::new(), finality: Finality::First, books, known: Vec::new() }
+    }
+
+    /// An event that has waited: only the books that it may have without knowing.
+    fn again(Waiting { event, doubt, again }: Waiting) -> Self {
+        Self { event, doubt, finality: Finality::First, books: again, known: Vec::new() }
     }
 }
 
@@ -249,11 +257,18 @@ impl<'a> Worker<'a> {
         Some(self.fetch_or_decide(chunk))
     }
 
-    /// What waited has nothing: it is decided without asking shelving.
+    /// What waited has nothing: it is decided without asking shelving, unless shelving has said
+    /// that a book was handed out to one of them before.
     fn try_again(&mut self, waiting: Vec<Waiting>) -> Call {
-        let tries =
-            waiting.into_iter().map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
-        Call::Decide(self.session.neighbours(), tries.collect())
+        if waiting.iter().all(|one| one.again.is_empty()) {
+            let tries = waiting.into_iter().map(|Waiting { event, doubt, .. }| Try {
+                event,
+                doubt,
+                fetched: None,
+            });
+            return Call::Decide(self.session.neighbours(), tries.collect());
+        }
+        Call::Fetch(waiting.into_iter().map(Asking::again).collect())
     }
 
     /// Asks shelving, unless there is nothing to ask for.
@@ -320,24 +335,22 @@ impl<'a> Worker<'a> {
         let mut answers = fetch::answers(reply, asked(&chunk).count())?.into_iter();
         let tries = chunk
             .into_iter()
-            .map(|Asking { event, finality, books, got }| {
+            .map(|Asking { event, doubt, finality, books, known }| {
                 let fetched = (!books.is_empty()).then(|| {
                     let mut of_event = vec![None; event.books.len()];
-                    for book in got {
-                        of_event[book] = Some(Answer::Yes);
+                    for (book, answer) in known {
+                        of_event[book] = Some(answer);
                     }
                     for book in books {
                         of_event[book] = match answers.next() {
-                            // While nobody has it reserved, that is as good as no answer. Once it
-                            // is reserved for this request, it is nowhere else.
-                            Some(Answer::Again) if finality == Finality::First => None,
-                            Some(Answer::Again) => Some(Answer::Yes),
+                            // Once it is reserved for this request, it is nowhere else.
+                            Some(Answer::Again) if finality != Finality::First => Some(Answer::Yes),
                             answer => answer,
                         };
                     }
                     Fetched { finality, answers: of_event }
                 });
-                Try { event, doubt: String::new(), fetched }
+                Try { event, doubt, fetched }
             })
             .collect();
         self.send(Call::Decide(self.session.neighbours(), tries))
@@ -356,19 +369,30 @@ impl<'a> Worker<'a> {
                 }
                 Verdict::Fetch { finality, books } => {
                     let answers = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
-                    let got = (0..answers.len())
-                        .filter(|book| answers[*book] == Some(Answer::Yes))
+                    let known = answers
+                        .into_iter()
+                        .enumerate()
+                        .filter_map(|(book, answer)| Some((book, answer?)))
+                        .filter(|(_, answer)| matches!(answer, Answer::Yes | Answer::Again))
+                        .filter(|(book, _)| !books.contains(book))
                         .collect();
-                    asking.push(Asking { event: one.event, finality, books, got });
+                    let (event, doubt) = (one.event, String::new());
+                    asking.push(Asking { event, doubt, finality, books, known });
                 }
                 Verdict::Wait { in_doubt } => {
+                    let answers = one.fetched.iter().flat_map(|fetched| &fetched.answers);
+                    let again = answers
+                        .enumerate()
+                        .filter(|(_, answer)| **answer == Some(Answer::Again))
+                        .map(|(book, _)| book)
+                        .collect();
                     // The doubt of the answers that it had, or still the one that it came with.
                     let doubt = match one.fetched.map(|fetched| fetched.finality) {
                         _ if !in_doubt => String::new(),
                         Some(Finality::InDoubt(doubt)) => doubt,
                         _ => one.doubt,
                     };
-                    self.room.admit(Waiting { event: one.event, doubt });
+                    self.room.admit(Waiting { event: one.event, doubt, again });
                 }
                 Verdict::Stale => {
                     debug!("{key} is decided by another instance");
