@@ -84,31 +84,38 @@ impl Lease {
     }
 }
 
-/// Watches a lock that another holds: did its holder renew it?
+/// Watches a lock that another holds: does its holder live, and renew it?
 pub struct Watch {
     value: String,
     left: Option<Duration>,
     since: Instant,
+    /// When it was first found renewed.
+    renewed: Option<Instant>,
 }
 
 impl Watch {
     /// Begins to watch a lock as it was found.
     pub fn new(value: String, left: Option<Duration>) -> Self {
-        Self { value, left, since: Instant::now() }
+        Self { value, left, since: Instant::now(), renewed: None }
     }
 
     /// Whether the lock as it is found now shows that its holder lives: it has no TTL (whoever
-    /// left it cannot be told from one that works), another value, or more time than it should
-    /// have left.
-    pub fn shows_life(&self, value: &str, left: Option<Duration>) -> bool {
+    /// left it cannot be told from one that works); or it has another value, or more time than it
+    /// should have left, for the second time. The first may be the last word of a process that
+    /// has died since; what it had under way comes all at once.
+    pub fn shows_life(&mut self, value: &str, left: Option<Duration>) -> bool {
         // Times on the way to Redis and back differ; a renewal adds a third of a lease or more.
         const SLACK: Duration = Duration::from_millis(100);
-        match (self.left, left) {
-            (Some(before), Some(now)) => {
-                value != self.value || now + self.since.elapsed() > before + SLACK
-            }
-            _ => true,
+        const AT_ONCE: Duration = Duration::from_millis(200);
+        let (Some(before), Some(now)) = (self.left, left) else { return true };
+        if value == self.value && now + self.since.elapsed() <= before + SLACK {
+            return false;
         }
+        let first = *self.renewed.get_or_insert_with(Instant::now);
+        self.value = value.to_owned();
+        self.left = left;
+        self.since = Instant::now();
+        first.elapsed() > AT_ONCE
     }
 }
 
@@ -144,14 +151,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_shows_life_when_it_is_renewed_replaced_or_without_a_ttl() {
+    fn a_lock_shows_life_when_it_is_renewed_or_replaced_twice_or_without_a_ttl() {
         let secs = |s| Some(Duration::from_secs(s));
-        let watch = Watch::new("a:1".into(), secs(4));
+        let pause = || std::thread::sleep(Duration::from_millis(250));
+        let mut watch = Watch::new("a:1".into(), secs(4));
         assert!(!watch.shows_life("a:1", secs(4)));
         assert!(!watch.shows_life("a:1", secs(3)));
-        assert!(watch.shows_life("a:1", secs(6)));
-        assert!(watch.shows_life("a:2", secs(3)));
-        assert!(watch.shows_life("a:1", None));
+        assert!(!watch.shows_life("a:1", secs(6)), "perhaps its last word");
+        assert!(!watch.shows_life("a:2", secs(6)), "and this came with it");
+        pause();
+        assert!(!watch.shows_life("a:2", secs(5)));
+        assert!(watch.shows_life("a:2", secs(6)));
+        let mut watch = Watch::new("a:1".into(), secs(4));
+        assert!(!watch.shows_life("a:2", secs(3)));
+        pause();
+        assert!(watch.shows_life("a:3", secs(3)));
+        assert!(watch.shows_life("a:3", None));
         assert!(Watch::new("locked".into(), None).shows_life("locked", None));
     }
 }

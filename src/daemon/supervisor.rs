@@ -242,7 +242,7 @@ impl Supervisor {
                     format!("{name} lost its lease to another process, which has its name now"),
                 )));
             }
-            let lives = match &watch {
+            let lives = match &mut watch {
                 Some(watch) => watch.shows_life(&value, left),
                 None => left.is_none(),
             };

@@ -138,6 +138,18 @@ fn a_lock_that_nobody_renews_is_waited_out() {
     assert_eq!(daemon.stop(), 0);
 }
 
+// A process was killed while it took its lease again after a broken link. The command arrived when
+// the next process of that name had begun to watch the lock: it took the dead one for alive.
+#[test]
+fn the_last_word_of_a_dead_instance_is_no_sign_of_life() {
+    let redis = Redis::new();
+    redis.cmd(&["SET", "instance_lock:worker1", "dead:1", "PX", "1500"]);
+    let daemon = Daemon::spawn(&redis, &["worker1"]);
+    assert!(eventually(DEADLINE, || daemon.log().contains("is locked")));
+    redis.cmd(&["SET", "instance_lock:worker1", "dead:2", "PX", "1500"]);
+    assert_eq!(daemon.ready().stop(), 0);
+}
+
 #[test]
 fn each_signal_to_stop_is_obeyed_during_the_blocking_read() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
