@@ -81,7 +81,7 @@ pub fn claim_all(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoneTry {
     /// They are about to be tried, apart from others.
-    Together,
+    Group,
     /// It is about to be tried alone.
     Alone,
     /// They are not decided, and the process survived.
@@ -105,7 +105,7 @@ pub fn note_try(
         .keys(&[&session.lock(), &session.keys.lone_tries])
         .arg(&session.token)
         .arg(match step {
-            LoneTry::Together => "together",
+            LoneTry::Group => "group",
             LoneTry::Alone => "alone",
             LoneTry::Survived => "survived",
             LoneTry::Ended => "ended",
@@ -118,7 +118,7 @@ pub fn note_try(
     Ok(u64::try_from(tries).unwrap_or(0))
 }
 
-/// Of each event, whether a process died while it tried it. Our own process has not.
+/// Of each event, how many processes died while they tried it apart from others: in a group, alone.
 ///
 /// # Errors
 /// What Redis or the link said.
@@ -126,14 +126,19 @@ pub fn died_with(
     session: &Session,
     connection: &mut Connection,
     keys: &[EventKey],
-) -> Result<Vec<bool>, Error> {
+) -> Result<Vec<(usize, usize)>, Error> {
     let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
     let notes: Vec<Option<String>> = redis::cmd("HMGET")
         .arg(&session.keys.lone_tries)
         .arg(names)
         .query(connection)
         .map_err(Error::redis("look at notes of tries"))?;
-    let process = session.token.rsplit_once(':').map_or("", |(process, _)| process);
-    let by_other = |note: &String| !note.ends_with(&format!(" {process}"));
-    Ok(notes.iter().map(|note| note.as_ref().is_some_and(by_other)).collect())
+    let number = |part: Option<&str>| part.and_then(|part| part.parse().ok()).unwrap_or(0);
+    Ok(notes
+        .iter()
+        .map(|note| {
+            let mut parts = note.as_deref().unwrap_or_default().split(' ');
+            (number(parts.next()), number(parts.next()))
+        })
+        .collect())
 }

@@ -41,6 +41,10 @@ const CHUNK_BOOKS: usize = 1_000;
 /// Calls under way at a time: one that Redis works on, and more that wait for it.
 const DEPTH: usize = 4;
 
+/// How many suspects are tried at a time: a chunk, and where processes died even so, fewer, until
+/// the one that is the cause is alone. All others are soon through.
+const SUSPECTS: [usize; 3] = [CHUNK, 16, 1];
+
 /// How often an idle worker looks up, to show that it is alive.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -89,6 +93,7 @@ impl Asking {
 }
 
 /// An event that was in hand when instances died, perhaps because of it.
+#[derive(Debug)]
 struct Suspect {
     key: EventKey,
     /// The event, if it was tried before and waited.
@@ -103,11 +108,11 @@ pub struct Worker<'a> {
     shelved: Receiver<()>,
     open: bool,
     fresh: VecDeque<Delivered>,
-    suspects: VecDeque<Suspect>,
-    /// Suspects with which a process died although they were tried apart from others.
-    alone: VecDeque<Suspect>,
-    /// The suspects that have been tried and wait in the room, and whether they are tried alone.
-    suspected: HashMap<EventKey, bool>,
+    /// By how many processes have died although they were tried apart from others, see
+    /// [`SUSPECTS`]. It is looked up before the first try: until then they are with the first.
+    suspects: [VecDeque<Suspect>; SUSPECTS.len()],
+    /// The suspects that have been looked up and are not decided yet: their index there.
+    suspected: HashMap<EventKey, usize>,
     /// Whether it is the others' turn, after suspects had theirs.
     others_turn: bool,
     room: WaitingRoom,
@@ -131,8 +136,7 @@ impl<'a> Worker<'a> {
             shelved,
             open: true,
             fresh: VecDeque::new(),
-            suspects: VecDeque::new(),
-            alone: VecDeque::new(),
+            suspects: Default::default(),
             suspected: HashMap::new(),
             others_turn: false,
             room: WaitingRoom::default(),
@@ -150,7 +154,7 @@ impl<'a> Worker<'a> {
             self.session.beat("lending-worker");
             self.gather();
             self.room.tick(Instant::now());
-            let suspects = !(self.suspects.is_empty() && self.alone.is_empty());
+            let suspects = self.has_suspects();
             if self.under_way.is_empty() {
                 if !self.open && self.fresh.is_empty() {
                     // What waits stays pending; whoever serves it next finds it.
@@ -191,8 +195,7 @@ impl<'a> Worker<'a> {
         }
         let idle = self.open
             && self.fresh.is_empty()
-            && self.suspects.is_empty()
-            && self.alone.is_empty()
+            && !self.has_suspects()
             && self.under_way.is_empty()
             && !self.room.has_due();
         if !idle {
@@ -220,9 +223,10 @@ impl<'a> Worker<'a> {
             let due = self.room.take_due(CHUNK, CHUNK_BOOKS).into_iter();
             let (suspects, others): (Vec<_>, Vec<_>) =
                 due.partition(|waiting| self.suspected.contains_key(&waiting.event.key));
-            self.suspects.extend(
-                suspects.into_iter().map(|one| Suspect { key: one.event.key, waited: Some(one) }),
-            );
+            for one in suspects {
+                let key = one.event.key;
+                self.suspects[self.suspected[&key]].push_back(Suspect { key, waited: Some(one) });
+            }
             return (!others.is_empty()).then(|| self.try_again(others));
         }
         let mut chunk: Vec<Asking> = Vec::new();
@@ -238,7 +242,7 @@ impl<'a> Worker<'a> {
                     chunk.push(Asking::first(event));
                 }
                 Content::Suspect => {
-                    self.suspects.push_back(Suspect { key: delivered.key, waited: None });
+                    self.suspects[0].push_back(Suspect { key: delivered.key, waited: None });
                 }
                 Content::Fault(fault) if chunk.is_empty() => {
                     return Some(Call::Reject(delivered.key, fault.cause().to_owned()));
@@ -430,25 +434,39 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    fn has_suspects(&self) -> bool {
+        self.suspects.iter().any(|list| !list.is_empty())
+    }
+
     /// Tries events that were in hand when instances died: apart from all others, since hundreds
-    /// are in hand and few of them, if any, are the cause; alone where a process died even so.
+    /// are in hand and few of them, if any, are the cause. The oldest come first.
     fn try_suspects(&mut self) -> Result<(), Error> {
-        if let Some(one) = self.alone.pop_front() {
-            return self.try_noted(vec![one], true);
-        }
-        let count = self.suspects.len().min(CHUNK);
-        let group: Vec<Suspect> = self.suspects.drain(..count).collect();
-        let keys: Vec<EventKey> = group.iter().map(|one| one.key).collect();
-        let died_with = takeover::died_with(self.session, &mut self.connection, &keys)?;
-        let mut together = Vec::new();
-        for (one, died) in group.into_iter().zip(died_with) {
-            if died || self.suspected.get(&one.key) == Some(&true) {
-                self.alone.push_back(one);
-            } else {
-                together.push(one);
+        let oldest = |list: &VecDeque<Suspect>| list.front().map(|one| one.key);
+        let level = (0..SUSPECTS.len())
+            .filter(|level| !self.suspects[*level].is_empty())
+            .min_by_key(|level| oldest(&self.suspects[*level]));
+        let Some(level) = level else { return Ok(()) };
+        let count = self.suspects[level].len().min(SUSPECTS[level]);
+        let mut group: Vec<Suspect> = self.suspects[level].drain(..count).collect();
+        let new: Vec<EventKey> = group
+            .iter()
+            .map(|one| one.key)
+            .filter(|key| !self.suspected.contains_key(key))
+            .collect();
+        if !new.is_empty() {
+            let died_with = takeover::died_with(self.session, &mut self.connection, &new)?;
+            for (key, (in_groups, alone)) in new.into_iter().zip(died_with) {
+                let alone = if alone > 0 { SUSPECTS.len() } else { in_groups };
+                self.suspected.insert(key, alone.min(SUSPECTS.len() - 1));
+            }
+            let (stay, go): (Vec<_>, Vec<_>) =
+                group.into_iter().partition(|one| self.suspected[&one.key] == level);
+            group = stay;
+            for one in go {
+                self.suspects[self.suspected[&one.key]].push_back(one);
             }
         }
-        if together.is_empty() { Ok(()) } else { self.try_noted(together, false) }
+        if group.is_empty() { Ok(()) } else { self.try_noted(group, SUSPECTS[level] == 1) }
     }
 
     /// Tries suspects under a note that is there before they are read: if one of them is the
@@ -456,10 +474,9 @@ impl<'a> Worker<'a> {
     fn try_noted(&mut self, group: Vec<Suspect>, alone: bool) -> Result<(), Error> {
         let most = self.session.options.tries;
         let keys: Vec<EventKey> = group.iter().map(|one| one.key).collect();
-        self.suspected.extend(keys.iter().map(|key| (*key, alone)));
         // Before it is noted: the reply can get lost.
         self.session.remember_tried(keys.clone());
-        let step = if alone { LoneTry::Alone } else { LoneTry::Together };
+        let step = if alone { LoneTry::Alone } else { LoneTry::Group };
         let tries = takeover::note_try(self.session, &mut self.connection, &keys, step)?;
         let unread = group.iter().filter(|one| one.waited.is_none()).count();
         if alone && unread > 0 {

@@ -25,4 +25,5 @@ mod poison;
 mod reference;
 mod seed;
 mod several;
+mod storm;
 mod takeover;

@@ -63,8 +63,9 @@ fn assert_only_the_poison_is_given_up(stream: &str) {
     }
     let proxy = deadly(&redis, &armed());
     let (deaths, _daemon) = start_until_it_is_given_up(&redis, &proxy);
-    // Twice with the others, before it is suspected; once with other suspects; three times alone.
-    assert_eq!(deaths, 6);
+    // Twice with the others, before it is suspected; twice with other suspects, first with many and
+    // then with few; three times alone.
+    assert_eq!(deaths, 7);
     let outcomes = redis.assert_one_outcome_each(121);
     assert_given_up(&redis, if stream == REQUESTS { "request" } else { "return" });
     for outcome in outcomes.iter().filter(|outcome| outcome["event_id"] != POISON) {
@@ -129,7 +130,7 @@ fn what_a_poisonous_request_fetched_goes_to_whoever_has_reserved_it_meanwhile() 
     let redis = Redis::new();
     redis.request_at(POISON, "user1", "geb");
     suspected(&redis);
-    redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "3"]);
+    redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "2 3"]);
     redis.cmd(&["HSET", SHELVES, "geb", POISON]);
     let holder = Other::alive(&redis, "holder");
     let id = redis.request_at("6-0", "user2", "geb");
@@ -164,7 +165,7 @@ fn a_try_that_a_broken_link_ended_does_not_count_wherever_it_broke() {
         redis.request_at(POISON, "user1", "geb");
         suspected(&redis);
         // The count of tries begins when it is tried alone.
-        redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "1"]);
+        redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "2 0"]);
         let proxy = Proxy::new(&redis, move |command| {
             (kinds.contains(&command.kind) && command.number <= 5).then_some(fault)
         });
