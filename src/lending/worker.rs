@@ -113,6 +113,8 @@ pub struct Worker<'a> {
     suspects: [VecDeque<Suspect>; SUSPECTS.len()],
     /// The suspects that have been looked up and are not decided yet: their index there.
     suspected: HashMap<EventKey, usize>,
+    /// Which suspects had their turn last.
+    last_level: usize,
     /// Whether it is the others' turn, after suspects had theirs.
     others_turn: bool,
     room: WaitingRoom,
@@ -138,6 +140,7 @@ impl<'a> Worker<'a> {
             fresh: VecDeque::new(),
             suspects: Default::default(),
             suspected: HashMap::new(),
+            last_level: 0,
             others_turn: false,
             room: WaitingRoom::default(),
             under_way: VecDeque::new(),
@@ -439,13 +442,14 @@ impl<'a> Worker<'a> {
     }
 
     /// Tries events that were in hand when instances died: apart from all others, since hundreds
-    /// are in hand and few of them, if any, are the cause. The oldest come first.
+    /// are in hand and few of them, if any, are the cause. Each list has its turn: what waits comes
+    /// back to its list again and again.
     fn try_suspects(&mut self) -> Result<(), Error> {
-        let oldest = |list: &VecDeque<Suspect>| list.front().map(|one| one.key);
-        let level = (0..SUSPECTS.len())
-            .filter(|level| !self.suspects[*level].is_empty())
-            .min_by_key(|level| oldest(&self.suspects[*level]));
-        let Some(level) = level else { return Ok(()) };
+        let mut levels = (1..=SUSPECTS.len()).map(|n| (self.last_level + n) % SUSPECTS.len());
+        let Some(level) = levels.find(|level| !self.suspects[*level].is_empty()) else {
+            return Ok(());
+        };
+        self.last_level = level;
         let count = self.suspects[level].len().min(SUSPECTS[level]);
         let mut group: Vec<Suspect> = self.suspects[level].drain(..count).collect();
         let new: Vec<EventKey> = group

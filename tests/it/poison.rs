@@ -252,6 +252,33 @@ fn hundreds_of_suspects_are_served_with_a_few_calls() {
     assert!(calls() < SUSPECTS / 3, "{} calls", calls());
 }
 
+// Suspects that waited were tried again and again, and those that had not been tried at all, never.
+#[test]
+fn a_suspect_is_tried_although_older_ones_come_back_again_and_again() {
+    const WAITING: usize = 150;
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["lent"], "1-0").lay_down(&redis);
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("4-0", "user8", "old");
+    holder.take(REQUESTS);
+    for n in 0..WAITING {
+        let id = redis.request_at(&format!("5-{n}"), &format!("user{n}"), "lent");
+        suspected(&redis);
+        redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{id}"), "2 0"]);
+    }
+    let id = redis.request_at("6-0", "user7", "geb");
+    suspected(&redis);
+    // Noted and decided long ago.
+    redis.cmd(&["HSET", "lending_lone_tries", "request:1-7", "1 1 alone somebody"]);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    holder.die();
+    redis.assert_one_outcome_each(WAITING + 2);
+    redis.assert_at_rest();
+    let forgotten = || redis.ask::<u32>(&["EXISTS", "lending_lone_tries"]) == 0;
+    assert!(eventually(DEADLINE, forgotten), "{:?}", redis.everything().hash("lending_lone_tries"));
+}
+
 #[test]
 fn fifty_reconnects_with_full_hands_reject_nothing() {
     const WAITING: usize = 3_000;
