@@ -372,18 +372,20 @@ fn what_is_wrong_with(outcomes: &[Fields], sent: &Sent) -> Vec<String> {
         wrong.push(format!("{by_command} outcomes of {} events", sent.by_command));
     }
     for (user, outcomes) in by_user {
-        // Nobody else asks for their books, and the return is behind the request.
-        let complete = match user.chars().next() {
-            Some('a') => outcomes.len() == 2,
-            Some('b') => outcomes.len() == 1,
-            // Either may be missing where a reply was lost.
-            Some('p') => outcomes.len() == 1 || outcomes.len() == 2,
-            _ => continue,
+        let verdicts: BTreeSet<_> = outcomes.iter().map(|o| o["outcome"].as_str()).collect();
+        let lent = BTreeSet::from(["accepted", "returned"]);
+        let good = match user.chars().next() {
+            // The request of `b` for the same book may come first; if not, the return finds it.
+            Some('a') => {
+                outcomes.len() == 2
+                    && (verdicts == lent || verdicts == BTreeSet::from(["denied", "unchanged"]))
+            }
+            Some('b') => outcomes.len() == 1 && verdicts == BTreeSet::from(["accepted"]),
+            // Nobody else asks for their books. Where a reply was lost, either may be missing.
+            Some('p') => outcomes.len() == 1 || (outcomes.len() == 2 && verdicts == lent),
+            _ => true,
         };
-        let alone = user.starts_with('p') && outcomes.len() == 1;
-        let good =
-            outcomes.iter().all(|o| ["accepted", "returned"].contains(&o["outcome"].as_str()));
-        if !complete || !(good || alone) {
+        if !good {
             wrong.push(format!("outcomes of {user}: {outcomes:?}"));
         }
     }
