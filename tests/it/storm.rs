@@ -81,6 +81,17 @@ struct Sent {
 
 type Line = (&'static str, String, String);
 
+/// Refusals that all wait for each other are served one by one: more of them in the streams would
+/// only make the end longer.
+const BACKLOG: usize = 500;
+
+/// Waits, until the storm is over at most, as long as too much is waiting.
+fn hold_back(mut backlog: impl FnMut() -> Option<usize>, stop: &AtomicBool) {
+    while backlog().is_some_and(|backlog| backlog > BACKLOG) && !stop.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Sends requests and returns of few users for few books by plain XADD, and pairs of a request and
 /// its return.
 fn send_plainly(redis: &Redis, seed: u64, stop: &AtomicBool, sent: &Mutex<Sent>) {
@@ -115,7 +126,7 @@ fn send_plainly(redis: &Redis, seed: u64, stop: &AtomicBool, sent: &Mutex<Sent>)
             pipeline.cmd("XADD").arg(stream).arg("*").arg("user_id").arg(user);
             pipeline.arg("book_ids").arg(books);
         }
-        let backlog = redis::cmd("XLEN").arg(REQUESTS).query::<usize>(open);
+        hold_back(|| redis::cmd("XLEN").arg(REQUESTS).query(open).ok(), stop);
         match pipeline.query::<Vec<String>>(open) {
             Ok(ids) => {
                 let action = |stream| if stream == REQUESTS { "request" } else { "return" };
@@ -130,10 +141,7 @@ fn send_plainly(redis: &Redis, seed: u64, stop: &AtomicBool, sent: &Mutex<Sent>)
                 connection = None;
             }
         }
-        // Refusals that all wait for each other are served one by one: more would only make the
-        // end longer.
-        let pause = if backlog.is_ok_and(|backlog| backlog > 300) { 300 } else { 30 };
-        thread::sleep(Duration::from_millis(numbers.below(2 * pause)));
+        thread::sleep(Duration::from_millis(numbers.below(60)));
     }
 }
 
@@ -160,6 +168,7 @@ fn send_by_command(redis: &Redis, stop: &AtomicBool, sent: &Mutex<Sent>) {
             thread::sleep(Duration::from_millis(50));
         }
         sent.lock().unwrap().by_command += lines.len();
+        hold_back(|| redis.try_ask(&["XLEN", REQUESTS]).ok(), stop);
         thread::sleep(Duration::from_millis(200));
     }
 }
