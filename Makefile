@@ -40,7 +40,7 @@ INSTALLED = \
 # Not in that list: it belongs to the operator once it is there.
 SETTINGS = /etc/default/libraryd
 
-.PHONY: build run test check static install uninstall bench model clean help cargo redis-server
+.PHONY: build run test faults check static install uninstall bench model clean help cargo redis-server
 # Asking for a password, building, starting: in this order, whatever -j says.
 .NOTPARALLEL:
 
@@ -52,6 +52,10 @@ run: $(if $(ADDRESS),,redis-server) build ## a library that lends: a Redis of it
 
 test: redis-server cargo ## everything that proves it
 	$(CARGO) test --no-fail-fast
+
+faults: redis-server cargo ## a storm of faults, then the reckoning; SECONDS=300, SEED=7 to have the same faults again
+	FAULT_SECONDS='$(or $(SECONDS),60)' $(if $(SEED),FAULT_SEED='$(SEED)') \
+		$(CARGO) test --test it storm::a_long_storm -- --ignored --nocapture
 
 check: cargo ## formatting, lints and documentation, warnings as errors
 	$(CARGO) fmt --check

@@ -1027,9 +1027,11 @@ local function can_be_trimmed(stream, ids)
   if #ids < MANY or not are_sorted(ids) then
     return false
   end
-  local _, groups = group_of(stream, lending_group)
-  local pending = redis.pcall('XPENDING', stream, lending_group, '-', ids[#ids], 1)
+  local group, groups = group_of(stream, lending_group)
+  local last = ids[#ids]
+  local pending = redis.pcall('XPENDING', stream, lending_group, '-', last, 1)
   return groups == 1 and not pending.err and #pending == 0
+    and not before(group['last-delivered-id'], last)
 end
 
 for stream, ids in pairs(decided_of) do

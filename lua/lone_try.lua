@@ -1,34 +1,40 @@
--- lone_try.lua: count a try of an event that is tried alone, because it was in hand when
--- instances died.
+-- lone_try.lua: note which events are being tried that were in hand when instances died.
 --
--- Only such tries count, and only those that the process did not survive: what an outage
--- interrupted is taken back (I5). Beside the number stands who tries, so that each step can be
--- made again when its reply was lost: whoever begins once more has survived the time before.
+-- They are tried in groups at first, apart from all others; those that were in a group when a
+-- process died after all, in smaller groups, and in the end alone. Only tries that the process did
+-- not survive count: what an outage interrupted, or ended in waiting, is taken back (I5). Beside
+-- the numbers stands who tries, so that each step can be made again when its reply was lost:
+-- whoever begins once more has survived the time before.
 --
--- KEYS  1 the instance's lock    2 lone tries (hash: event -> number, or number and process)
--- ARGV  1 token of the lease     2 the event   3 "begin" before the try, "interrupted" after one
---       that did not come to its end, "ended" after one that did
--- Returns {"FENCED"} | {"TRIES", how many now}
+-- KEYS  1 the instance's lock    2 lone tries (hash: event -> tries in groups and alone, and while
+--       one is under way "group" or "alone" and the process)
+-- ARGV  1 token of the lease     2 "group" or "alone" before a try; "survived" after one that did
+--       not decide the events, "ended" after one that did    3.. the events
+-- Returns {"FENCED"} | {"TRIES", how many alone, of the last event}
 
-local tries_key, event, step = KEYS[2], ARGV[2], ARGV[3]
+local tries_key, step = KEYS[2], ARGV[2]
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 local process = string.match(ARGV[1], '^(.*):')
-local tries, by = string.match(redis.call('HGET', tries_key, event) or '0', '^(%d+) ?(.*)$')
-tries = tonumber(tries)
-
-if step == 'begin' then
-  if by ~= process then
-    tries = tries + 1
+local tries
+for n = 3, #ARGV do
+  local event = ARGV[n]
+  local noted = redis.call('HGET', tries_key, event) or ''
+  local group, alone, under_way, by = string.match(noted, '^(%d+) (%d+) ?(%a*) ?(.*)$')
+  tries = {group = tonumber(group or 0), alone = tonumber(alone or 0)}
+  if by == process then
+    tries[under_way] = tries[under_way] - 1
   end
-  redis.call('HSET', tries_key, event, tries .. ' ' .. process)
-elseif step == 'interrupted' and by == process and tries > 1 then
-  tries = tries - 1
-  redis.call('HSET', tries_key, event, tries)
-elseif step == 'ended' or by == process then
-  tries = 0
-  redis.call('HDEL', tries_key, event)
+  if step == 'ended' or (step == 'survived' and tries.group + tries.alone == 0) then
+    redis.call('HDEL', tries_key, event)
+  elseif step == 'survived' then
+    redis.call('HSET', tries_key, event, tries.group .. ' ' .. tries.alone)
+  else
+    tries[step] = tries[step] + 1
+    redis.call('HSET', tries_key, event,
+      table.concat({tries.group, tries.alone, step, process}, ' '))
+  end
 end
-return {'TRIES', tries}
+return {'TRIES', tries.alone}

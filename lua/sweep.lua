@@ -31,7 +31,8 @@ for at = 5, #ARGV, 2 do
     elseif kind == '>' then
       over = lent or not is_undone(KEYS[4], ARGV[3], id)
     elseif kind == '?' and not is_undone(KEYS[5], ARGV[2], id) then
-      over = ARGV[4] == 'unfetched'
+      -- Lent by somebody who takes no notice of reservations: shelving must not take it back.
+      over = lent or ARGV[4] == 'unfetched'
       if not over then
         orphans[#orphans + 1] = book
         orphans[#orphans + 1] = state

@@ -33,8 +33,7 @@ pub struct ConnectArgs {
 
 impl ConnectArgs {
     /// The help text of these options.
-    pub const HELP: &str = "\
-  -a, --address ADDRESS   Redis URL (redis://, rediss://, unix://) or path of a Unix socket
+    pub const HELP: &str = "  -a, --address ADDRESS   Redis URL (redis://, rediss://, unix://) or path of a Unix socket
                           [default: $LIBRARY_ADDRESS, else redis://localhost:6379]
       --db N              number of the Redis database [default: 0]
       --username NAME     Redis user (ACL)

@@ -33,8 +33,8 @@ pub struct Session {
     pub in_hand: InHand,
     /// The other instances, as the keeper last saw them.
     pub neighbours: Mutex<Arc<Neighbours>>,
-    /// The event that is being tried alone, if any; outlives the session.
-    pub lone: Arc<Mutex<Option<EventKey>>>,
+    /// The events that are being tried under a note, if any; outlives the session.
+    pub tried: Arc<Mutex<Vec<EventKey>>>,
     /// Whether this is the first session of the process.
     pub first: bool,
     started: Instant,
@@ -62,7 +62,7 @@ impl Session {
         options: Options,
         target: Target,
         token: String,
-        lone: Arc<Mutex<Option<EventKey>>>,
+        tried: Arc<Mutex<Vec<EventKey>>>,
         first: bool,
     ) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Session {
             token,
             in_hand: InHand::default(),
             neighbours: Mutex::default(),
-            lone,
+            tried,
             first,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
@@ -151,13 +151,13 @@ impl Session {
         Arc::clone(&self.neighbours.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The event that is being tried alone, or was when the last session ended.
-    pub fn lone(&self) -> Option<EventKey> {
-        *self.lone.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The events that are being tried under a note, or were when the last session ended.
+    pub fn tried(&self) -> Vec<EventKey> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Remembers which event is being tried alone.
-    pub fn remember_lone(&self, key: Option<EventKey>) {
-        *self.lone.lock().unwrap_or_else(PoisonError::into_inner) = key;
+    /// Remembers which events are being tried under a note.
+    pub fn remember_tried(&self, keys: Vec<EventKey>) {
+        *self.tried.lock().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 }

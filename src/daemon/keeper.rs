@@ -29,6 +29,12 @@ static SWEEP: LazyLock<Script> = LazyLock::new(|| {
 static CLEAR: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/clear.lua")))
 });
+static OLD_TRIES: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("../../lua/order.lua"),
+        include_str!("../../lua/old_tries.lua")
+    ))
+});
 static FORGET: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../../lua/forget.lua")));
 
@@ -102,6 +108,7 @@ impl Keeper<'_> {
         let turn = self.session.options.lease / 3;
         let mut next_reconcile = Instant::now() + RECONCILE_EVERY;
         let mut cursor = 0;
+        let mut old_tries = 0;
         let mut stalled = false;
         let mut next_turn = Instant::now();
         while !self.session.is_broken() {
@@ -135,6 +142,7 @@ impl Keeper<'_> {
             self.look_after_others()?;
             if Instant::now() >= next_reconcile {
                 self.reconcile()?;
+                old_tries = self.remove_old_tries(old_tries)?;
                 next_reconcile = Instant::now() + RECONCILE_EVERY;
             }
             self.clear()?;
@@ -347,6 +355,32 @@ impl Keeper<'_> {
                 return Ok(cursor);
             }
         }
+    }
+
+    /// Removes the notes of tries of events that are decided, a page in each turn. Returns where to
+    /// go on.
+    fn remove_old_tries(&mut self, cursor: u64) -> Result<u64, Error> {
+        const DOING: &str = "remove old notes of tries";
+        let keys = &self.session.keys;
+        let (next, page): (u64, Vec<(String, String)>) = redis::cmd("HSCAN")
+            .arg(&keys.lone_tries)
+            .arg(cursor)
+            .arg("COUNT")
+            .arg(TIDY_PAGE)
+            .query(&mut self.connection)
+            .map_err(Error::redis(DOING))?;
+        for page in page.chunks(TIDY_PAGE) {
+            let lock = self.session.lock();
+            let touched = [&lock, &keys.lone_tries, &keys.requests, &keys.returns];
+            let mut call = OLD_TRIES.keys(&touched).arg(&self.session.token).arg(LENDING_GROUP);
+            for (event, _) in page {
+                if let Some((action, id)) = event.split_once(':') {
+                    call = call.arg(event).arg(action).arg(id);
+                }
+            }
+            call.run(&mut self.connection, DOING)?;
+        }
+        Ok(next)
     }
 
     /// Sweeps some books. Returns those that are reserved for decided requests.

@@ -20,7 +20,7 @@ use super::keeper::{self, Keeper, Order, STALL};
 use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
-use super::takeover::{self, LoneTry};
+use super::takeover::{self, TryStep};
 use super::{logging, setup};
 use crate::connect::Target;
 use crate::error::{Error, Remedy};
@@ -106,7 +106,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         signals,
         notifier,
         lease,
-        lone: Arc::default(),
+        tried: Arc::default(),
         sessions: 0,
         ready: false,
         outage: None,
@@ -151,7 +151,7 @@ struct Supervisor {
     signals: Receiver<i32>,
     notifier: Notifier,
     lease: Lease,
-    lone: Arc<Mutex<Option<EventKey>>>,
+    tried: Arc<Mutex<Vec<EventKey>>>,
     /// How many sessions this process has had.
     sessions: u64,
     /// Whether systemd was told that we are ready.
@@ -287,7 +287,7 @@ impl Supervisor {
             self.options.clone(),
             self.target.clone(),
             token,
-            Arc::clone(&self.lone),
+            Arc::clone(&self.tried),
             first,
         );
         if let Err(error) = self.prepare(&session, &mut control) {
@@ -295,11 +295,11 @@ impl Supervisor {
             let _ = lease::resign(&session, &mut control);
             return Err(error);
         }
-        // The last session was interrupted in a try of an event that is tried alone, and survived.
-        let lone = session.lone();
-        if let Some(key) = lone {
-            takeover::count_lone_try(&session, &mut control, key, LoneTry::Interrupted)?;
-            session.remember_lone(None);
+        // The last session was interrupted in a try that was noted, and we survived.
+        let tried = session.tried();
+        if !tried.is_empty() {
+            takeover::note_try(&session, &mut control, &tried, TryStep::Survived)?;
+            session.remember_tried(Vec::new());
         }
         let threads = Connections::open(&self.target, &session)?;
         self.sessions += 1;

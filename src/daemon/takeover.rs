@@ -9,6 +9,7 @@ use crate::event::EventKey;
 use crate::ids::EventId;
 use crate::keys::LENDING_GROUP;
 use crate::lending::SUSPICIOUS_DELIVERIES;
+use crate::lending::suspects::DiedWith;
 use crate::script::{Script, text};
 use crate::session::Session;
 use crate::stream::Entry;
@@ -77,38 +78,68 @@ pub fn claim_all(
     }
 }
 
-/// What is told of a try of an event that is tried alone. Each can be told again.
+/// What is noted of a try of events that were in hand when instances died. Each can be noted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoneTry {
-    /// It is about to begin.
-    Begin,
-    /// It did not come to its end, and the process survived.
-    Interrupted,
-    /// It came to its end.
+pub enum TryStep {
+    /// They are about to be tried, apart from others.
+    InGroup,
+    /// It is about to be tried alone.
+    Alone,
+    /// They are not decided, and the process survived.
+    Survived,
+    /// They are decided.
     Ended,
 }
 
-/// Counts the tries of an event that is tried alone. Returns how many there are now.
+/// Notes a try. Returns how many tries alone there are now, of the last event.
 ///
 /// # Errors
 /// What Redis or the link said.
-pub fn count_lone_try(
+pub fn note_try(
     session: &Session,
     connection: &mut Connection,
-    key: EventKey,
-    step: LoneTry,
+    keys: &[EventKey],
+    step: TryStep,
 ) -> Result<u64, Error> {
-    const DOING: &str = "count a try";
-    let reply = LONE_TRY
+    const DOING: &str = "note a try";
+    let mut call = LONE_TRY
         .keys(&[&session.lock(), &session.keys.lone_tries])
         .arg(&session.token)
-        .arg(key.to_string())
         .arg(match step {
-            LoneTry::Begin => "begin",
-            LoneTry::Interrupted => "interrupted",
-            LoneTry::Ended => "ended",
-        })
-        .run(connection, DOING)?;
+            TryStep::InGroup => "group",
+            TryStep::Alone => "alone",
+            TryStep::Survived => "survived",
+            TryStep::Ended => "ended",
+        });
+    for key in keys {
+        call = call.arg(key.to_string());
+    }
+    let reply = call.run(connection, DOING)?;
     let tries = reply.number(0).ok_or_else(|| reply.unexpected(DOING))?;
     Ok(u64::try_from(tries).unwrap_or(0))
+}
+
+/// Of each event, how many processes died while they tried it apart from others.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn died_with(
+    session: &Session,
+    connection: &mut Connection,
+    keys: &[EventKey],
+) -> Result<Vec<DiedWith>, Error> {
+    let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    let notes: Vec<Option<String>> = redis::cmd("HMGET")
+        .arg(&session.keys.lone_tries)
+        .arg(names)
+        .query(connection)
+        .map_err(Error::redis("look at notes of tries"))?;
+    let number = |part: Option<&str>| part.and_then(|part| part.parse().ok()).unwrap_or(0);
+    Ok(notes
+        .iter()
+        .map(|note| {
+            let mut parts = note.as_deref().unwrap_or_default().split(' ');
+            DiedWith { in_group: number(parts.next()), alone: number(parts.next()) }
+        })
+        .collect())
 }

@@ -10,6 +10,7 @@ pub mod decide;
 pub mod in_hand;
 pub mod reader;
 pub mod reject;
+pub mod suspects;
 pub mod waiting;
 pub mod worker;
 

@@ -21,10 +21,11 @@ use redis::{Cmd, Connection, Value};
 use super::busy::Busy;
 use super::decide::{self, Fetched, Finality, Try, Verdict};
 use super::reject::{self, Rejected};
+use super::suspects::{Suspect, Suspects};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered};
 use crate::daemon::logging::OutcomeLog;
-use crate::daemon::takeover::{self, LoneTry};
+use crate::daemon::takeover::{self, TryStep};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::ids::{BookId, EventId};
@@ -81,12 +82,11 @@ struct Asking {
 }
 
 impl Asking {
-    /// The first time that this instance has an event: all books of a request. A fresh one was
-    /// never tried before.
-    fn first(event: Event) -> Self {
+    /// The first time that this instance has an event: all books of a request, or none.
+    fn first(event: Event, ask: bool) -> Self {
         let books = match event.key.action {
-            Action::Request => (0..event.books.len()).collect(),
-            Action::Return => Vec::new(),
+            Action::Request if ask => (0..event.books.len()).collect(),
+            _ => Vec::new(),
         };
         Self { event, finality: Finality::First, books, before: Vec::new() }
     }
@@ -100,7 +100,7 @@ pub struct Worker<'a> {
     shelved: Receiver<()>,
     open: bool,
     fresh: VecDeque<Delivered>,
-    suspects: VecDeque<EventKey>,
+    suspects: Suspects,
     room: WaitingRoom,
     busy: Busy,
     under_way: VecDeque<Call>,
@@ -124,7 +124,7 @@ impl<'a> Worker<'a> {
             shelved,
             open: true,
             fresh: VecDeque::new(),
-            suspects: VecDeque::new(),
+            suspects: Suspects::default(),
             room: WaitingRoom::default(),
             busy: Busy::default(),
             under_way: VecDeque::new(),
@@ -143,17 +143,18 @@ impl<'a> Worker<'a> {
             self.gather();
             self.room.tick(Instant::now());
             if self.under_way.is_empty() {
-                if let Some(key) = self.suspects.pop_front() {
-                    self.try_alone(key)?;
-                    continue;
-                }
                 if !self.open && self.fresh.is_empty() {
                     // What waits stays pending; whoever serves it next finds it.
                     break;
                 }
+                if self.suspects.take_turn() {
+                    self.try_suspects()?;
+                    continue;
+                }
             }
-            // A suspect is tried when nothing else is under way.
-            while self.suspects.is_empty() && self.under_way.len() < DEPTH {
+            // Suspects are tried when nothing else is under way: they are not to wait for long.
+            let depth = if self.suspects.is_empty() { DEPTH } else { 1 };
+            while self.under_way.len() < depth {
                 let mut faults = Vec::new();
                 let call = self.next_call(&mut faults);
                 // First, so that nothing in the call waits for what is decided already.
@@ -208,12 +209,11 @@ impl<'a> Worker<'a> {
     /// events that are met on the way are put aside: they wait for nothing.
     fn next_call(&mut self, faults: &mut Vec<(EventKey, Fault)>) -> Option<Call> {
         // Nobody overtakes an older one for the same book that is under way.
-        let due = self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, |event| !self.busy.concerns(event));
+        let mut due =
+            self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, |event| !self.busy.concerns(event));
+        self.suspects.take_back(&mut due);
         if !due.is_empty() {
-            due.iter().for_each(|waiting| self.busy.add(&waiting.event));
-            let tries =
-                due.into_iter().map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
-            return Some(Call::Decide(self.session.neighbours(), tries.collect()));
+            return Some(self.try_again(due));
         }
         let mut chunk: Vec<Asking> = Vec::new();
         let mut books = 0;
@@ -230,9 +230,10 @@ impl<'a> Worker<'a> {
                 }
                 Content::Event(event) => {
                     books += event.books.len();
-                    chunk.push(Asking::first(event));
+                    // What was in hand before may have books already: only shelving can tell.
+                    chunk.push(Asking::first(event, self.ask_first || !delivered.fresh));
                 }
-                Content::Suspect => self.suspects.push_back(delivered.key),
+                Content::Suspect => self.suspects.add(delivered.key),
                 Content::Fault(fault) => faults.push((delivered.key, fault)),
             }
         }
@@ -244,9 +245,17 @@ impl<'a> Worker<'a> {
         Some(self.fetch_or_decide(chunk))
     }
 
-    /// Asks shelving, unless there is nothing to ask for, or probably nothing to get.
+    /// What waited has nothing: it is decided without asking shelving first.
+    fn try_again(&mut self, due: Vec<Waiting>) -> Call {
+        due.iter().for_each(|waiting| self.busy.add(&waiting.event));
+        let tries =
+            due.into_iter().map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
+        Call::Decide(self.session.neighbours(), tries.collect())
+    }
+
+    /// Asks shelving, unless there is nothing to ask for.
     fn fetch_or_decide(&self, chunk: Vec<Asking>) -> Call {
-        if self.ask_first && chunk.iter().any(|asking| !asking.books.is_empty()) {
+        if chunk.iter().any(|asking| !asking.books.is_empty()) {
             return Call::Fetch(chunk);
         }
         let tries = chunk
@@ -393,41 +402,95 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Tries an event alone that was in hand when instances died. If it is the cause, it is
-    /// counted before it is read, and given up unread when it was tried often enough (I5).
-    fn try_alone(&mut self, key: EventKey) -> Result<(), Error> {
+    /// Tries the next suspects, if they still are.
+    fn try_suspects(&mut self) -> Result<(), Error> {
+        let look_up =
+            |new: &[EventKey]| takeover::died_with(self.session, &mut self.connection, new);
+        let group = self.suspects.next_group(look_up)?;
+        if group.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<EventKey> = group.iter().map(|one| one.key).collect();
+        let alone = self.suspects.is_alone(keys[0]);
+        // Before it is noted: the reply can get lost.
+        self.session.remember_tried(keys.clone());
+        let step = if alone { TryStep::Alone } else { TryStep::InGroup };
+        let tries = takeover::note_try(self.session, &mut self.connection, &keys, step)?;
         let most = self.session.options.tries;
-        // Before it is counted: the reply can get lost.
-        self.session.remember_lone(Some(key));
-        let tries =
-            takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Begin)?;
-        warn!(target: LOG, "{key} was in hand when instances died: it is tried alone, time {tries} of {most}");
-        if tries > most {
-            self.send(give_up(key, format!("given_up_after_{most}_tries")))?;
+        if group.iter().any(|one| one.waited.is_none()) {
+            warn_of(&keys, alone.then_some((tries, most)));
+        }
+        if alone && tries > most {
+            self.send(give_up(keys[0], format!("given_up_after_{most}_tries")))?;
         } else {
-            let stream = self.session.keys.stream(key.action);
-            let entries = stream::contents(&mut self.connection, stream, &[key.id])?;
-            for entry in &entries {
-                match Delivered::read(key.action, entry, false).content {
-                    Content::Event(event) => {
-                        self.busy.add(&event);
-                        let call = self.fetch_or_decide(vec![Asking::first(event)]);
-                        self.send(call)?;
-                    }
-                    Content::Fault(fault) => {
-                        self.send(Call::Reject(key, fault.cause().to_owned()))?;
-                    }
-                    Content::Suspect => {}
-                }
-            }
+            self.send_suspects(group)?;
         }
         while !self.under_way.is_empty() {
             self.answer_one()?;
         }
-        // It was survived, whatever came of it.
-        takeover::count_lone_try(self.session, &mut self.connection, key, LoneTry::Ended)?;
-        self.session.remember_lone(None);
+        let (waiting, decided): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|key| self.session.in_hand.contains(*key));
+        for (keys, step) in [(&waiting, TryStep::Survived), (&decided, TryStep::Ended)] {
+            if !keys.is_empty() {
+                takeover::note_try(self.session, &mut self.connection, keys, step)?;
+            }
+        }
+        self.suspects.clear(&decided);
+        self.session.remember_tried(Vec::new());
         Ok(())
+    }
+
+    /// Sends what is to be done with suspects: those that waited are tried again, the others read.
+    fn send_suspects(&mut self, group: Vec<Suspect>) -> Result<(), Error> {
+        let mut unread: [Vec<EventId>; 2] = Default::default();
+        let mut waited = Vec::new();
+        for one in group {
+            match one.waited {
+                Some(waiting) => waited.push(waiting),
+                None => unread[one.key.action as usize].push(one.key.id),
+            }
+        }
+        let mut chunk = Vec::new();
+        let mut faults = Vec::new();
+        for action in [Action::Request, Action::Return] {
+            let stream = self.session.keys.stream(action);
+            for entry in stream::contents(&mut self.connection, stream, &unread[action as usize])? {
+                let delivered = Delivered::read(action, &entry, false);
+                match delivered.content {
+                    Content::Event(event) => chunk.push(Asking::first(event, true)),
+                    Content::Fault(fault) => faults.push((delivered.key, fault)),
+                    Content::Suspect => {}
+                }
+            }
+        }
+        if !waited.is_empty() {
+            let call = self.try_again(waited);
+            self.send(call)?;
+        }
+        if !chunk.is_empty() {
+            chunk.sort_unstable_by_key(|asking: &Asking| asking.event.key);
+            chunk.iter().for_each(|asking| self.busy.add(&asking.event));
+            let call = self.fetch_or_decide(chunk);
+            self.send(call)?;
+        }
+        for (key, fault) in faults {
+            self.send(Call::Reject(key, fault.cause().to_owned()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Says that suspects are tried, the one that is tried alone with how often and how often at most.
+fn warn_of(keys: &[EventKey], alone: Option<(u64, u64)>) {
+    match alone {
+        Some((tries, most)) => warn!(
+            target: LOG,
+            "{} was in hand when instances died: it is tried alone, time {tries} of {most}", keys[0]
+        ),
+        None => warn!(
+            target: LOG,
+            "{} events were in hand when instances died: they are tried apart", keys.len()
+        ),
     }
 }
 

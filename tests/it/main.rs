@@ -27,4 +27,5 @@ mod poison;
 mod reference;
 mod seed;
 mod several;
+mod storm;
 mod takeover;

@@ -1,7 +1,7 @@
 //! Events that kill who reads them, and events that only happen to be in hand when instances die.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::*;
@@ -63,8 +63,9 @@ fn assert_only_the_poison_is_given_up(stream: &str) {
     }
     let proxy = deadly(&redis, &armed());
     let (deaths, _daemon) = start_until_it_is_given_up(&redis, &proxy);
-    // Twice with the others, before it is suspected; then three times alone.
-    assert_eq!(deaths, 5);
+    // Twice with the others, before it is suspected; twice with other suspects, first with many and
+    // then with few; three times alone.
+    assert_eq!(deaths, 7);
     let outcomes = redis.assert_one_outcome_each(121);
     assert_given_up(&redis, if stream == REQUESTS { "request" } else { "return" });
     for outcome in outcomes.iter().filter(|outcome| outcome["event_id"] != POISON) {
@@ -128,8 +129,8 @@ fn what_a_poisonous_request_fetched_again_after_waiting_goes_back_to_its_shelf()
 fn what_a_poisonous_request_fetched_goes_to_whoever_has_reserved_it_meanwhile() {
     let redis = Redis::new();
     redis.request_at(POISON, "user1", "geb");
-    suspected(&redis, POISON);
-    redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "3"]);
+    suspected(&redis);
+    redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "2 3"]);
     redis.cmd(&["HSET", SHELVES, "geb", POISON]);
     let holder = Other::alive(&redis, "holder");
     let id = redis.request_at("6-0", "user2", "geb");
@@ -143,36 +144,139 @@ fn what_a_poisonous_request_fetched_goes_to_whoever_has_reserved_it_meanwhile() 
     redis.assert_at_rest();
 }
 
-/// Makes an event look as if instances had died with it in hand, twice, and the next start were
-/// the third time.
-fn suspected(redis: &Redis, id: &str) {
-    Other::gone(redis, "worker1").take(REQUESTS);
-    let args = ["XCLAIM", REQUESTS, "lending_service", "worker1", "0", id, "RETRYCOUNT", "2"];
+/// Makes the next request look as if instances had died with it in hand, twice, and the next start
+/// were the third time.
+fn suspected_by(redis: &Redis, dead: &Other<'_>) {
+    let id = dead.take(REQUESTS);
+    let args = ["XCLAIM", REQUESTS, "lending_service", "worker1", "0", &id, "RETRYCOUNT", "2"];
     redis.cmd(&[&args[..], &["JUSTID"]].concat());
+}
+
+fn suspected(redis: &Redis) {
+    suspected_by(redis, &Other::gone(redis, "worker1"));
 }
 
 // The link died when Redis had counted a try and before the daemon knew: the daemon survived, but
 // the try counted.
 #[test]
 fn a_try_that_a_broken_link_ended_does_not_count_wherever_it_broke() {
-    for fault in [Fault::CutAfter, Fault::CutBefore] {
-        for kinds in [&["lone_try"][..], &["lone_try", "fetch"], &["fetch", "decide"]] {
-            let redis = Redis::new();
-            let id = redis.request("user1", "geb");
-            suspected(&redis, &id);
-            let proxy = Proxy::new(&redis, move |command| {
-                let cuts = kinds.contains(&command.kind) && command.number <= 9;
-                cuts.then_some(fault)
-            });
-            let mut daemon = proxy.spawn(&redis, &["worker1"]);
-            let outcome = redis.outcome_of_request(&id);
-            assert_eq!(outcome["outcome"], "accepted", "{fault:?} of {kinds:?}");
-            assert!(daemon.is_running());
-            redis.assert_at_rest();
-            let forgotten = || redis.ask::<u32>(&["EXISTS", "lending_lone_tries"]) == 0;
-            assert!(eventually(DEADLINE, forgotten), "a count is left");
+    let assert_does_not_count = |kinds: &'static [&'static str], fault| {
+        let redis = Redis::new();
+        redis.request_at(POISON, "user1", "geb");
+        suspected(&redis);
+        // The count of tries begins when it is tried alone.
+        redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "2 0"]);
+        let proxy = Proxy::new(&redis, move |command| {
+            (kinds.contains(&command.kind) && command.number <= 5).then_some(fault)
+        });
+        let mut daemon = proxy.spawn(&redis, &["worker1"]);
+        let outcome = redis.outcome_of_request(POISON);
+        assert_eq!(outcome["outcome"], "accepted", "{fault:?} of {kinds:?}");
+        assert!(daemon.is_running());
+        redis.assert_at_rest();
+        let forgotten = || redis.ask::<u32>(&["EXISTS", "lending_lone_tries"]) == 0;
+        assert!(eventually(DEADLINE, forgotten), "a count is left");
+    };
+    std::thread::scope(|scope| {
+        for fault in [Fault::CutAfter, Fault::CutBefore] {
+            for kinds in [&["lone_try"][..], &["lone_try", "fetch"], &["fetch", "decide"]] {
+                scope.spawn(move || assert_does_not_count(kinds, fault));
+            }
         }
+    });
+}
+
+// A try that ended in waiting cleared the event of suspicion; tried again out of the waiting room,
+// among others, it killed the next instance, and so on for ever.
+#[test]
+fn an_event_that_kills_only_after_it_has_waited_is_given_up_as_well() {
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["lent"], "1-0").lay_down(&redis);
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("4-0", "user8", "old");
+    holder.take(REQUESTS);
+    redis.request_at(POISON, "user1", "lent");
+    let mut others: Vec<_> =
+        (0..20).map(|n| redis.request_at(&format!("5-{}", 8000 + n), "user2", "lent")).collect();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let of_proxy = Arc::clone(&tries);
+    let proxy = Proxy::new(&redis, move |command| {
+        let tried = command.kind == "decide" && command.mentions(POISON);
+        (tried && of_proxy.fetch_add(1, Ordering::SeqCst) > 0).then_some(Fault::KillBefore)
+    });
+    let mut deaths = 0;
+    let _daemon = loop {
+        tries.store(0, Ordering::SeqCst);
+        let mut daemon = proxy.spawn(&redis, &["-f", "worker1"]);
+        let over = || !daemon.is_running() || redis.length(DEAD_LETTERS) > 0;
+        assert!(eventually(DEADLINE, over), "neither did it die nor did it give the event up");
+        if daemon.is_running() {
+            break daemon;
+        }
+        deaths += 1;
+        assert!(deaths < 10, "it dies again and again");
+    };
+    assert_given_up(&redis, "request");
+    holder.die();
+    redis.assert_one_outcome_each(22);
+    redis.assert_at_rest();
+    others.retain(|id| redis.outcome_of_request(id)["cause"] != "none_available");
+    assert_eq!(others, Vec::<String>::new());
+}
+
+// Each suspect was tried alone, with four calls, and until all were through nothing else was done:
+// after two deaths with full hands everybody's refusals waited for minutes.
+#[test]
+fn hundreds_of_suspects_are_served_with_a_few_calls() {
+    const SUSPECTS: usize = 600;
+    let redis = Redis::new();
+    let commands: Vec<_> = (0..SUSPECTS)
+        .map(|n| {
+            let (user, book) = (format!("user{n}"), format!("book{n}"));
+            ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", &book].map(str::to_owned).to_vec()
+        })
+        .collect();
+    redis.pipeline(&commands);
+    let dead = Other::gone(&redis, "worker1");
+    for _ in 0..SUSPECTS {
+        suspected_by(&redis, &dead);
     }
+    let calls = || -> usize {
+        let info: String = redis.ask(&["INFO", "commandstats"]);
+        let (_, of_scripts) = info.split_once("cmdstat_evalsha:calls=").unwrap_or(("", "0,"));
+        of_scripts.split(',').next().unwrap().parse().unwrap()
+    };
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    redis.assert_one_outcome_each(SUSPECTS);
+    redis.assert_at_rest();
+    assert!(calls() < SUSPECTS / 3, "{} calls", calls());
+}
+
+// Suspects that waited were tried again and again, and those that had not been tried at all, never.
+#[test]
+fn a_suspect_is_tried_although_older_ones_come_back_again_and_again() {
+    const WAITING: usize = 150;
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["lent"], "1-0").lay_down(&redis);
+    let holder = Other::alive(&redis, "holder");
+    redis.request_at("4-0", "user8", "old");
+    holder.take(REQUESTS);
+    for n in 0..WAITING {
+        let id = redis.request_at(&format!("5-{n}"), &format!("user{n}"), "lent");
+        suspected(&redis);
+        redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{id}"), "2 0"]);
+    }
+    let id = redis.request_at("6-0", "user7", "geb");
+    suspected(&redis);
+    // Noted and decided long ago.
+    redis.cmd(&["HSET", "lending_lone_tries", "request:1-7", "1 1 alone somebody"]);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    holder.die();
+    redis.assert_one_outcome_each(WAITING + 2);
+    redis.assert_at_rest();
+    let forgotten = || redis.ask::<u32>(&["EXISTS", "lending_lone_tries"]) == 0;
+    assert!(eventually(DEADLINE, forgotten), "{:?}", redis.everything().hash("lending_lone_tries"));
 }
 
 #[test]

@@ -5,17 +5,6 @@ use std::time::Duration;
 
 use crate::common::*;
 
-/// Numbers that look random and are the same in every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
-
 /// Requests and returns of few users for few books, so that all branches are taken.
 fn events(seed: u64, count: usize) -> Vec<Vec<String>> {
     let mut numbers = Numbers(seed);

@@ -51,6 +51,26 @@ fn a_request_taken_over_is_not_lent_a_book_that_it_once_had_and_that_is_on_its_w
     redis.assert_at_rest();
 }
 
+/// A request had fetched a book, and the link broke before it was decided. Tried anew it had to
+/// wait for an older one, and did not know that it had the book; the older one was told so by
+/// shelving, and waited for the book.
+#[test]
+fn a_book_that_was_fetched_before_the_link_broke_is_put_back_while_its_request_waits() {
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["lent"], "1-0").lay_down(&redis);
+    let holder = Other::alive(&redis, "holder");
+    let older = redis.request_at("2-0", "user1", "geb");
+    holder.take(REQUESTS);
+    let younger = redis.request_at("3-0", "user2", "geb,lent");
+    let proxy = Proxy::at(&redis, "decide", 1, Fault::CutBefore);
+    let _daemon = proxy.spawn(&redis, &["worker1"]);
+    assert!(eventually(DEADLINE, || redis.ledger().storage.contains("geb")));
+    holder.die();
+    assert_eq!(redis.outcome_of_request(&older)["outcome"], "accepted");
+    assert_eq!(redis.outcome_of_request(&younger)["lent_to_another"], "geb,lent");
+    redis.assert_at_rest();
+}
+
 /// The keeper claimed a hand-off that instances had died with, took it for one that kills, and
 /// left it to be found ten seconds later. Hand-offs are never given up: there is nothing to wait
 /// for, and every refusal waits for it.

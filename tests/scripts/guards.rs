@@ -942,7 +942,7 @@ fn a_reservation_for_an_undecided_request_is_not_swept() {
 
 #[test]
 fn a_reservation_is_swept_only_after_shelving_has_taken_the_book_back() {
-    guard("sweep", &[("over = ARGV[4] == 'unfetched'", "over = true")], |library| {
+    guard("sweep", &[("over = lent or ARGV[4] == 'unfetched'", "over = true")], |library| {
         let by = library.instance("worker1");
         let states = reserved_for_5(library);
         sweep(library, &by, "look", ("geb", "?5-0"));

@@ -63,6 +63,11 @@ impl TestCommand {
         }
     }
 
+    /// Its exit status, if it ended in time and by itself.
+    pub fn status(&self) -> Option<i32> {
+        self.status
+    }
+
     /// Fails, with all that the command printed, unless it ended with this status.
     #[track_caller]
     pub fn exits(self, status: i32) -> Self {

@@ -231,15 +231,22 @@ impl<'a> Other<'a> {
 
     /// Lends a book that was fetched before, with the reference's plain commands.
     pub fn lend(&self, user: &str, book: &str) {
-        self.redis.cmd(&["HSET", &self.redis.key(LENT_BOOKS), book, user]);
-        self.redis.cmd(&["INCR", &self.redis.key(&format!("user:{user}:count"))]);
+        let [loans, count] = [LENT_BOOKS, &format!("user:{user}:count")].map(|k| self.redis.key(k));
+        self.at_once(&[&["HSET", &loans, book, user], &["INCR", &count]]);
     }
 
     /// Takes a book back into automated storage.
     pub fn take_back(&self, user: &str, book: &str) {
-        self.redis.cmd(&["HDEL", &self.redis.key(LENT_BOOKS), book]);
-        self.redis.cmd(&["DECR", &self.redis.key(&format!("user:{user}:count"))]);
-        self.redis.cmd(&["SADD", &self.redis.key(STORAGE), book]);
+        let [loans, count, storage] =
+            [LENT_BOOKS, &format!("user:{user}:count"), STORAGE].map(|name| self.redis.key(name));
+        self.at_once(&[&["HDEL", &loans, book], &["DECR", &count], &["SADD", &storage, book]]);
+    }
+
+    /// As the reference application does it: a daemon beside it must not see one without the other.
+    fn at_once(&self, commands: &[&[&str]]) {
+        let all = [&[&["MULTI"][..]], commands, &[&["EXEC"][..]]].concat();
+        let owned = |command: &&[&str]| command.iter().map(|word| (*word).to_owned()).collect();
+        self.redis.pipeline(&all.iter().map(owned).collect::<Vec<Vec<String>>>());
     }
 
     /// Dies with its lock.

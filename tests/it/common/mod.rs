@@ -28,6 +28,17 @@ pub use state::{Content, RawFields, State, numbers, text};
 /// be busy; nobody waits for it but a failing test.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Numbers that look random and are the same in every run.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
 /// Asks again until `condition` holds; false if it does not within `deadline`.
 #[must_use]
 pub fn eventually(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {

@@ -31,6 +31,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
         ("fetch", false, include_str!("../../../lua/fetch.lua")),
         ("forget", false, include_str!("../../../lua/forget.lua")),
         ("lone_try", false, include_str!("../../../lua/lone_try.lua")),
+        ("old_tries", true, include_str!("../../../lua/old_tries.lua")),
         ("reject", true, include_str!("../../../lua/reject.lua")),
         ("renew", false, include_str!("../../../lua/renew.lua")),
         ("resign", false, include_str!("../../../lua/resign.lua")),
