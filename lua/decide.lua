@@ -953,13 +953,16 @@ end
 -- Events that tie become known to wait for each other only one after the other, and a decision
 -- with an effect makes some of them try again: a few times here rather than in a call for each.
 local MOST_PASSES = 8
+local function waits_for_older(reply)
+  return type(reply) == 'table' and reply[1] == 'WAIT' and reply[2] == 'older'
+end
 local passes, progress = 1, ties_noted
 while progress and passes < MOST_PASSES do
   passes, progress = passes + 1, false
   for n, e in ipairs(events) do
-    if replies[n][1] == 'WAIT' and replies[n][2] == 'older' then
+    if waits_for_older(replies[n]) then
       try(n, e)
-      progress = progress or replies[n][1] ~= 'WAIT'
+      progress = progress or type(replies[n]) == 'number' or replies[n][1] ~= 'WAIT'
     end
   end
 end

@@ -7,17 +7,19 @@
 --       then in turn: an event as it is noted, "request" or "return", its id
 -- Returns {"FENCED"} | {"REMOVED", how many}
 
+local tries, requests, returns = KEYS[2], KEYS[3], KEYS[4]
+
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 local removed = 0
 for at = 3, #ARGV, 3 do
-  local stream, id = KEYS[ARGV[at + 1] == 'request' and 3 or 4], ARGV[at + 2]
+  local stream, id = ARGV[at + 1] == 'request' and requests or returns, ARGV[at + 2]
   local group = group_of(stream, ARGV[2])
   -- Without a group nothing is known: it will be there again soon.
   if group and not before(group['last-delivered-id'], id)
     and #redis.call('XPENDING', stream, ARGV[2], id, id, 1) == 0 then
-    removed = removed + redis.call('HDEL', KEYS[2], ARGV[at])
+    removed = removed + redis.call('HDEL', tries, ARGV[at])
   end
 end
 return {'REMOVED', removed}

@@ -143,8 +143,6 @@ pub fn libraryd(redis: &Redis, scenario: Scenario, events: usize, instances: usi
     let start = Instant::now();
     let daemons: Vec<Daemon> = spawned.into_iter().map(Daemon::ready).collect();
     let cpu = || daemons.iter().map(|daemon| cpu_of(daemon.pid())).sum::<Duration>();
-    // What starting takes is not the events'.
-    let starting = cpu();
     wait_for_outcomes(&mut wire, events);
     let wall = start.elapsed();
     let cost = Cost { events, wall, redis_cpu: wire.redis_cpu() - before, daemon_cpu: cpu() };

@@ -12,7 +12,7 @@ use crate::world::*;
 
 /// Runs a scenario with a script as it is, and again without a guard: parts of its text that occur
 /// once, each with what is there instead.
-fn guard(
+pub fn guard(
     script: &'static str,
     parts: &[(&str, &str)],
     scenario: impl Fn(&mut Library) -> Result<(), String>,
@@ -359,7 +359,61 @@ fn a_late_count_of_tries_changes_nothing() {
     fence(
         "lone_try",
         |_, _| {},
-        |library, by| late(library, by, "lone_try", &[&tries], &["request:5-0", "1"]),
+        |library, by| late(library, by, "lone_try", &[&tries], &["alone", "request:5-0"]),
+    );
+}
+
+fn old_tries(library: &mut Library, by: &Instance) -> Option<String> {
+    let keys = library.keys.clone();
+    let touched = [&keys.lone_tries, &keys.requests, &keys.returns].map(String::as_str);
+    let args = [LENDING_GROUP, "request:5-0", "request", "5-0"];
+    late(library, by, "old_tries", &touched, &args);
+    library.dump().hash(&keys.lone_tries).remove("request:5-0")
+}
+
+fn note_a_try(library: &mut Library) {
+    let tries = library.keys.lone_tries.clone();
+    library.redis.ask::<()>(&["HSET", &tries, "request:5-0", "1 1"]);
+}
+
+#[test]
+fn the_note_of_a_try_stays_while_its_event_is_in_hand() {
+    let check = "and #redis.call('XPENDING', stream, ARGV[2], id, id, 1) == 0";
+    guard("old_tries", &[(check, "")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        give(library, &other, &request(5, "user1", "geb"));
+        note_a_try(library);
+        ensure!(old_tries(library, &by).is_some(), "it is gone");
+        serve_fresh(library, &other, &request(5, "user1", "geb"));
+        ensure!(old_tries(library, &by).is_none(), "it stays");
+        Ok(())
+    });
+}
+
+/// The group was destroyed and made again.
+#[test]
+fn the_note_of_a_try_stays_while_its_event_is_to_be_delivered_again() {
+    let check = "not before(group['last-delivered-id'], id)";
+    guard("old_tries", &[(check, "true")], |library| {
+        let by = library.instance("worker1");
+        library.add(&request(5, "user1", "geb"));
+        note_a_try(library);
+        ensure!(old_tries(library, &by).is_some(), "it is gone");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_late_removal_of_notes_changes_nothing() {
+    fence(
+        "old_tries",
+        |library, _| note_a_try(library),
+        |library, by| {
+            let keys = library.keys.clone();
+            let touched = [&keys.lone_tries, &keys.requests, &keys.returns].map(String::as_str);
+            let args = [LENDING_GROUP, "request:5-0", "request", "5-0"];
+            late(library, by, "old_tries", &touched, &args)
+        },
     );
 }
 

@@ -103,7 +103,7 @@ fn the_daemon_calls_every_script_with_the_keys_that_its_header_names() {
     library.redis.ask::<()>(&["CONFIG", "SET", setup[1], "100000"]);
     library.redis.ask::<()>(&["CONFIG", "SET", setup[0], "0"]);
     // An event that was in hand when instances died, one that is malformed, one whose user has a
-    // broken count, a good one, a hand-off.
+    // broken count, a good one, a hand-off, a note of a try of one that is decided.
     library.add(&event(Action::Request, id(5, 0), "user1", "geb"));
     library.take("worker1", Action::Request, 1);
     let claim = ["XCLAIM", &keys.requests, "lending_service", "worker1", "0", "5-0"];
@@ -113,6 +113,7 @@ fn the_daemon_calls_every_script_with_the_keys_that_its_header_names() {
     library.add(&event(Action::Request, id(7, 0), "user2", "kim"));
     library.add(&event(Action::Request, id(8, 0), "user3", "momo"));
     library.redis.ask::<()>(&["XADD", &keys.handoffs, "9-0", "book_ids", "emma"]);
+    library.redis.ask::<()>(&["HSET", &keys.lone_tries, "request:4-0", "1 0"]);
 
     let daemon = Command::new(env!("CARGO_BIN_EXE_libraryd"))
         .args(["-a", &library.redis.address(), "--lease", "1", "worker1"])

@@ -129,7 +129,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
         ),
         (
             "lone_try",
-            call("lone_try", &[&lock, &keys.lone_tries], &[token, "request:5-0", "begin"]),
+            call("lone_try", &[&lock, &keys.lone_tries], &[token, "alone", "request:5-0"]),
         ),
         ("renew", call("renew", &[&lock], &[token, "6000"])),
     ]

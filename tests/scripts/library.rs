@@ -20,7 +20,7 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 15] = [
+pub const SCRIPTS: [(&str, &str); 16] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
@@ -28,6 +28,7 @@ pub const SCRIPTS: [(&str, &str); 15] = [
     ("fetch", include_str!("../../lua/fetch.lua")),
     ("forget", include_str!("../../lua/forget.lua")),
     ("lone_try", include_str!("../../lua/lone_try.lua")),
+    ("old_tries", include_str!("../../lua/old_tries.lua")),
     ("order", include_str!("../../lua/order.lua")),
     ("reject", include_str!("../../lua/reject.lua")),
     ("renew", include_str!("../../lua/renew.lua")),

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod choices;
+mod chunks;
 mod guards;
 mod headers;
 mod histories;
