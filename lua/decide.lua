@@ -326,67 +326,127 @@ local function is_tie(a_id, b_id)
   return not (is_ordered(a_id) and is_ordered(b_id))
 end
 
--- Milliseconds of each stream in which nothing ties with an event of submit.lua's.
-local without_ties = {[requests] = {}, [returns] = {}}
--- The undecided events of the other stream that tie with e, as fields of `ties`; nil if one of
--- them is not delivered yet, or that could not be found out.
-local function tied_with(e, ms)
-  local stream, action = other_stream(e)
-  if without_ties[stream][ms] and is_ordered(e.id) then
-    return {}
+-- What is noted of ties: of each event that waits for the one in front, what could end its wait:
+-- its user and its books, one a line. Read when first needed, changed in memory like all else.
+local tied, front_noted, front_stored, ties_changed, ties_cleared
+local tied_by_name                 -- user or book -> events that are noted with it, made when needed
+local untied = {}                  -- events whose note is gone: they have to try again
+
+local function load_ties()
+  if tied then
+    return
   end
+  tied, ties_changed = {}, {}
+  local noted = ties_noted and redis.call('HGETALL', ties) or {}
+  for n = 1, #noted, 2 do
+    tied[noted[n]] = noted[n + 1]
+  end
+  front_noted, tied['#front'] = tied['#front'], nil
+  front_stored = front_noted
+end
+
+local function name_of(e)
+  return e.action .. ':' .. e.id
+end
+
+local function note_by_name(event)
+  for name in string.gmatch(tied[event], '[^\n]+') do
+    tied_by_name[name] = tied_by_name[name] or {}
+    table.insert(tied_by_name[name], event)
+  end
+end
+
+-- Of a stream and a millisecond, see `tying`; `at` is the first that is not known to be noted.
+local events_at = {[requests] = {}, [returns] = {}}
+
+local function look_at_all_again()
+  for _, lists in pairs(events_at) do
+    for _, list in pairs(lists) do
+      list.at = 1
+    end
+  end
+end
+
+local function clear_ties(front)
+  tied, tied_by_name, front_noted = {}, nil, front
+  ties_changed, ties_cleared, front_stored = {}, true, nil
+  look_at_all_again()
+end
+
+-- Notes that e waits for the one in front.
+local function tie(e, front)
+  load_ties()
+  if front_noted ~= front then
+    clear_ties(front)
+  end
+  local event = name_of(e)
+  if not tied[event] then
+    tied[event] = e.user .. '\n' .. table.concat(e.books, '\n')
+    ties_changed[event] = true
+    ties_noted = true
+    if tied_by_name then
+      note_by_name(event)
+    end
+  end
+end
+
+-- The undecided events of a stream in a millisecond, as far as they tie with those of the other
+-- stream: all of them, or those that are not of submit.lua's. nil if that could not be found out.
+local function tying(stream, ms, only_plain)
+  local key = only_plain and ms .. ' plain' or ms
+  local list = events_at[stream][key]
+  if list then
+    return list
+  end
+  local action = stream == requests and 'request' or 'return'
   local first, last = ms .. '-0', ms .. '-18446744073709551615'
   local pending = redis.pcall('XPENDING', stream, lending_group, first, last, MOST_TIES)
   local group = group_of(stream, lending_group)
   if pending.err or not group then
     return nil
   end
-  local others = {}
-  if #pending >= MOST_TIES then
-    return others
-  end
-  for _, entry in ipairs(pending) do
-    if not silent[entry[2]] and is_tie(e.id, entry[1]) then
-      others[#others + 1] = action .. ':' .. entry[1]
+  list = {at = 1}
+  if #pending < MOST_TIES then
+    for _, entry in ipairs(pending) do
+      if not silent[entry[2]] and not (only_plain and is_ordered(entry[1])) then
+        list[#list + 1] = action .. ':' .. entry[1]
+      end
     end
-  end
-  local delivered = group['last-delivered-id']
-  if before(delivered, last) then
-    local from = before(delivered, first) and first or '(' .. delivered
-    for _, entry in ipairs(redis.call('XRANGE', stream, from, last, 'COUNT', MOST_TIES)) do
-      if is_tie(e.id, entry[1]) then
-        return nil
+    local delivered = group['last-delivered-id']
+    if before(delivered, last) then
+      local from = before(delivered, first) and first or '(' .. delivered
+      for _, entry in ipairs(redis.call('XRANGE', stream, from, last, 'COUNT', MOST_TIES)) do
+        list.undelivered = list.undelivered or not (only_plain and is_ordered(entry[1]))
       end
     end
   end
-  if #others == 0 and is_ordered(e.id) then
-    without_ties[stream][ms] = true
-  end
-  return others
+  events_at[stream][key] = list
+  return list
 end
 
 -- Whether all undecided events that tie with e, which comes first, are known to wait for it.
 local function all_wait_for(e, ms)
-  local others = tied_with(e, ms)
-  if not others then
-    return false
-  elseif #others == 0 then
-    return true
-  elseif redis.call('HGET', ties, '#front') ~= e.action .. ':' .. e.id then
+  local stream = other_stream(e)
+  local others = tying(stream, ms, is_ordered(e.id))
+  if not others or others.undelivered then
     return false
   end
-  for _, noted in ipairs(redis.call('HMGET', ties, unpack(others))) do
-    if not noted then
-      return false
+  while others[others.at] do
+    local event = others[others.at]
+    if not decided[stream][string.match(event, ':(.*)')] then
+      load_ties()
+      if front_noted ~= name_of(e) or not tied[event] then
+        return false
+      end
     end
+    others.at = others.at + 1
   end
-  e.tied = true
   return true
 end
 
 -- Whether nothing older than e is undecided. Events of the two streams in one millisecond cannot
 -- be told apart: e waits for those as well, unless they wait only for e and e comes first.
--- Else remembers in `ties` that e waits, for the event in front to see.
+-- Else notes that e waits, for the event in front to see.
 local function nothing_older(e)
   local own = oldest(stream_of(e))
   local stream, action = other_stream(e)
@@ -414,16 +474,7 @@ local function nothing_older(e)
       return false
     end
   end
-  local front = action .. ':' .. other
-  if redis.call('HGET', ties, '#front') ~= front then
-    redis.call('DEL', ties)
-    redis.call('HSET', ties, '#front', front)
-  end
-  -- What could end the wait is told as well: a decision about its user or its books.
-  local concerns = e.user .. '\n' .. table.concat(e.books, '\n')
-  redis.call('HSET', ties, e.action .. ':' .. e.id, concerns)
-  redis.call('EXPIRE', ties, TIES_TTL_S)
-  ties_noted = true
+  tie(e, action .. ':' .. other)
   return false
 end
 
@@ -577,37 +628,52 @@ local function acknowledge(e)
   return true
 end
 
--- A decision had an effect: what waits and shares its user or a book with it has to try again
--- before it counts as waiting.
-local function untie(e)
-  local touched = {[e.user] = true}
-  for _, book in ipairs(e.books) do
-    touched[book] = true
+-- A decision had an effect: what it may let go on has to try again before it counts as waiting.
+-- Loans concern returns of that user; books that come free, and a user who has fewer, requests.
+local function untie(e, accepted)
+  load_ties()
+  if not tied_by_name then
+    tied_by_name = {}
+    for event in pairs(tied) do
+      note_by_name(event)
+    end
   end
-  local noted = redis.call('HGETALL', ties)
-  for n = 1, #noted, 2 do
-    for name in string.gmatch(noted[n] ~= '#front' and noted[n + 1] or '', '[^\n]+') do
-      if touched[name] then
-        redis.call('HDEL', ties, noted[n])
-        break
+  local concerned = accepted and '^return:' or '^request:'
+  for _, name in ipairs({e.user, unpack(accepted and {} or e.books)}) do
+    for _, event in ipairs(tied_by_name[name] or {}) do
+      if tied[event] and string.find(event, concerned) then
+        tied[event], ties_changed[event], untied[event] = nil, true, true
       end
     end
   end
+  look_at_all_again()
 end
 
--- What waited for e waits for the next in front.
-local function pass_ties_on(e)
-  redis.call('HDEL', ties, e.action .. ':' .. e.id)
-  local front, action = oldest(requests), 'request'
-  local other = oldest(returns)
-  if other and other ~= ''
-    and (not front or front == '' or precedes(other, 'return', front, 'request')) then
-    front, action = other, 'return'
+-- The oldest undecided event of both streams; nil if that could not be found out.
+local function in_front()
+  local request, give_back = oldest(requests), oldest(returns)
+  if not request or not give_back then
+    return nil
+  elseif request ~= '' and (give_back == '' or precedes(request, 'request', give_back, 'return')) then
+    return 'request:' .. request, request
   end
-  if front and front ~= '' and split(front) == split(e.id) then
-    redis.call('HSET', ties, '#front', action .. ':' .. front)
-  else
-    redis.call('DEL', ties)
+  return 'return:' .. give_back, give_back
+end
+
+-- e is decided. What waited for it waits for the next in front.
+local function pass_ties_on(e)
+  load_ties()
+  local event = name_of(e)
+  if tied[event] then
+    tied[event], ties_changed[event] = nil, true
+  end
+  if front_noted == event then
+    local front, id = in_front()
+    if front and split(id) == split(e.id) then
+      front_noted = front
+    else
+      clear_ties(nil)
+    end
   end
 end
 
@@ -629,10 +695,10 @@ local function tell(e, reply, effect)
     redis.call('RPUSH', e.answer, table.concat(text, '\n'))
     redis.call('PEXPIRE', e.answer, e.answer_ms)
   end
-  if ties_noted and effect then
-    untie(e)
-  end
-  if e.tied then
+  if ties_noted then
+    if effect then
+      untie(e, reply[3] == 'accepted')
+    end
     pass_ties_on(e)
   end
   return reply
@@ -681,13 +747,15 @@ local function grant_all(e)
   return tell_all(e, 'accepted')
 end
 
--- Books that a request of this call waits for, and those of them that came free since: a newer
--- request does not get them before that one is tried again.
+-- The requests of this call that wait for a book, and those of the books that came free since: a
+-- newer request does not get them before the others are tried again.
 local awaited, came_free = {}, {}
 local function would_overtake(e)
   for _, book in ipairs(e.books) do
-    if came_free[book] then
-      return true
+    for _, id in ipairs(came_free[book] or {}) do
+      if not decided[requests][id] and before(id, e.id) then
+        return true
+      end
     end
   end
   return false
@@ -695,7 +763,8 @@ end
 
 local function wait(e, sorted)
   for _, book in ipairs(e.action == 'request' and e.books or {}) do
-    awaited[book] = true
+    awaited[book] = awaited[book] or {}
+    table.insert(awaited[book], e.id)
   end
   if #sorted.have > 0 or #sorted.asked > 0 or e.reserved then
     if not is_mine(e) then
@@ -946,25 +1015,51 @@ local function try(n, e)
   end
 end
 
+-- What is noted to wait for the one in front has nothing to gain from another look: whatever could
+-- have made a difference would have taken the note away.
+local front_now = ties_noted and in_front()
+if front_now then
+  load_ties()
+end
 for n, e in ipairs(events) do
-  try(n, e)
+  if front_now and front_now == front_noted and tied[name_of(e)] and e.said == '' and not e.doubt then
+    replies[n] = {'WAIT', 'older'}
+  else
+    try(n, e)
+  end
 end
 
--- Events that tie become known to wait for each other only one after the other, and a decision
--- with an effect makes some of them try again: a few times here rather than in a call for each.
-local MOST_PASSES = 8
 local function waits_for_older(reply)
   return type(reply) == 'table' and reply[1] == 'WAIT' and reply[2] == 'older'
 end
-local passes, progress = 1, ties_noted
-while progress and passes < MOST_PASSES do
-  passes, progress = passes + 1, false
+
+-- Events that tie are known to wait for each other when all have been tried. Then the one in front
+-- is decided; those for which that may make a difference are tried again; then the next in front.
+local function break_ties()
+  local number_of, tries_left = {}, 4 * #events
   for n, e in ipairs(events) do
-    if waits_for_older(replies[n]) then
-      try(n, e)
-      progress = progress or type(replies[n]) == 'number' or replies[n][1] ~= 'WAIT'
-    end
+    number_of[name_of(e)] = n
   end
+  repeat
+    local again, progress = {}, false
+    for event in pairs(untied) do
+      again[#again + 1] = number_of[event]
+    end
+    untied = {}
+    table.sort(again)
+    again[#again + 1] = number_of[in_front() or '']
+    for _, n in ipairs(again) do
+      if waits_for_older(replies[n]) then
+        try(n, events[n])
+        tries_left = tries_left - 1
+        progress = progress or not waits_for_older(replies[n])
+      end
+    end
+  until not progress or tries_left <= 0
+end
+
+if ties_noted then
+  break_ties()
 end
 
 local function write_hash(key, what, values)
@@ -987,6 +1082,24 @@ end
 
 write_hash(loans_key, 'loan', loan)
 write_hash(states_key, 'state', state)
+
+if ties_cleared then
+  redis.call('DEL', ties)
+end
+if tied then
+  changed.tied = {}
+  for event in pairs(ties_changed) do
+    table.insert(changed.tied, event)
+  end
+  if front_noted ~= front_stored then
+    table.insert(changed.tied, '#front')
+    tied['#front'] = front_noted
+  end
+  write_hash(ties, 'tied', tied)
+  if #changed.tied > 0 then
+    redis.call('EXPIRE', ties, TIES_TTL_S)
+  end
+end
 
 local arrived, left = {}, {}
 for _, book in ipairs(changed.stored) do

@@ -62,6 +62,9 @@ enum Call {
     Fetch(Vec<Asking>),
     /// Decides events, or finds what they wait for.
     Decide(Arc<Neighbours>, Vec<Try>),
+    /// The same for those that waited. One at a time: what waits for each other had best be seen
+    /// together.
+    DecideAgain(Arc<Neighbours>, Vec<Try>),
     /// Finds out which books a request may have fetched that is to be given up.
     Look(EventKey, String),
     /// Lets shelving take them back.
@@ -208,12 +211,14 @@ impl<'a> Worker<'a> {
     /// The next call: what is due in the waiting room, else what has come, oldest first. Malformed
     /// events that are met on the way are put aside: they wait for nothing.
     fn next_call(&mut self, faults: &mut Vec<(EventKey, Fault)>) -> Option<Call> {
-        // Nobody overtakes an older one for the same book that is under way.
-        let mut due =
-            self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, |event| !self.busy.concerns(event));
-        self.suspects.take_back(&mut due);
-        if !due.is_empty() {
-            return Some(self.try_again(due));
+        if !self.under_way.iter().any(|call| matches!(call, Call::DecideAgain(..))) {
+            // Nobody overtakes an older one for the same book that is under way.
+            let may_go = |event: &Event| !self.busy.concerns(event);
+            let mut due = self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, may_go);
+            self.suspects.take_back(&mut due);
+            if !due.is_empty() {
+                return Some(self.try_again(due));
+            }
         }
         let mut chunk: Vec<Asking> = Vec::new();
         let mut books = 0;
@@ -250,7 +255,7 @@ impl<'a> Worker<'a> {
         due.iter().for_each(|waiting| self.busy.add(&waiting.event));
         let tries =
             due.into_iter().map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
-        Call::Decide(self.session.neighbours(), tries.collect())
+        Call::DecideAgain(self.session.neighbours(), tries.collect())
     }
 
     /// Asks shelving, unless there is nothing to ask for.
@@ -269,7 +274,9 @@ impl<'a> Worker<'a> {
         let session = self.session;
         match call {
             Call::Fetch(chunk) => fetch::command(session, asked(chunk), by_text),
-            Call::Decide(neighbours, tries) => decide::command(session, neighbours, tries, by_text),
+            Call::Decide(neighbours, tries) | Call::DecideAgain(neighbours, tries) => {
+                decide::command(session, neighbours, tries, by_text)
+            }
             Call::Look(key, cause) => reject::command(session, *key, cause, true, by_text),
             Call::Unfetch(key, _, books) => {
                 let fetched = books.iter().map(|book| (book.as_slice(), key.id));
@@ -300,7 +307,7 @@ impl<'a> Worker<'a> {
         };
         match call {
             Call::Fetch(chunk) => self.fetched(reply, chunk)?,
-            Call::Decide(_, tries) => self.decided(reply, tries)?,
+            Call::Decide(_, tries) | Call::DecideAgain(_, tries) => self.decided(reply, tries)?,
             Call::Unfetch(key, cause, _) => {
                 Reply::read(reply, "give books back")?;
                 self.send(Call::Reject(key, cause))?;

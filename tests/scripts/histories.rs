@@ -144,20 +144,12 @@ fn with_history(world: &World, fault: String) -> String {
     format!("{fault}\n---- after\n{}", world.history.join("\n"))
 }
 
-/// decide.lua goes through events that tie several times. What happens in between, its replies do
-/// not tell; the histories follow every step and let it go through them once.
-fn in_one_pass() -> Library {
-    let mut library = Library::new();
-    library.patch("decide", &[("local MOST_PASSES = 8", "local MOST_PASSES = 1")]);
-    library
-}
-
 /// One instance works on everything, in chunks, with every hand-off done sooner or later: each
 /// event does exactly what the contract says, in the order in which they are decided, and nothing
 /// else changes.
 #[test]
 fn one_instance_does_what_the_contract_says() {
-    let mut world = World::new(in_one_pass());
+    let mut world = World::new(Library::new());
     check(25, |choices| {
         one_instance(&mut world, choices, false).map_err(|fault| with_history(&world, fault))
     });
@@ -168,7 +160,7 @@ fn one_instance_does_what_the_contract_says() {
 #[test]
 #[ignore = "finds what the stories about the reference application tell, in one case of 300 or so"]
 fn one_instance_does_what_the_contract_says_beside_the_reference_application() {
-    let mut world = World::new(in_one_pass());
+    let mut world = World::new(Library::new());
     check(25, |choices| {
         one_instance(&mut world, choices, true).map_err(|fault| with_history(&world, fault))
     });
@@ -294,7 +286,7 @@ struct Worker {
 /// too early, and late commands change nothing.
 #[test]
 fn two_instances_keep_the_invariants_whoever_runs_when() {
-    let mut world = World::new(in_one_pass());
+    let mut world = World::new(Library::new());
     check(25, |choices| {
         two_instances(&mut world, choices).map_err(|fault| with_history(&world, fault))
     });

@@ -127,8 +127,16 @@ pub struct World {
     pub history: Vec<String>,
 }
 
+/// A list of the tries of a call of decide.lua, in their order.
+const TRACE: &str = "trace";
+
 impl World {
-    pub fn new(library: Library) -> Self {
+    /// decide.lua may try events of a call several times. What happens in between, its replies do
+    /// not tell: here it leaves a trace.
+    pub fn new(mut library: Library) -> Self {
+        const STEP: &str = "    replies[n] = act(e, sorted)\n";
+        let traced = format!("{STEP}    redis.call('RPUSH', '{TRACE}', n)\n");
+        library.patch("decide", &[(STEP, &traced)]);
         let mut world = Self {
             library,
             model: Model::default(),
@@ -196,56 +204,37 @@ impl World {
             self.library.decide(by, &tries).map_err(|error| format!("decide: {error}"))?;
         let mut came = Came::default();
         let mut waiting: Vec<Event> = Vec::new();
-        for (verdict, one) in verdicts.into_iter().zip(tries) {
+        let mut left: Vec<Option<(Verdict, Try)>> =
+            verdicts.into_iter().zip(tries).map(Some).collect();
+        // Those that were not even looked at wait as they did before.
+        let steps: Vec<usize> = self.library.redis.ask(&["LRANGE", TRACE, "0", "-1"]);
+        self.library.redis.ask::<()>(&["DEL", TRACE]);
+        let steps: Vec<usize> = steps.into_iter().map(|n| n - 1).collect();
+        let unlooked: Vec<usize> = (0..left.len()).filter(|n| !steps.contains(n)).collect();
+        let steps = [steps, unlooked].concat();
+        for (at, n) in steps.iter().enumerate() {
+            if steps[at + 1..].contains(n) {
+                let (_, one) = left[*n].as_ref().unwrap();
+                self.history.push(format!("  {}: waits and is tried again", one.event.key));
+                self.waits(one, "", &mut waiting)?;
+                continue;
+            }
+            let (verdict, one) = left[*n].take().unwrap();
             let key = one.event.key;
             self.history.push(format!("  {key}: {}", told(&verdict)));
-            let expect = self.model.expect(key);
             match verdict {
                 Verdict::Done(fields) => {
+                    let expect = self.model.expect(key);
                     ensure!(expect != Expect::Wait, "I8: {key} was refused too early");
                     self.decided(&one.event, &fields)?;
                     came.decided.push(key);
                 }
                 Verdict::Wait { doubt } => {
-                    // A "no" may be outdated; another hand-off than that of its books may be what
-                    // a doubt is about; a book that was nowhere may have been found.
-                    let said_no =
-                        |answer: &Option<Answer>| matches!(answer, Some(Answer::TakenBy(_)));
-                    let outdated =
-                        one.fetched.as_ref().is_some_and(|f| f.answers.iter().any(said_no));
-                    // Nobody overtakes who waits for the same book and was tried before.
-                    let after = waiting
-                        .iter()
-                        .any(|other| one.event.books.iter().any(|b| other.books.contains(b)));
-                    let doubtful = outdated
-                        || after
-                        || doubt == TOLD_NO
-                        || !doubt.is_empty() && !self.model.handoffs.is_empty();
-                    ensure!(expect != Expect::Decide || doubtful, "{key} waits for nothing");
-                    self.model.wait(key);
-                    if key.action == Action::Request {
-                        waiting.push(one.event.clone());
-                    }
+                    self.waits(&one, &doubt, &mut waiting)?;
                     came.waiting.push(InHand { doubt, ..InHand::waiting(one.event) });
                 }
                 Verdict::Fetch { finality, books } => {
-                    for n in &books {
-                        let book = &one.event.books[*n];
-                        let transit =
-                            |handoff: &model::HandOff| handoff.ours && handoff.books.contains(book);
-                        // Whoever seems to have it already may take it from one who asks.
-                        let said = one.fetched.as_ref().and_then(|f| f.answers[*n].as_ref());
-                        let asked_by = self.model.asked_by(book);
-                        ensure!(
-                            !self.model.loans.contains_key(book)
-                                && !self.model.storage.contains(book)
-                                && (matches!(said, Some(Answer::Yes | Answer::Again))
-                                    || asked_by.is_none_or(|other| other == key.id))
-                                && !self.model.handoffs.iter().any(transit),
-                            "{key} fetches {book}, which is not in the main storage"
-                        );
-                        self.model.ask(key.id, book);
-                    }
+                    self.asks(&one, &books)?;
                     came.asking.push(Asking::after(one, finality, books));
                 }
                 other => return Err(format!("{key}: {other:?}")),
@@ -253,6 +242,53 @@ impl World {
         }
         self.compare()?;
         Ok(came)
+    }
+
+    /// A try ended in WAIT, after those of this call that are `waiting`.
+    fn waits(&mut self, one: &Try, doubt: &str, waiting: &mut Vec<Event>) -> Result<(), String> {
+        let key = one.event.key;
+        // A "no" may be outdated; another hand-off than that of its books may be what a doubt is
+        // about; a book that was nowhere may have been found.
+        let said_no = |answer: &Option<Answer>| matches!(answer, Some(Answer::TakenBy(_)));
+        let outdated = one.fetched.as_ref().is_some_and(|f| f.answers.iter().any(said_no));
+        // Nobody overtakes who waits for the same book and was tried before.
+        let after = waiting
+            .iter()
+            .filter(|other| other.key != key)
+            .any(|other| one.event.books.iter().any(|book| other.books.contains(book)));
+        let doubtful = outdated
+            || after
+            || doubt == TOLD_NO
+            || !doubt.is_empty() && !self.model.handoffs.is_empty();
+        let expect = self.model.expect(key);
+        ensure!(expect != Expect::Decide || doubtful, "{key} waits for nothing");
+        self.model.wait(key);
+        if key.action == Action::Request {
+            waiting.push(one.event.clone());
+        }
+        Ok(())
+    }
+
+    /// A try ended in FETCH.
+    fn asks(&mut self, one: &Try, books: &[usize]) -> Result<(), String> {
+        let key = one.event.key;
+        for n in books {
+            let book = &one.event.books[*n];
+            let transit = |handoff: &model::HandOff| handoff.ours && handoff.books.contains(book);
+            // Whoever seems to have it already may take it from one who asks.
+            let said = one.fetched.as_ref().and_then(|f| f.answers[*n].as_ref());
+            let asked_by = self.model.asked_by(book);
+            ensure!(
+                !self.model.loans.contains_key(book)
+                    && !self.model.storage.contains(book)
+                    && (matches!(said, Some(Answer::Yes | Answer::Again))
+                        || asked_by.is_none_or(|other| other == key.id))
+                    && !self.model.handoffs.iter().any(transit),
+                "{key} fetches {book}, which is not in the main storage"
+            );
+            self.model.ask(key.id, book);
+        }
+        Ok(())
     }
 
     fn decided(&mut self, event: &Event, fields: &[redis::Value]) -> Result<(), String> {
