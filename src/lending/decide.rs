@@ -212,7 +212,8 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
                         (Some("doubt"), Some(Finality::InDoubt(doubt))) => doubt.clone(),
                         (Some("doubt"), _) => one.doubt.clone(),
                         (Some("no"), _) => TOLD_NO.to_owned(),
-                        _ => String::new(),
+                        // It may wait for a book that it put back itself because of the doubt.
+                        _ => one.doubt.clone(),
                     };
                     Verdict::Wait { doubt }
                 }

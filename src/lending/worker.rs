@@ -9,7 +9,7 @@
 //! The worker ends when the reader and the keeper have let go of its channel and everything under
 //! way is answered, or at once when the session breaks.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,12 +59,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// A call whose reply has not been read yet.
 enum Call {
     /// Asks shelving for books.
-    Fetch(Vec<Asking>),
+    Fetch { chunk: Vec<Asking>, again: bool },
     /// Decides events, or finds what they wait for.
-    Decide(Arc<Neighbours>, Vec<Try>),
-    /// The same for those that waited. One at a time: what waits for each other had best be seen
-    /// together.
-    DecideAgain(Arc<Neighbours>, Vec<Try>),
+    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, again: bool },
     /// Finds out which books a request may have fetched that is to be given up.
     Look(EventKey, String),
     /// Lets shelving take them back.
@@ -73,9 +70,19 @@ enum Call {
     Reject(EventKey, String),
 }
 
+impl Call {
+    /// Whether it is for those that waited. Of these calls one is under way at a time: what waits
+    /// for each other had best be seen together.
+    fn is_again(&self) -> bool {
+        matches!(self, Self::Fetch { again: true, .. } | Self::Decide { again: true, .. })
+    }
+}
+
 /// An event some of whose books shelving is asked for.
 struct Asking {
     event: Event,
+    /// The doubt that an earlier try ended in; else empty.
+    doubt: String,
     /// How final a "no" is.
     finality: Finality,
     /// Indices into the event's books; none of a return.
@@ -91,7 +98,8 @@ impl Asking {
             Action::Request if ask => (0..event.books.len()).collect(),
             _ => Vec::new(),
         };
-        Self { event, finality: Finality::First, books, before: Vec::new() }
+        let doubt = String::new();
+        Self { event, doubt, finality: Finality::First, books, before: Vec::new() }
     }
 }
 
@@ -106,6 +114,9 @@ pub struct Worker<'a> {
     suspects: Suspects,
     room: WaitingRoom,
     busy: Busy,
+    /// Requests of which shelving has not been asked for all books since they were delivered. They
+    /// may have some all the same, if their group was lost meanwhile.
+    unasked: HashSet<EventKey>,
     under_way: VecDeque<Call>,
     ask_first: bool,
     log: OutcomeLog,
@@ -130,6 +141,7 @@ impl<'a> Worker<'a> {
             suspects: Suspects::default(),
             room: WaitingRoom::default(),
             busy: Busy::default(),
+            unasked: HashSet::new(),
             under_way: VecDeque::new(),
             ask_first: true,
             log: OutcomeLog::new(session.options.log_outcomes),
@@ -211,7 +223,7 @@ impl<'a> Worker<'a> {
     /// The next call: what is due in the waiting room, else what has come, oldest first. Malformed
     /// events that are met on the way are put aside: they wait for nothing.
     fn next_call(&mut self, faults: &mut Vec<(EventKey, Fault)>) -> Option<Call> {
-        if !self.under_way.iter().any(|call| matches!(call, Call::DecideAgain(..))) {
+        if !self.under_way.iter().any(Call::is_again) {
             // Nobody overtakes an older one for the same book that is under way.
             let may_go = |event: &Event| !self.busy.concerns(event);
             let mut due = self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, may_go);
@@ -226,6 +238,7 @@ impl<'a> Worker<'a> {
             let Some(delivered) = self.fresh.pop_front() else { break };
             match delivered.content {
                 Content::Event(event) if delivered.fresh && self.room.is_awaited(&event) => {
+                    self.unasked.insert(event.key);
                     self.room.admit_behind(event);
                 }
                 Content::Event(ref event) if delivered.fresh && self.busy.concerns(event) => {
@@ -236,7 +249,11 @@ impl<'a> Worker<'a> {
                 Content::Event(event) => {
                     books += event.books.len();
                     // What was in hand before may have books already: only shelving can tell.
-                    chunk.push(Asking::first(event, self.ask_first || !delivered.fresh));
+                    let ask = self.ask_first || !delivered.fresh;
+                    if !ask && event.key.action == Action::Request {
+                        self.unasked.insert(event.key);
+                    }
+                    chunk.push(Asking::first(event, ask));
                 }
                 Content::Suspect => self.suspects.add(delivered.key),
                 Content::Fault(fault) => faults.push((delivered.key, fault)),
@@ -247,34 +264,37 @@ impl<'a> Worker<'a> {
         }
         // Those of one chunk are not in each other's way: the script sees to their order.
         chunk.iter().for_each(|asking| self.busy.add(&asking.event));
-        Some(self.fetch_or_decide(chunk))
+        Some(self.fetch_or_decide(chunk, false))
     }
 
-    /// What waited has nothing: it is decided without asking shelving first.
+    /// What waited has nothing, once shelving was asked: it is decided without asking again.
     fn try_again(&mut self, due: Vec<Waiting>) -> Call {
         due.iter().for_each(|waiting| self.busy.add(&waiting.event));
-        let tries =
-            due.into_iter().map(|Waiting { event, doubt }| Try { event, doubt, fetched: None });
-        Call::DecideAgain(self.session.neighbours(), tries.collect())
+        let chunk = due.into_iter().map(|Waiting { event, doubt }| {
+            let ask = self.unasked.remove(&event.key);
+            Asking { doubt, ..Asking::first(event, ask) }
+        });
+        let chunk = chunk.collect();
+        self.fetch_or_decide(chunk, true)
     }
 
-    /// Asks shelving, unless there is nothing to ask for.
-    fn fetch_or_decide(&self, chunk: Vec<Asking>) -> Call {
+    /// Asks shelving, unless there is nothing to ask for, or probably nothing to get.
+    fn fetch_or_decide(&self, chunk: Vec<Asking>, again: bool) -> Call {
         if chunk.iter().any(|asking| !asking.books.is_empty()) {
-            return Call::Fetch(chunk);
+            return Call::Fetch { chunk, again };
         }
         let tries = chunk
             .into_iter()
-            .map(|asking| Try { event: asking.event, doubt: String::new(), fetched: None })
+            .map(|asking| Try { event: asking.event, doubt: asking.doubt, fetched: None })
             .collect();
-        Call::Decide(self.session.neighbours(), tries)
+        Call::Decide { neighbours: self.session.neighbours(), tries, again }
     }
 
     fn command(&self, call: &Call, by_text: bool) -> Cmd {
         let session = self.session;
         match call {
-            Call::Fetch(chunk) => fetch::command(session, asked(chunk), by_text),
-            Call::Decide(neighbours, tries) | Call::DecideAgain(neighbours, tries) => {
+            Call::Fetch { chunk, .. } => fetch::command(session, asked(chunk), by_text),
+            Call::Decide { neighbours, tries, .. } => {
                 decide::command(session, neighbours, tries, by_text)
             }
             Call::Look(key, cause) => reject::command(session, *key, cause, true, by_text),
@@ -306,8 +326,8 @@ impl<'a> Worker<'a> {
             other => other.map_err(Error::redis("work on events"))?,
         };
         match call {
-            Call::Fetch(chunk) => self.fetched(reply, chunk)?,
-            Call::Decide(_, tries) | Call::DecideAgain(_, tries) => self.decided(reply, tries)?,
+            Call::Fetch { chunk, again } => self.fetched(reply, chunk, again)?,
+            Call::Decide { tries, .. } => self.decided(reply, tries)?,
             Call::Unfetch(key, cause, _) => {
                 Reply::read(reply, "give books back")?;
                 self.send(Call::Reject(key, cause))?;
@@ -320,7 +340,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn fetched(&mut self, reply: Value, chunk: Vec<Asking>) -> Result<(), Error> {
+    fn fetched(&mut self, reply: Value, chunk: Vec<Asking>, again: bool) -> Result<(), Error> {
         let answers = fetch::answers(reply, asked(&chunk).count())?;
         if chunk.iter().any(|asking| asking.finality == Finality::First) {
             let handed_out = answers.iter().filter(|answer| **answer == Answer::Yes).count();
@@ -329,7 +349,7 @@ impl<'a> Worker<'a> {
         let mut answers = answers.into_iter();
         let tries = chunk
             .into_iter()
-            .map(|Asking { event, finality, books, mut before }| {
+            .map(|Asking { event, doubt, finality, books, mut before }| {
                 let fetched = (!books.is_empty()).then(|| {
                     before.resize(event.books.len(), None);
                     for book in books {
@@ -337,10 +357,10 @@ impl<'a> Worker<'a> {
                     }
                     Fetched { finality, answers: before }
                 });
-                Try { event, doubt: String::new(), fetched }
+                Try { event, doubt, fetched }
             })
             .collect();
-        self.send(Call::Decide(self.session.neighbours(), tries))
+        self.send(Call::Decide { neighbours: self.session.neighbours(), tries, again })
     }
 
     fn decided(&mut self, reply: Value, tries: Vec<Try>) -> Result<(), Error> {
@@ -355,6 +375,9 @@ impl<'a> Worker<'a> {
             if !matches!(verdict, Verdict::Fetch { .. }) {
                 self.busy.remove(&one.event);
             }
+            if !matches!(verdict, Verdict::Fetch { .. } | Verdict::Wait { .. }) {
+                self.unasked.remove(&key);
+            }
             match verdict {
                 Verdict::Done(fields) => {
                     self.log.add(key, Some(one.event.user.as_str()), pairs(&fields));
@@ -366,7 +389,8 @@ impl<'a> Worker<'a> {
                         // What another had then, it may not have now.
                         answer.take_if(|answer| matches!(answer, Answer::TakenBy(_)));
                     }
-                    asking.push(Asking { event: one.event, finality, books, before });
+                    let (event, doubt) = (one.event, String::new());
+                    asking.push(Asking { event, doubt, finality, books, before });
                 }
                 Verdict::Wait { doubt } => self.room.admit(Waiting { event: one.event, doubt }),
                 Verdict::Stale => {
@@ -387,7 +411,7 @@ impl<'a> Worker<'a> {
         if unasked_books > 0 && asked(&asking).count() * WORTH_ASKING >= unasked_books {
             self.ask_first = true;
         }
-        self.send(Call::Fetch(asking))
+        self.send(Call::Fetch { chunk: asking, again: false })
     }
 
     fn rejected(&mut self, reply: Value, key: EventKey, cause: String) -> Result<(), Error> {
@@ -477,7 +501,7 @@ impl<'a> Worker<'a> {
         if !chunk.is_empty() {
             chunk.sort_unstable_by_key(|asking: &Asking| asking.event.key);
             chunk.iter().for_each(|asking| self.busy.add(&asking.event));
-            let call = self.fetch_or_decide(chunk);
+            let call = self.fetch_or_decide(chunk, false);
             self.send(call)?;
         }
         for (key, fault) in faults {
