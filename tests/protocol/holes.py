@@ -59,7 +59,7 @@ go('dead letter: reservations of others stay', [req(1, 0, 0, 1), req(2, 1, 1)], 
 # --- equal milliseconds
 go('tie: total order alone', [R(1, 0, 0), T(0, 0, 0), R(2, 1, 0)], 1, tie=None)
 go('tie: waiting for all', [R(0, 1, 0), T(0, 1, 0)], 1, tie='strict', **LENT)
-go('tie: never ended', [R(0, 0, 0), T(1, 0, 0), R(1, 1, 0)], 1, tie_clear=None)
+go('tie: what is noted never ends', [R(0, 1, 1), T(0, 0, 1), R(1, 0, 1)], 2, tie_clear=None)
 go('tie: waiting bound', [R(0, 1, 0), T(0, 1, 0), T(1, 1, 0)], 1, tie_full=False, slots=('stream', 1), instances=1, **LENT)
 # --- a group destroyed and made anew
 regroup = dict(kinds=('regroup',), skip=None)
