@@ -19,14 +19,15 @@ same = [req(1, 0, 0), req(2, 1, 0)]
 go('four events', four, 2)
 go('four events, storage', four, 2, capacity=1)
 go('own context', own, 3, limit=1)
-go('put back and wait', own[:3], 3, 1, limit=1, kinds=('io',))
+go('own context', own, 3, 1, limit=1, kinds=('io',), late=('decide',))
+go('put back and wait', own[:3], 3, 1, limit=1)
 go('request, return, request', four[:3], 1, 1)
-go('request, return, request, storage', four[:3], 1, 1, capacity=1, kinds=('io', 'crash'))
+go('request, return, request, storage', four[:3], 1, 1, capacity=1)
 go('three want two books', [req(1, 0, 0, 1), req(2, 1, 1, 0), req(3, 0, 0, 1)], 2)
 go('two want one book', same, 1, 1, depth=2)
-go('two want one book', same, 1, 2, late=('fetch', 'decide'))
+go('two want one book', same, 1, 2)
 go('two want two books', two, 2, 1, depth=2)
-go('two want two books', two, 2, 2, kinds=('io',), late=('fetch', 'decide'))
+go('two want two books', two, 2, 2)
 go('too many, three events', [req(1, 0, 0, 1), req(2, 1, 0), req(2, 0, 1, 2)], 3, capacity=1, limit=1, storage=(0,))
 go('too many', two, 2, 1, capacity=1, limit=1, storage=(0,))
 go('too many, one book', [req(1, 0, 0, 1), req(2, 1, 1)], 2, 1, capacity=1, limit=1, storage=(0,))
@@ -38,7 +39,7 @@ go('nowhere, full', [ret(1, 0, 0)] + [req(n, n - 2, *books) for n, books in ((2,
 # --- what a predecessor had fetched becomes known
 stuck = [req(1, 0, 0), req(2, 1, 0, 1)]
 go('taken over while it waits', stuck, 2, 1, lent=((1, 0),))
-go('taken over while it waits', stuck, 2, 2, lent=((1, 0),), kinds=('io',), late=('fetch',))
+go('taken over while it waits', stuck, 2, 2, lent=((1, 0),), kinds=('io', 'crash'))
 go('fetched by the younger', stuck, 2, 1, fetched=((1, 0),), owned=(1,))
 through = [ret(1, 1, 1), req(2, 0, 0, 1), req(3, 1, 0), ret(4, 1, 0)]
 go('put back, lent and given back', through, 2, lent=((1, 1),), capacity=1)
