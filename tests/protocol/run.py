@@ -18,10 +18,12 @@ two = [req(1, 0, 0, 1), req(2, 1, 0, 1)]
 same = [req(1, 0, 0), req(2, 1, 0)]
 go('four events', four, 2)
 go('four events, storage', four, 2, capacity=1)
+go('four events', four, 2, 1, kinds=('io',), late=('decide',))
 go('own context', own, 3, limit=1)
 go('own context', own, 3, 1, limit=1, kinds=('io',), late=('decide',))
 go('put back and wait', own[:3], 3, 1, limit=1)
 go('request, return, request', four[:3], 1, 1)
+go('request, return, request', four[:3], 1, 2, kinds=('crash',), late=('fetch', 'decide'))
 go('request, return, request, storage', four[:3], 1, 1, capacity=1)
 go('three want two books', [req(1, 0, 0, 1), req(2, 1, 1, 0), req(3, 0, 0, 1)], 2)
 go('two want one book', same, 1, 1, depth=2)
@@ -43,7 +45,8 @@ go('taken over while it waits', stuck, 2, 2, lent=((1, 0),), kinds=('io', 'crash
 go('fetched by the younger', stuck, 2, 1, fetched=((1, 0),), owned=(1,))
 through = [ret(1, 1, 1), req(2, 0, 0, 1), req(3, 1, 0), ret(4, 1, 0)]
 go('put back, lent and given back', through, 2, lent=((1, 1),), capacity=1)
-go('put back, lent and given back', through[1:], 2, 1, storage=(1,), limit=1, capacity=1, kinds=('io',), late=())
+go('put back, lent and given back', through, 2, 1, lent=((1, 1),), capacity=1, kinds=('io',), late=())
+go('put back, lent and given back, stored', through[1:], 2, 1, storage=(1,), limit=1, capacity=1, kinds=('io',), late=())
 # --- who waits without having asked asks at its next try
 for name, events, books, knobs in (
         ('two want two books', two, 2, {}), ('taken over while it waits', stuck, 2, dict(lent=((1, 0),))),
