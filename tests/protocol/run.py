@@ -15,40 +15,60 @@ def go(name, events, books, faults=0, capacity=0, **knobs):
 four = [req(1, 0, 0), ret(2, 0, 0), req(3, 1, 0), req(4, 0, 0, 1)]
 own = [req(1, 1, 2), req(2, 0, 0), req(3, 0, 1), ret(4, 0, 0)]
 two = [req(1, 0, 0, 1), req(2, 1, 0, 1)]
-go('own context', own, 3, 1, limit=1, kinds=('io',))
-go('four events', four, 2, 1)
-go('request, return, request', four[:3], 1, 1)
-go('request, return, request', four[:3], 1, 2, kinds=('crash',))
+same = [req(1, 0, 0), req(2, 1, 0)]
+go('four events', four, 2)
 go('four events, storage', four, 2, capacity=1)
+go('four events', four, 2, 1, kinds=('io',), late=('decide',))
+go('own context', own, 3, limit=1)
+go('own context', own, 3, 1, limit=1, kinds=('io',), late=('decide',))
+go('put back and wait', own[:3], 3, 1, limit=1)
+go('request, return, request', four[:3], 1, 1)
+go('request, return, request', four[:3], 1, 2, kinds=('crash',), late=('fetch', 'decide'))
 go('request, return, request, storage', four[:3], 1, 1, capacity=1)
 go('three want two books', [req(1, 0, 0, 1), req(2, 1, 1, 0), req(3, 0, 0, 1)], 2)
-go('two want two books', two, 2, 1)
-go('too many, three events', [req(1, 0, 0, 1), req(2, 1, 0), req(2, 0, 1, 2)], 3, 1, capacity=1, limit=1, storage=(0,))
+go('two want one book', same, 1, 1, depth=2)
+go('two want one book', same, 1, 2)
+go('two want two books', two, 2, 1, depth=2)
+go('two want two books', two, 2, 2)
+go('too many, three events', [req(1, 0, 0, 1), req(2, 1, 0), req(2, 0, 1, 2)], 3, capacity=1, limit=1, storage=(0,))
 go('too many', two, 2, 1, capacity=1, limit=1, storage=(0,))
-go('too many, one book', [req(1, 0, 0, 1), req(2, 1, 1)], 2, 2, capacity=1, limit=1, storage=(0,))
-go('put back and wait', [req(1, 1, 2), req(2, 0, 0), req(3, 0, 1)], 3, 1, limit=1)
+go('too many, one book', [req(1, 0, 0, 1), req(2, 1, 1)], 2, 1, capacity=1, limit=1, storage=(0,))
 go('waiting bound', [ret(1, 0, 0), req(2, 1, 0), req(3, 1, 0, 1)], 2, 1, capacity=1, slots=('stream', 1), lent=((0, 0),), restart=False)
-go('dead letters', [req(1, 0, 0, 1), req(2, 1, 0)], 2, 1, capacity=1, dead_letters=True)
-go('dead letter', [req(1, 0, 0, 1)], 2, 2, capacity=1, dead_letters=True)
-# --- storage books stay in storage until the commit; what reference instances left behind
 go('storage book and another', [req(1, 0, 0, 1), req(2, 1, 0)], 2, 1, capacity=1, storage=(0,))
 go('storage book taken meanwhile', [req(1, 1, 0), req(2, 0, 0, 1)], 2, 1, capacity=1, storage=(0,))
-go('temp set of the older', [req(1, 0, 0, 1), req(2, 1, 0)], 2, 1, temps_of=((0, (0,)),), owned=(0,))
-go('temp set of the younger', [req(1, 0, 0), req(2, 1, 0, 1)], 2, 1, temps_of=((1, (0,)),), owned=(1,))
-go('fetched by the younger', [req(1, 0, 0), req(2, 1, 0, 1)], 2, 1, fetched=((1, 0),), owned=(1,))
-cycle = (('fetch', 0, 1), ('lend', 0, 1), ('give', 0, 1))
-go('reference lends and takes back', [req(1, 0, 0)], 1, 1, foreign=cycle)
-go('reference, two requests', [req(1, 0, 0), req(2, 1, 0)], 1, foreign=cycle, handed=(0,))
-go('reference, dead letter', [req(1, 0, 0), req(2, 0, 0)], 1, 1, kinds=(), foreign=cycle, dead_letters=True)
-# --- a fetch that says no
 go('nowhere', two, 2, 1, capacity=1, nowhere=(0,))
-for doubt in ('scan', 'mark', 'drain'):
-    faults = int(doubt == 'scan')
-    go('handed over before, ' + doubt, [req(1, 0, 0), req(2, 1, 0, 1)], 2, faults, handed=(0,), doubt=doubt)
-    go('another handed over before, ' + doubt, [req(1, 0, 0, 1), req(2, 1, 0)], 2, faults, limit=1, handed=(1,), doubt=doubt)
-    go('handed over and nowhere, ' + doubt, [req(1, 0, 0), req(2, 1, 1)], 2, 0, handed=(0,), nowhere=(1,), doubt=doubt)
-    go('three handed over, ' + doubt, [req(1, 0, 0, 1)], 3, 0, handed=(1, 0, 2), doubt=doubt)
-# --- equal milliseconds
+go('nowhere, full', [ret(1, 0, 0)] + [req(n, n - 2, *books) for n, books in ((2, (0, 1)), (3, (0,)))], 2, nowhere=(0,))
+# --- what a predecessor had fetched becomes known
+stuck = [req(1, 0, 0), req(2, 1, 0, 1)]
+go('taken over while it waits', stuck, 2, 1, lent=((1, 0),))
+go('taken over while it waits', stuck, 2, 2, lent=((1, 0),), kinds=('io', 'crash'))
+go('fetched by the younger', stuck, 2, 1, fetched=((1, 0),), owned=(1,))
+through = [ret(1, 1, 1), req(2, 0, 0, 1), req(3, 1, 0), ret(4, 1, 0)]
+go('put back, lent and given back', through, 2, lent=((1, 1),), capacity=1)
+go('put back, lent and given back', through, 2, 1, lent=((1, 1),), capacity=1, kinds=('io',), late=())
+go('put back, lent and given back, stored', through[1:], 2, 1, storage=(1,), limit=1, capacity=1, kinds=('io',), late=())
+# --- who waits without having asked asks at its next try
+for name, events, books, knobs in (
+        ('two want two books', two, 2, {}), ('taken over while it waits', stuck, 2, dict(lent=((1, 0),))),
+        ('request, return, request', four[:3], 1, dict(kinds=('io',))), ('nowhere', two, 2, dict(nowhere=(0,)))):
+    go('waits unasked, ' + name, events, books, 1, **dict(knobs, skip='once'))
+# --- dead letters
+go('dead letter', [req(1, 0, 0, 1)], 2, 2, capacity=1, dead_letters=True)
+go('dead letter and another', stuck, 2, 2, dead_letters=True, kinds=('io',), late=('unfetch', 'reject'))
+go('dead letter and another, lost lease', same, 1, 2, dead_letters=True, kinds=('expire', 'crash'))
+go('dead letter of a return', four[:2], 1, 2, dead_letters=True, kinds=('crash',))
+# --- hand-offs without marks, and a reference instance
+go('handed over before', [req(1, 0, 0), req(2, 1, 0, 1)], 2, 1, handed=(0,), late=('fetch', 'decide'))
+go('another handed over before', [req(1, 0, 0, 1), req(2, 1, 0)], 2, 1, limit=1, handed=(1,), late=('fetch', 'decide'))
+go('handed over and nowhere', [req(1, 0, 0), req(2, 1, 1)], 2, handed=(0,), nowhere=(1,))
+go('three handed over', [req(1, 0, 0, 1)], 3, handed=(1, 0, 2))
+go('reservation of the reference', stuck, 2, 1, temps_of=((1, (0,)),), fetched=((1, 0),), owned=(1,), kinds=('io', 'crash'))
+cycle = (('fetch', 0, 1), ('lend', 0, 1), ('give', 0, 1))
+go('reference fetches and lends', same, 1, 1, foreign=cycle[:2])
+go('reference takes back', same, 1, 1, lent=((0, 1),), foreign=cycle[2:], late=('fetch', 'decide'))
+go('reference takes back another', stuck, 3, 1, lent=((1, 0), (2, 1)), foreign=(('give', 2, 1),), kinds=('io',), late=())
+go('reference, dead letter', [req(1, 0, 0), req(2, 0, 0)], 1, 1, kinds=(), foreign=cycle[:2], dead_letters=True)
+# --- equal milliseconds; sequence numbers from a million on are those of submit.lua
 def R(seq, user, *books): return req((5, seq), user, *books)
 def T(seq, user, *books): return ret((5, seq), user, *books)
 
@@ -61,6 +81,7 @@ def given(o):
 def served(o): return [x[0] for x in o] == ['accepted', 'returned', 'accepted']
 
 
+M = 10 ** 6
 LENT = dict(lent=((0, 0),))
 TIES = [
     ('R0 T0', [R(0, 0, 0), T(0, 0, 0)], 1, {}),
@@ -82,26 +103,28 @@ TIES = [
     ('an older millisecond', [ret((4, 0), 0, 0), R(0, 1, 0), T(0, 1, 0)], 1, LENT),
     ('a younger millisecond', [R(0, 1, 0), T(0, 1, 0), ret((6, 0), 0, 0), req((6, 0), 1, 0)], 1, LENT),
     ('waiting bound', [R(0, 1, 0), T(0, 1, 0), T(1, 1, 0), R(1, 1, 0), T(2, 1, 0)], 1, dict(LENT, slots=('stream', 1))),
+    ('ids in one order', [R(M, 0, 0), T(2 * M, 0, 0), R(3 * M, 1, 0)], 1, {}),
+    ('a return in order before', [T(M, 0, 0), R(2 * M, 1, 0), T(3 * M, 0, 0)], 1, LENT),
+    ('ids of both kinds', [R(M, 1, 0), T(1, 1, 0), T(2 * M, 1, 0)], 1, LENT),
 ]
 for name, events, books, knobs in TIES:
     go('tie: ' + name, events, books, **knobs)
-    if len(events) < 4 and books == 1: go('tie: ' + name, events, books, 1, **dict(knobs, kinds=('expire', 'crash')))
-go('tie: one instance, in order', [R(1, 0, 0), T(0, 0, 0), R(2, 1, 0)], 1, instances=1, in_order=True,
-   must=served)
+    if len(events) < 3: go('tie: ' + name, events, books, 1, **dict(knobs, kinds=('expire', 'crash')))
+go('tie: T0 R1 R2', *TIES[3][1:3], 1, kinds=('io',), late=(), **TIES[3][3])
+go('tie: one instance, in order', [R(1, 0, 0), T(0, 0, 0), R(2, 1, 0)], 1, instances=1, in_order=True, must=served)
 go('tie: mutual', [R(0, 1, 0), T(0, 1, 0)], 1, 2, **LENT)
-go('tie: sent meanwhile', [R(0, 1, 0), T(0, 1, 0), R(1, 1, 0), T(1, 1, 0)], 1, arrive=True, **LENT)
+go('tie: sent meanwhile', [R(0, 1, 0), T(0, 1, 0), R(1, 1, 0)], 1, arrive=True, **LENT)
 go('tie: smaller ids sent meanwhile', [R(2, 1, 0), T(0, 0, 0), R(1, 1, 0), T(1, 1, 0)], 1, arrive=True, **LENT)
-# --- a group destroyed and made anew at 0
-GROUP = dict(kinds=('regroup',))
-go('regroup: request, return', four[:2], 1, 2, kinds=('regroup', 'crash'))
+go('tie: dead letter', [R(0, 1, 0), T(0, 1, 0), R(1, 1, 0)], 1, 1, kinds=(), dead_letters=True, **LENT)
+# --- a group destroyed and made anew at 0; see OPEN in holes.py for why these need another `skip`
+GROUP = dict(kinds=('regroup',), skip='once')
+go('regroup: request, return', four[:2], 1, 2, kinds=('regroup', 'crash'), skip='once')
 go('regroup: request, return, request', four[:3], 1, 1, **GROUP)
-go('regroup: two want one book', [req(1, 0, 0), req(2, 1, 0)], 1, 2, **GROUP)
+go('regroup: two want one book', same, 1, 2, **GROUP)
 go('regroup: two want two books', two, 2, 1, **GROUP)
+go('regroup: taken over while it waits', stuck, 2, 1, **dict(GROUP, lent=((1, 0),)))
 go('regroup: return between', [ret(1, 0, 2), req(2, 1, 0, 1), ret(3, 1, 0)], 3, 1, lent=((0, 1), (2, 0)), **GROUP)
 go('regroup: too many', [req(1, 0, 0, 1), req(2, 1, 1)], 2, 1, capacity=1, limit=1, storage=(0,), **GROUP)
-# --- the old first step
-for name, storage in (('storage book and another', (0,)), ('too many', (0,))):
-    go('old, ' + name, two, 2, 1, capacity=1, limit=1 + (name[0] == 's'), storage=storage, hold_storage=True)
 
 if __name__ == '__main__':
     word = ' '.join(sys.argv[1:])

@@ -119,7 +119,7 @@ pub fn is_done(verdict: &Verdict, name: &str, value: &str) -> Result<(), String>
 }
 
 /// What must not be at any time: I1, I2, I3, and two outcomes for an event.
-fn is_sound(library: &mut Library) -> Result<(), String> {
+pub fn is_sound(library: &mut Library) -> Result<(), String> {
     let (dump, keys) = (library.dump(), library.keys.clone());
     let mut undone = Vec::new();
     for (_, fields) in dump.stream(&keys.handoffs).undone(SHELVING_GROUP) {
