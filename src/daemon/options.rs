@@ -243,4 +243,22 @@ mod tests {
         assert!(fault(&["--lease", "0", "a"]).contains("1 to 3600"));
         assert!(fault(&["--db", "-1", "a"]).contains("--db"));
     }
+    #[test]
+    fn the_defaults_of_the_help_are_those_of_the_parser() {
+        let parsed = |args: &[&str]| format!("{:?}", parse(Args::from_list(args.iter().copied())));
+        let help = help();
+        let mut seen = 0;
+        for option in help.split("\n      --").skip(1) {
+            let name = option.split_whitespace().next().unwrap();
+            let default =
+                option.split_once("[default: ").and_then(|(_, rest)| rest.split_once(']'));
+            // Which database it is without --db, the address may say.
+            if let (Some((default, _)), true) = (default, name != "db") {
+                let given = parsed(&["w", &format!("--{name}"), default]);
+                assert_eq!(given, parsed(&["w"]), "--{name}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 7, "{help}");
+    }
 }

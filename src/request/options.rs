@@ -608,4 +608,23 @@ mod tests {
             assert_eq!(ids(bad), None, "{bad}");
         }
     }
+    #[test]
+    fn the_defaults_of_the_help_are_those_of_the_parser() {
+        for (args, option) in [
+            (&["request", "u", "b"][..], "timeout"),
+            (&["batch", "FILE"], "timeout"),
+            (&["batch", "FILE"], "rejected"),
+            (&["history"], "last"),
+        ] {
+            let about = OPTIONS.iter().find(|it| it.name == option).unwrap().about;
+            let (_, default) = about.split_once("[default: ").unwrap();
+            let default = &default[..default.find([',', ']']).unwrap()];
+            let parsed =
+                |more: &[&str]| match parse(Args::from_list([args, more].concat()), &|_| None) {
+                    Ok(Task::Run(run)) => format!("{:?}", run.job),
+                    other => panic!("{args:?} is a command line: {other:?}"),
+                };
+            assert_eq!(parsed(&[&format!("--{option}"), default]), parsed(&[]), "{args:?}");
+        }
+    }
 }
