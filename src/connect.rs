@@ -78,7 +78,7 @@ impl ConnectArgs {
                     || name.chars().any(char::is_control)
                 {
                     return Err(Usage(format!(
-                        "--branch {name:?}: a name without braces is wanted"
+                        "--branch wants a name without braces, not {name:?}"
                     )));
                 }
                 self.branch = Some(name);
@@ -162,9 +162,9 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
         return Err(fault(&"it is empty"));
     }
     if address.contains("://") {
-        return address
-            .into_connection_info()
-            .map_err(|e| fault(&e.detail().unwrap_or("not understood")));
+        return address.into_connection_info().map_err(|e| {
+            fault(&e.detail().unwrap_or("write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]"))
+        });
     }
     if !address.contains('/') {
         return Err(fault(&format!("write redis://{address} or ./{address}")));

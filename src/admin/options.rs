@@ -230,8 +230,12 @@ fn quoted(text: &str) -> String {
     quoted + "'"
 }
 
-fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(word, candidates).map_or(String::new(), |it| format!(": did you mean {it}?"))
+/// The complaint about a word that is none of `known`, with the one that was meant, or all of them.
+fn unknown(message: String, word: &str, known: &[&str]) -> Usage {
+    Usage(match nearest(word, known.iter().copied()) {
+        Some(meant) => format!("{message}: did you mean {meant}?"),
+        None => format!("{message}; there are {}", known.join(", ")),
+    })
 }
 
 fn event_id(what: &str, text: &str) -> Result<EventId, Usage> {
@@ -304,8 +308,8 @@ impl Raw {
                 return Err(Usage("dead-letters: list, retry or drop is missing".into()));
             }
             ["dead-letters", verb, ..] => {
-                let meant = did_you_mean(verb, ["list", "retry", "drop"]);
-                return Err(Usage(format!("dead-letters cannot {}{meant}", quoted(verb))));
+                let message = format!("dead-letters cannot {}", quoted(verb));
+                return Err(unknown(message, verb, &["list", "retry", "drop"]));
             }
             ["regroup", ..] => {
                 let from = self.from.ok_or_else(|| {
@@ -314,8 +318,8 @@ impl Raw {
                 (Job::Regroup { from, stream: self.stream }, 1)
             }
             [other, ..] => {
-                let meant = did_you_mean(other, SUBCOMMANDS.iter().map(|it| it.name));
-                return Err(Usage(format!("unknown command {}{meant}", quoted(other))));
+                let message = format!("unknown command {}", quoted(other));
+                return Err(unknown(message, other, &SUBCOMMANDS.each_ref().map(|it| it.name)));
             }
         };
         match words.get(taken) {
@@ -394,6 +398,7 @@ mod tests {
     fn a_wrong_command_line_is_told_in_one_line_with_the_usage_of_its_command() {
         for (args, fault, usage) in [
             (&[][..], "a command is missing", "COMMAND"),
+            (&["frob"], "'frob'; there are status, check, dead-letters, regroup", "COMMAND"),
             (&["chekc"], "'chekc': did you mean check?", "COMMAND"),
             (&["check", "--repiar"], "--repiar: did you mean --repair?", "check"),
             (&["check", "--adress", "x"], "--adress: did you mean --address?", "check"),

@@ -343,16 +343,20 @@ impl Typed {
             return Ok(Task::Print(format!("library-req {}\n", env!("CARGO_PKG_VERSION"))));
         }
         let Some(word) = self.positionals.first() else {
-            let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
-            return Err(Usage(format!("a command is missing: {}", names.join(", "))));
+            return Err(Usage(format!(
+                "a command is missing: {}",
+                COMMANDS.map(|it| it.name).join(", ")
+            )));
         };
         let Some(command) = self.command() else {
             let word = word.to_string_lossy();
             let mut message = String::from("unknown command ");
             push_quoted(&mut message, &word);
-            if let Some(meant) = nearest(&word, COMMANDS.iter().map(|command| command.name)) {
-                let _ = write!(message, ": did you mean {meant}?");
-            }
+            let names = COMMANDS.map(|it| it.name);
+            let _ = match nearest(&word, names) {
+                Some(meant) => write!(message, ": did you mean {meant}?"),
+                None => write!(message, "; there are {}", names.join(", ")),
+            };
             return Err(Usage(message));
         };
         for (name, _) in &self.options {
