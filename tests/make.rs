@@ -551,6 +551,16 @@ fn uninstall_removes_what_install_laid_down() {
         let mode = fs::metadata(destination.join(name)).expect(name).permissions().mode();
         assert_eq!(mode & 0o777, 0o755, "{name}");
     }
+    for name in [
+        "man/man1/library-req.1",
+        "man/man7/library-lending.7",
+        "man/man8/libraryd.8",
+        "bash-completion/completions/library-req",
+        "zsh/site-functions/_library-admin",
+        "fish/vendor_completions.d/libraryd.fish",
+    ] {
+        assert!(destination.join("opt/library/share").join(name).exists(), "{name}");
+    }
     let units = destination.join("opt/library/lib/systemd/system");
     let unit = fs::read_to_string(units.join("libraryd@.service")).unwrap();
     assert!(unit.contains("ExecStart=/opt/library/bin/libraryd "), "{unit}");
