@@ -392,7 +392,7 @@ fn the_demo_shows_what_it_claims_and_leaves_nothing_behind() {
         "Z request ",
         ": lent to user4: ronja (1 in hand)",
         "$ library-req batch tonight\n",
-        "nothing was sent",
+        "1 bad line, 3 good: nothing was sent",
         "$ cat tonight.rejected\nreturn user4, ronja\n",
         "--partial",
         "3 events queued: 3 done",

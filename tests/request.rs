@@ -571,7 +571,7 @@ fn a_batch_with_bad_lines_sends_nothing_unless_told_to_send_the_good_ones() {
         2,
         "",
         &format!(
-            "{told}library-req: 2 bad lines, 2 good ones: nothing was sent (--partial sends the \
+            "{told}library-req: 2 bad lines, 2 good: nothing was sent (--partial sends the \
              good ones)\n"
         ),
     );
