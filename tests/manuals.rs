@@ -475,26 +475,33 @@ fn mandoc_and_groff_find_no_fault_in_the_manual_pages() {
 
 // Completions.
 
-/// What a shell offers at the end of a command line, in the workplace: None where there is no such
-/// shell.
-type Offer = fn(&Path, &str) -> Option<Set>;
+/// What a shell offers at the end of a command line, in this directory.
+type Offer = fn(&Path, &str) -> Set;
 
 const SHELLS: [(&str, Offer); 3] = [("bash", bash), ("zsh", zsh), ("fish", fish)];
 
+/// The completion of the program that a command line begins with.
 fn completion(line: &str, shell: &str) -> PathBuf {
     let name = line.split_whitespace().next().unwrap();
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/completions/{name}.{shell}"))
 }
 
-fn offered(command: &mut Command, directory: &Path) -> Option<Set> {
-    command.current_dir(directory).env("HOME", directory).stdin(Stdio::null());
-    let output = command.output().ok()?;
-    assert!(output.stderr.is_empty(), "{command:?}: {}", said(&output));
+/// The lines that a shell prints.
+fn run(shell: &str, directory: &Path, args: &[&str]) -> Set {
+    // A completion that waits for something must not wait for ever.
+    let mut command = Command::new("timeout");
+    command.args(["60", shell]).args(args).current_dir(directory).env("HOME", directory);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{shell} {args:?}: {}",
+        said(&output)
+    );
     let lines = String::from_utf8(output.stdout).unwrap();
-    Some(lines.lines().map(|line| line.split('\t').next().unwrap().trim().to_owned()).collect())
+    set(lines.lines().map(str::trim).filter(|line| !line.is_empty()))
 }
 
-fn bash(directory: &Path, line: &str) -> Option<Set> {
+fn bash(directory: &Path, line: &str) -> Set {
     // The words as readline gives them, which breaks them at `=` too.
     const SCRIPT: &str = r#"
         source "$1" && shift || exit
@@ -503,18 +510,21 @@ fn bash(directory: &Path, line: &str) -> Option<Set> {
         ((${#COMPREPLY[@]} == 0)) || printf '%s\n' "${COMPREPLY[@]}""#;
     let words = line.replace('=', " = ");
     let words = words.strip_suffix("= ").map_or(words.clone(), |words| format!("{words}="));
-    let mut command = Command::new("bash");
-    command.args(["--norc", "-c", SCRIPT, "bash"]).arg(completion(line, "bash"));
-    offered(command.args(words.split(' ')), directory)
+    let completion = completion(line, "bash");
+    let mut args = vec!["--norc", "-c", SCRIPT, "bash", completion.to_str().unwrap()];
+    args.extend(words.split(' '));
+    run("bash", directory, &args)
 }
 
-fn fish(directory: &Path, line: &str) -> Option<Set> {
-    let mut command = Command::new("fish");
-    command.args(["--no-config", "-c", "source $argv[1]; complete -C $argv[2]"]);
-    offered(command.arg(completion(line, "fish")).arg(line), directory)
+fn fish(directory: &Path, line: &str) -> Set {
+    const SCRIPT: &str = "source $argv[1]; complete -C $argv[2]";
+    let completion = completion(line, "fish");
+    let args = ["--no-config", "-c", SCRIPT, completion.to_str().unwrap(), line];
+    let described = run("fish", directory, &args);
+    set(described.iter().map(|line| line.split('\t').next().unwrap()))
 }
 
-fn zsh(directory: &Path, line: &str) -> Option<Set> {
+fn zsh(directory: &Path, line: &str) -> Set {
     // Completions work in an interactive shell only: in one on a terminal of its own, in which
     // compadd, which all of them end with, notes what it is given. What compinit finds it keeps in
     // HOME, which is the workplace.
@@ -533,30 +543,28 @@ fn zsh(directory: &Path, line: &str) -> Option<Set> {
             comppostfuncs=(exit)
             bindkey '^I' complete-word"
         zpty -w -n shell "$2"$'\t'
-        while zpty -r shell said; do :; done"#;
+        while zpty -r shell said; do :; done
+        ! [[ -e $1/offered ]] || cat $1/offered"#;
     let functions = tempfile::tempdir().unwrap();
     for program in PROGRAMS {
         let function = functions.path().join(format!("_{program}"));
         fs::copy(completion(program, "zsh"), function).unwrap();
     }
-    let mut command = Command::new("zsh");
-    command.args(["-f", "-c", SCRIPT, "zsh"]).arg(functions.path()).arg(line);
-    offered(&mut command, directory)?;
-    let noted = fs::read_to_string(functions.path().join("offered")).unwrap_or_default();
-    Some(set(noted.lines().map(str::trim).filter(|line| !line.is_empty())))
+    let functions = functions.path().to_str().unwrap();
+    run("zsh", directory, &["-f", "-c", SCRIPT, "zsh", functions, line])
 }
 
 /// Calls `each` with every shell that is here, and every help.
 fn in_every_shell(each: impl Fn(&str, &dyn Fn(&str) -> Set, &Help)) {
     let helps: Vec<Help> = PROGRAMS.into_iter().flat_map(Help::all).collect();
     for (shell, offer) in SHELLS {
-        let directory = workplace();
-        if offer(directory.path(), "libraryd ").is_none() {
+        if Command::new(shell).args(["-c", "exit"]).status().is_err() {
             println!("there is no {shell} here");
             continue;
         }
+        let directory = workplace();
         for help in &helps {
-            each(shell, &|line| offer(directory.path(), line).unwrap(), help);
+            each(shell, &|line| offer(directory.path(), line), help);
         }
     }
 }
