@@ -40,7 +40,7 @@ INSTALLED = \
 # Not in that list: it belongs to the operator once it is there.
 SETTINGS = /etc/default/libraryd
 
-.PHONY: build run test faults check static install uninstall bench model clean help cargo redis-server
+.PHONY: build run demo test faults check static install uninstall bench model clean help cargo redis-server
 # Asking for a password, building, starting: in this order, whatever -j says.
 .NOTPARALLEL:
 
@@ -49,6 +49,9 @@ build: cargo ## build the binaries for trying them out (what make alone does)
 
 run: $(if $(ADDRESS),,redis-server) build ## a library that lends: a Redis of its own and libraryd; or ADDRESS=redis://...
 	@exec sh tests/make/run.sh "$(CARGO_TARGET_DIR)/debug" '$(ADDRESS)'
+
+demo: redis-server build ## play a day at the library, on a Redis of its own, and tell what each command answers
+	@exec sh tests/make/demo.sh "$(CARGO_TARGET_DIR)/debug"
 
 test: redis-server cargo ## everything that proves it
 	$(CARGO) test --no-fail-fast
@@ -65,7 +68,7 @@ check: cargo ## formatting, lints and documentation, warnings as errors
 static: cargo ## the release: small static binaries in target/static
 	@exec sh tests/make/static.sh '$(STATIC)' $(BINARIES)
 
-install: ## put what make static built, and the units, under PREFIX (/usr/local); DESTDIR is heeded
+install: ## put what make static built, units, manuals and completions under PREFIX (/usr/local); DESTDIR is heeded
 	@BINDIR='$(BINDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
 		exec sh tests/make/install.sh install $(INSTALLED)
 

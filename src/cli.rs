@@ -81,6 +81,17 @@ impl Args {
 }
 
 impl Arg {
+    /// The complaint about an option that is none of `known`, with the one that was meant, if that
+    /// can be told.
+    pub fn unknown<'a>(&self, known: impl IntoIterator<Item = &'a str>) -> Usage {
+        let Usage(message) = self.unexpected();
+        let Self::Long(name) = self else { return Usage(message) };
+        Usage(match nearest(name, known) {
+            Some(meant) => format!("{message}: did you mean --{meant}?"),
+            None => message,
+        })
+    }
+
     /// The complaint about an argument that nobody takes.
     pub fn unexpected(&self) -> Usage {
         Usage(match self {

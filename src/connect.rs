@@ -33,12 +33,12 @@ pub struct ConnectArgs {
 
 impl ConnectArgs {
     /// The help text of these options.
-    pub const HELP: &str = "  -a, --address ADDRESS   Redis URL (redis://, rediss://, unix://) or path of a Unix socket
-                          [default: $LIBRARY_ADDRESS, else redis://localhost:6379]
+    pub const HELP: &str =
+        "  -a, --address ADDRESS   URL (redis://, rediss://, unix://) or path of a socket
+                          [default: $LIBRARY_ADDRESS or redis://localhost:6379]
       --db N              number of the Redis database [default: 0]
       --username NAME     Redis user (ACL)
-      --password TEXT     Redis password; others can read it in the process list: better
-                          $LIBRARY_PASSWORD, --password-file or a systemd credential
+      --password TEXT     Redis password; $LIBRARY_PASSWORD keeps it out of ps
       --password-file F   read the password from the first line of file F
       --ssl               speak TLS, also where ADDRESS says redis://
       --branch NAME       work on the branch NAME: every key begins with {NAME}:
@@ -78,7 +78,7 @@ impl ConnectArgs {
                     || name.chars().any(char::is_control)
                 {
                     return Err(Usage(format!(
-                        "--branch {name:?}: a name without braces is wanted"
+                        "--branch wants a name without braces, not {name:?}"
                     )));
                 }
                 self.branch = Some(name);
@@ -162,9 +162,9 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
         return Err(fault(&"it is empty"));
     }
     if address.contains("://") {
-        return address
-            .into_connection_info()
-            .map_err(|e| fault(&e.detail().unwrap_or("not understood")));
+        return address.into_connection_info().map_err(|e| {
+            fault(&e.detail().unwrap_or("write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]"))
+        });
     }
     if !address.contains('/') {
         return Err(fault(&format!("write redis://{address} or ./{address}")));

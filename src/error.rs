@@ -69,8 +69,7 @@ impl Error {
                 if source.kind() == redis::ErrorKind::InvalidClientConfig {
                     return Remedy::Person;
                 }
-                // What a server that wants a password says to a command of more than ten words.
-                if source.detail().is_some_and(|detail| detail.contains("unauthenticated")) {
+                if is_unauthenticated(source) {
                     return Remedy::Credentials;
                 }
                 match source.code() {
@@ -102,11 +101,20 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// A server that wants a password says so to a command of more than ten words by the way.
+fn is_unauthenticated(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("unauthenticated"))
+}
+
 /// A server's or a system's own words, without redis-rs' frame around them.
 fn describe(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
+        _ if is_unauthenticated(error) => "a password is wanted".to_owned(),
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(code), None) => code.to_owned(),
+        _ if error.kind() == redis::ErrorKind::AuthenticationFailed => {
+            "the user or the password was refused".to_owned()
+        }
         _ => error.to_string(),
     }
 }

@@ -352,6 +352,79 @@ fn with_an_address_that_redis_is_used_and_none_started() {
     assert!(!text(&shown).contains("production"), "{}", text(&shown));
 }
 
+/// Plays the demo with these binaries: how it ended, and all that it said.
+fn demo(tree: &Tree, binaries: &Path) -> (Option<i32>, String) {
+    let mut sh = Command::new("sh");
+    sh.arg("tests/make/demo.sh").arg(binaries).current_dir(&tree.root);
+    sh.env("TMPDIR", tree.path("target")).env("LIBRARY_PASSWORD", "meant for another Redis");
+    let played = output(&mut sh);
+    assert_eq!(tree.processes(), NOBODY, "{}", text(&played));
+    let left = fs::read_dir(tree.path("target")).expect("a directory").count();
+    assert_eq!(left, 1, "only debug/ was there: {}", text(&played));
+    (played.status.code(), text(&played))
+}
+
+#[test]
+fn the_demo_shows_what_it_claims_and_leaves_nothing_behind() {
+    let tree = Tree::new();
+    let binaries = Path::new(env!("CARGO_BIN_EXE_library-req")).parent().expect("a directory");
+    let begun = Instant::now();
+    let (status, played) = demo(&tree, binaries);
+    assert_eq!(status, Some(0), "{played}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let mut rest = played.as_str();
+    for line in [
+        "lent to user1: alice-in-wonderland, geb (2 in hand)",
+        "lent to user2: momo; geb: lent to someone else (1 in hand)",
+        "nothing was lent: user2 has 1 book, and 5 more would be too many",
+        "taken back from user1: geb (1 in hand)",
+        "nothing to take back from user1; geb: already back",
+        "nothing to take back from user1; momo: lent to someone else",
+        "$ library-req request user3 geb --id order-4711\nlent to user3: geb (1 in hand)",
+        "$ library-req request user3 geb --id order-4711\nlent to user3: geb (1 in hand)",
+        "\"lent_to_another\":[\"momo\"]",
+        "user3 has 2 books: geb, krabat",
+        "geb: lent\n",
+        "geb: lent to user3\n",
+        "$ library-req history",
+        "lent to a user: krabat",
+        "$ library-req watch",
+        "Z request ",
+        ": lent to user4: ronja (1 in hand)",
+        "$ library-req batch tonight\n",
+        "1 bad line, 3 good: nothing was sent",
+        "$ cat tonight.rejected\nreturn user4, ronja\n",
+        "--partial",
+        "3 events queued: 3 done",
+        ",accepted,,the selfish gene,",
+        "-rw-------\n",
+        "3 events queued (3 of them by an earlier run)",
+        "user4 has 2 books: ronja, the selfish gene",
+        "no libraryd is running",
+        "interrupted; request ",
+        "is still queued",
+        "lent to user5: momo-2 (1 in hand)",
+        "| head -n 1\n",
+        "nothing is wrong\n",
+    ] {
+        let at = rest.find(line).unwrap_or_else(|| panic!("{line:?} is missing here:\n{rest}"));
+        rest = &rest[at + line.len()..];
+    }
+}
+
+#[test]
+fn a_demo_that_does_not_go_as_expected_says_so_and_fails() {
+    let tree = Tree::new();
+    let real = Path::new(env!("CARGO_BIN_EXE_libraryd"));
+    fs::remove_file(tree.path("target/debug/libraryd")).expect("the stub");
+    symlink(real, tree.path("target/debug/libraryd")).expect("a link");
+    // A library-req that is content with everything.
+    executable(&tree.path("target/debug/library-req"), "#!/bin/sh\n");
+    let (status, played) = demo(&tree, &tree.path("target/debug"));
+    assert_eq!(status, Some(1), "{played}");
+    assert!(played.ends_with("This is not how it should be: exit status 0, not 1\n"), "{played}");
+}
+
 /// A directory with just these stubs and the few real commands that the scripts need.
 fn commands(stubs: &[(&str, &str)]) -> TempDir {
     let directory = TempDir::new().expect("a temporary directory");
@@ -477,6 +550,16 @@ fn uninstall_removes_what_install_laid_down() {
     for name in ["opt/library/bin/libraryd", "opt/library/bin/library-req"] {
         let mode = fs::metadata(destination.join(name)).expect(name).permissions().mode();
         assert_eq!(mode & 0o777, 0o755, "{name}");
+    }
+    for name in [
+        "man/man1/library-req.1",
+        "man/man7/library-lending.7",
+        "man/man8/libraryd.8",
+        "bash-completion/completions/library-req",
+        "zsh/site-functions/_library-admin",
+        "fish/vendor_completions.d/libraryd.fish",
+    ] {
+        assert!(destination.join("opt/library/share").join(name).exists(), "{name}");
     }
     let units = destination.join("opt/library/lib/systemd/system");
     let unit = fs::read_to_string(units.join("libraryd@.service")).unwrap();

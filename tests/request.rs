@@ -443,10 +443,13 @@ fn no_redis_a_wrong_password_and_a_missing_permission_say_what_to_do() {
         ),
     );
     let server = Server::with(&["--requirepass", "secret"]);
-    for args in [&["request", "u", "b"][..], &["request", "u", "b", "--password", "wrong"]] {
+    for (args, refusal) in [
+        (&["request", "u", "b"][..], "a password is wanted"),
+        (&["request", "u", "b", "--password", "wrong"], "the user or the password was refused"),
+    ] {
         let ended = server.run(args);
         assert_eq!(ended.status, Some(4), "{ended:?}");
-        for words in ["--password-file", "nothing was sent"] {
+        for words in [refusal, "--password-file", "nothing was sent"] {
             assert!(ended.err.contains(words), "{ended:?}");
         }
         assert_eq!(ended.err.lines().count(), 1);
@@ -463,7 +466,7 @@ fn a_bad_command_line_ends_with_2_one_line_of_fault_and_one_of_usage() {
     many.splice(0..0, ["request", "u"]);
     for (args, fault) in [
         (&[][..], "a command is missing"),
-        (&["lend", "u", "b"], "unknown command \"lend\""),
+        (&["lend", "u", "b"], "unknown command \"lend\"; there are request, return, batch"),
         (&["retrun", "u", "b"], "unknown command \"retrun\": did you mean return?"),
         (
             &["request", "u", "b", "--timout", "3"],
@@ -568,7 +571,7 @@ fn a_batch_with_bad_lines_sends_nothing_unless_told_to_send_the_good_ones() {
         2,
         "",
         &format!(
-            "{told}library-req: 2 bad lines, 2 good ones: nothing was sent (--partial sends the \
+            "{told}library-req: 2 bad lines, 2 good: nothing was sent (--partial sends the \
              good ones)\n"
         ),
     );

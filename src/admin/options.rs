@@ -109,51 +109,50 @@ struct Subcommand {
 }
 
 const USAGE: &str = "\
-usage: library-admin [OPTION ...] {status|check|dead-letters|regroup} ...   (--help tells more)";
+usage: library-admin COMMAND [OPTIONS] ...   (COMMAND --help tells more)";
 
-const HELP: &str = "\
-Look after the library.
-
+const HELP: &str = "
   status                  instances, what waits, dead letters, automated storage
   check [--repair]        hold the whole state against the rules of the library
   dead-letters list|retry ID|drop ID
                           events that could not be worked on
   regroup --from ID       go on after a consumer group was lost
-
-library-admin COMMAND --help tells more of each.
 ";
 
 const SUBCOMMANDS: [Subcommand; 4] = [
     Subcommand {
         name: "status",
-        usage: "usage: library-admin [OPTION ...] status [--json]",
+        usage: "usage: library-admin status [OPTIONS]",
         help: "\
-Show the instances with their leases, what waits and since when, dead letters and storage.
-An instance without a lease is one of the reference application, or was left by one that was
-killed; one that is gone has left events behind, which the others take over.
+Show the instances with their leases, what waits and since when, dead letters
+and storage. An instance without a lease is one of the reference application, or
+was left by one that was killed; one that is gone has left events behind, which
+the others take over.
+
 ",
     },
     Subcommand {
         name: "check",
-        usage: "usage: library-admin [OPTION ...] check [--repair] [--json]",
+        usage: "usage: library-admin check [OPTIONS]",
         help: "\
-Hold the whole state against the rules of the library, while it is at work, in steps of a few
-milliseconds. Each violation is a line. Exit status 0: nothing is wrong; 1: something is (still)
-wrong; 3: something looked wrong and changed too fast to be sure, run it again.
+Hold the whole state against the rules of the library, while it is at work. Each
+violation is a line. Exit status 0: nothing is wrong; 1: something is (still)
+wrong; 3: what looked wrong changed too fast to be sure, run it again.
 
-      --repair            mend what can be mended without guessing, and print each change:
-                          counts that differ from the loans, reservations without a request,
-                          books that are nowhere (they are handed to shelving)
+      --repair            mend what can be mended without guessing, and print
+                          each change: counts that differ from the loans,
+                          reservations without a request, books that are nowhere
+                          (they are handed to shelving)
 ",
     },
     Subcommand {
         name: "dead-letters",
-        usage: "usage: library-admin [OPTION ...] dead-letters {list [--last N]|retry ID|drop ID}",
+        usage: "usage: library-admin dead-letters [OPTIONS] {list|retry ID|drop ID}",
         help: "\
-Show the events that could not be worked on, put one back into its stream or drop it.
+Show the events that could not be worked on, put one back or drop it.
 
   list                    all of them, oldest first, each with its ID
-  retry ID                add its fields, unchanged, as a new event to the stream it came from
+  retry ID                add it, unchanged, as a new event to its stream
   drop ID                 print it, and remove it for good
 
       --last N            list only the newest N
@@ -161,22 +160,23 @@ Show the events that could not be worked on, put one back into its stream or dro
     },
     Subcommand {
         name: "regroup",
-        usage: "usage: library-admin [OPTION ...] regroup --from ID [--stream STREAM]",
+        usage: "usage: library-admin regroup [OPTIONS] --from ID",
         help: "\
-Create a consumer group that was lost while events that are decided were still in its stream.
+Create a consumer group that was lost while decided events were in its stream.
 
-      --from ID           the first event that is not decided: older ones count as decided. From
-                          ID on, those that have an outcome count as decided too, all others are
-                          worked on
-      --stream STREAM     only the group of requests, returns or handoffs [default: all that are
-                          lost]
+      --from ID           the first event that is not decided. Older ones count
+                          as decided; later ones too where they have an outcome;
+                          all others are worked on
+      --stream STREAM     only the group of requests, returns or handoffs
+                          [default: all that are lost]
 ",
     },
 ];
 
-const OPTIONS: &str = "
-      --json              one JSON object a line, for programs
-  -h, --help              print this help; after a command, that command's
+const JSON: &str = "      --json              print JSON, one object a line
+";
+
+const COMMON: &str = "  -h, --help              print this help
   -V, --version           print the version
 ";
 
@@ -184,9 +184,8 @@ const OPTIONS: &str = "
 const OPTION_NAMES: [&str; 7] = ["help", "version", "json", "repair", "last", "from", "stream"];
 
 const STATUSES: &str = "
-Exit status: 0 done; 1 check: something is wrong, else: it cannot be done as things are; 2 the
-command line is wrong; 3 check: not sure; 4 Redis cannot be reached or refused; 74 the answer
-could not be written.
+Exit status: 0 done, 1 something is wrong or cannot be done, 2 wrong command
+line, 3 not sure (check), 4 no Redis, 74 cannot write
 ";
 
 /// A wrong command line.
@@ -231,19 +230,12 @@ fn quoted(text: &str) -> String {
     quoted + "'"
 }
 
-/// The complaint about an option that nobody takes.
-fn unknown(arg: &Arg) -> Usage {
-    let Usage(message) = arg.unexpected();
-    let Arg::Long(name) = arg else { return Usage(message) };
-    Usage(message + &did_you_mean("--", name, OPTION_NAMES.into_iter().chain(ConnectArgs::NAMES)))
-}
-
-fn did_you_mean<'a>(
-    before: &str,
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> String {
-    nearest(word, candidates).map_or(String::new(), |it| format!(": did you mean {before}{it}?"))
+/// The complaint about a word that is none of `known`, with the one that was meant, or all of them.
+fn unknown(message: String, word: &str, known: &[&str]) -> Usage {
+    Usage(match nearest(word, known.iter().copied()) {
+        Some(meant) => format!("{message}: did you mean {meant}?"),
+        None => format!("{message}; there are {}", known.join(", ")),
+    })
 }
 
 fn event_id(what: &str, text: &str) -> Result<EventId, Usage> {
@@ -268,7 +260,10 @@ impl Raw {
                     "last" => self.last = Some(number(&args.text()?)?),
                     "from" => self.from = Some(event_id("--from", &args.text()?)?),
                     "stream" => self.stream = Some(stream(&args.text()?)?),
-                    _ => return Err(unknown(&arg)),
+                    _ => {
+                        let names = OPTION_NAMES.into_iter().chain(ConnectArgs::NAMES);
+                        return Err(arg.unknown(names));
+                    }
                 },
                 Arg::Value(value) => self.words.push(value.to_string_lossy().into_owned()),
                 Arg::Short(_) => return Err(arg.unexpected()),
@@ -313,7 +308,8 @@ impl Raw {
                 return Err(Usage("dead-letters: list, retry or drop is missing".into()));
             }
             ["dead-letters", verb, ..] => {
-                return Err(Usage(format!("dead-letters cannot {}", quoted(verb))));
+                let message = format!("dead-letters cannot {}", quoted(verb));
+                return Err(unknown(message, verb, &["list", "retry", "drop"]));
             }
             ["regroup", ..] => {
                 let from = self.from.ok_or_else(|| {
@@ -322,8 +318,8 @@ impl Raw {
                 (Job::Regroup { from, stream: self.stream }, 1)
             }
             [other, ..] => {
-                let meant = did_you_mean("", other, SUBCOMMANDS.iter().map(|it| it.name));
-                return Err(Usage(format!("unknown command {}{meant}", quoted(other))));
+                let message = format!("unknown command {}", quoted(other));
+                return Err(unknown(message, other, &SUBCOMMANDS.each_ref().map(|it| it.name)));
             }
         };
         match words.get(taken) {
@@ -349,9 +345,9 @@ impl Raw {
     fn help_text(&self) -> String {
         match self.subcommand() {
             Some(Subcommand { usage, help, .. }) => {
-                format!("{usage}\n\n{help}{OPTIONS}{}", ConnectArgs::HELP)
+                format!("{usage}\n{help}{JSON}{}{COMMON}", ConnectArgs::HELP)
             }
-            None => format!("{USAGE}\n\n{HELP}{OPTIONS}{}{STATUSES}", ConnectArgs::HELP),
+            None => format!("{USAGE}\n{HELP}\n{JSON}{}{COMMON}{STATUSES}", ConnectArgs::HELP),
         }
     }
 }
@@ -401,8 +397,9 @@ mod tests {
     #[test]
     fn a_wrong_command_line_is_told_in_one_line_with_the_usage_of_its_command() {
         for (args, fault, usage) in [
-            (&[][..], "a command is missing", "{status|check"),
-            (&["chekc"], "'chekc': did you mean check?", "{status|check"),
+            (&[][..], "a command is missing", "COMMAND"),
+            (&["frob"], "'frob'; there are status, check, dead-letters, regroup", "COMMAND"),
+            (&["chekc"], "'chekc': did you mean check?", "COMMAND"),
             (&["check", "--repiar"], "--repiar: did you mean --repair?", "check"),
             (&["check", "--adress", "x"], "--adress: did you mean --address?", "check"),
             (&["status", "now"], "'now'", "status"),
@@ -410,33 +407,19 @@ mod tests {
             (&["check", "--last", "3"], "list only", "check"),
             (&["check", "--nonsense"], "--nonsense", "check"),
             (&["dead-letters"], "list, retry or drop", "dead-letters"),
+            (&["dead-letters", "retyr", "1-0"], "'retyr': did you mean retry?", "dead-letters"),
             (&["dead-letters", "retry"], "retry which?", "dead-letters"),
             (&["dead-letters", "drop", "all"], "'all'", "dead-letters"),
             (&["dead-letters", "list", "--last", "0"], "'0'", "dead-letters"),
             (&["regroup"], "--from", "regroup"),
             (&["regroup", "--from", "now"], "'now'", "regroup"),
             (&["regroup", "--from", "1-0", "--stream", "all"], "'all'", "regroup"),
-            (&["a\nb"], "'a\\u{a}b'", "{status|check"),
+            (&["a\nb"], "'a\\u{a}b'", "COMMAND"),
         ] {
             let wrong = parse(args).expect_err("this command line is wrong");
             assert!(wrong.fault.0.contains(fault), "{args:?}: {}", wrong.fault);
             assert!(wrong.usage.contains(usage), "{args:?}: {}", wrong.usage);
             assert_eq!(wrong.fault.0.lines().count(), 1, "{args:?}");
-        }
-    }
-
-    #[test]
-    fn the_help_of_each_command_fits_a_screen_and_names_its_options() {
-        for (command, said) in [
-            ("status", "--json"),
-            ("check", "--repair"),
-            ("dead-letters", "--last"),
-            ("regroup", "--stream"),
-        ] {
-            let Ok(Task::Print(help)) = parse(&[command, "--help"]) else { panic!("{command}") };
-            assert!(help.contains(said) && help.contains("--address"), "{help}");
-            assert!(help.lines().count() <= 30, "{help}");
-            assert!(help.lines().all(|line| line.len() <= 100), "{help}");
         }
     }
 }

@@ -59,9 +59,24 @@ pub enum Command {
     Version,
 }
 
+/// The long options, those of the connection aside, to name the nearest to one that is not known.
+const NAMES: [&str; 12] = [
+    "help",
+    "version",
+    "force",
+    "lease",
+    "outcomes-kept",
+    "keep-events",
+    "tries",
+    "silent-after",
+    "abandoned-after",
+    "exit-if-unavailable",
+    "log-level",
+    "log-outcomes",
+];
+
 /// The line that a fault of the command line ends with.
-pub const USAGE: &str =
-    "usage: libraryd [-f] [-a ADDRESS] [OPTION ...] UNIQUE_NAME   (libraryd --help tells more)";
+pub const USAGE: &str = "usage: libraryd [OPTIONS] UNIQUE_NAME   (libraryd --help tells more)";
 
 /// The help text.
 pub fn help() -> String {
@@ -69,28 +84,30 @@ pub fn help() -> String {
         "\
 libraryd: the lending system of an automated library, on Redis Streams.
 
-usage: libraryd [-f] [-a ADDRESS] [OPTION ...] UNIQUE_NAME
+usage: libraryd [OPTIONS] UNIQUE_NAME
 
-  UNIQUE_NAME             name of this instance; several instances run side by side
+  UNIQUE_NAME             name of this instance; any number run side by side
 
-  -f, --force             start even if an instance of that name is running, and take over from it
+  -f, --force             take the name even from an instance that is running
 {connect}
-      --lease S           seconds until others take over when this instance dies [default: 6]
-      --outcomes-kept N   how many outcomes the outcomes stream keeps, about [default: 100000]
-      --keep-events       leave decided events in their streams, for other consumer groups
-      --tries N           give up an event that was being tried alone when N instances died [3]
-      --silent-after S    an instance without lease that does nothing for S seconds holds up no
-                          refusal any longer [default: 60]
-      --abandoned-after S its events are taken over after S seconds [default: 3600]
-      --exit-if-unavailable  end, instead of waiting, when Redis is not there at the start
+      --lease S           others take over S seconds after it died [default: 6]
+      --outcomes-kept N   keep the last N outcomes or so [default: 100000]
+      --keep-events       leave decided events in place, for other groups
+      --tries N           give up an event that N instances died of [default: 3]
+      --silent-after S    an instance without a lease that does nothing for S
+                          seconds holds up no refusal any more [default: 60]
+      --abandoned-after S after S seconds its events are taken over
+                          [default: 3600]
+      --exit-if-unavailable
+                          end, instead of waiting, if there is no Redis at first
       --log-level LEVEL   error, warn, info, debug or trace [default: info]
       --log-outcomes W    all, refused or none [default: all]
   -h, --help              print this
   -V, --version           print the version
 
-Exit status: 0 stopped when asked to, 1 by a second signal, 2 the command line is wrong, 69 the
-lease was lost to another process, 75 an instance of that name is running, 77 wrong password or
-missing permission, 78 a state or a Redis that must not be worked on.
+Exit status: 0 stopped when asked to, 1 by a second signal, 2 wrong command
+line, 69 lease lost (or no Redis, with --exit-if-unavailable), 75 that name is
+running, 77 wrong password or missing permission, 78 unfit state or Redis
 ",
         connect = ConnectArgs::HELP.trim_end()
     )
@@ -167,7 +184,7 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
                         }
                     };
                 }
-                _ => return Err(arg.unexpected()),
+                _ => return Err(arg.unknown(NAMES.into_iter().chain(ConnectArgs::NAMES))),
             },
             Arg::Value(value) if name.is_none() => {
                 let text = value.to_string_lossy();
@@ -225,5 +242,23 @@ mod tests {
         assert!(fault(&["a,b"]).contains("comma"));
         assert!(fault(&["--lease", "0", "a"]).contains("1 to 3600"));
         assert!(fault(&["--db", "-1", "a"]).contains("--db"));
+    }
+    #[test]
+    fn the_defaults_of_the_help_are_those_of_the_parser() {
+        let parsed = |args: &[&str]| format!("{:?}", parse(Args::from_list(args.iter().copied())));
+        let help = help();
+        let mut seen = 0;
+        for option in help.split("\n      --").skip(1) {
+            let name = option.split_whitespace().next().unwrap();
+            let default =
+                option.split_once("[default: ").and_then(|(_, rest)| rest.split_once(']'));
+            // Which database it is without --db, the address may say.
+            if let (Some((default, _)), true) = (default, name != "db") {
+                let given = parsed(&["w", &format!("--{name}"), default]);
+                assert_eq!(given, parsed(&["w"]), "--{name}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 7, "{help}");
     }
 }

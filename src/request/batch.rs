@@ -22,7 +22,7 @@ use super::lines::{Line, Lines};
 use super::options::{Batch, Run};
 use super::progress::Progress;
 use super::results::{Fate, Format, Results, create_private};
-use super::show::{Form, say, status};
+use super::show::{Form, counted, say, status};
 use super::spool::{Entry, Filling, Spool};
 use super::submit::{Chunk, Refused, SEQ_STEP};
 use crate::error::{Error, Remedy};
@@ -41,8 +41,9 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
     let spool = check(order)?;
     if spool.bad > 0 && !order.partial {
         return Err(Failure::usage(format!(
-            "{} bad lines, {} good ones: nothing was sent (--partial sends the good ones)",
-            spool.bad, spool.events
+            "{}, {} good: nothing was sent (--partial sends the good ones)",
+            counted(spool.bad, "bad line"),
+            spool.events
         )));
     }
     // Whatever can fail without Redis fails before anything is sent.
@@ -255,7 +256,7 @@ impl Courier<'_> {
     }
 
     fn summary(&self, spool: &Spool, tally: &Tally) -> String {
-        let mut text = format!("{} events queued", self.queued());
+        let mut text = format!("{} queued", counted(self.queued(), "event"));
         if self.known > 0 {
             text += &format!(" ({} of them by an earlier run)", self.known);
         }
@@ -269,7 +270,7 @@ impl Courier<'_> {
             }
         }
         if spool.bad > 0 {
-            text += &format!("; {} bad lines not sent", spool.bad);
+            text += &format!("; {} not sent", counted(spool.bad, "bad line"));
         }
         text
     }

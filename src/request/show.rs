@@ -100,6 +100,11 @@ fn push_books(line: &mut String, books: &[String]) {
     }
 }
 
+/// `1 line`, `2 lines`.
+pub fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Whether what goes to stdout may be coloured: a person looks at it and has not said no.
 pub fn colours() -> bool {
     io::stdout().is_terminal()
