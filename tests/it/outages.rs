@@ -73,7 +73,6 @@ fn groups_that_are_destroyed_are_made_again() {
 /// an older one for the same book, it was tried without asking shelving, did not know what it had, and
 /// waited for the older one, which was told by shelving that the younger has the book.
 #[test]
-#[ignore = "open: a request that was never tried in this session is taken for one that has nothing"]
 fn a_book_that_was_fetched_before_the_group_was_lost_is_put_back_while_its_request_waits() {
     let redis = Redis::new();
     Ledger::new().lent("user9", &["lent"], "1-0").nowhere(&["geb"], "3-0").lay_down(&redis);

@@ -49,11 +49,11 @@ RULES = dict(  # what the protocol demands; holes.py switches them off one by on
     is_mine=True,           # putting back and reserving only for the instance the event is pending for
     shelve_guard=True,      # shelve only if XACK answers 1
     reconcile=True,         # own pending events in nobody's hand are found
-    skip='fresh',           # who may be decided without asking shelving first: 'fresh' what was just delivered | 'any'
+    skip='once',            # who may be decided without asking shelving first: 'fresh' what was just delivered | 'any'
                             # | 'once' any, but who has to wait asks at its next try | None nobody
     again='own',            # "again" counts: 'own' under a reservation | 'certain' beside the reference only if in no
                             # doubt | 'any' always
-    scan=False,             # beside the reference a book is looked for in the undone hand-offs before it is reserved
+    scan=True,              # beside the reference a book is looked for in the undone hand-offs before it is reserved
     again_asks=True,        # "again" is reserved and asked for before anything else
     reserve=True,           # a book is reserved before a no counts
     ask_twice=True,         # a no without a reservation does not count
@@ -66,7 +66,7 @@ RULES = dict(  # what the protocol demands; holes.py switches them off one by on
     told_no=True,           # after a final no nothing is reserved until a refusal is allowed
     doubt=True,             # a no is in doubt while unmarked hand-offs or reference instances' requests are undone
     settle=True,            # and until those have ended
-    keep_doubt=False,       # a doubt is kept while a book is waited for
+    keep_doubt=True,        # a doubt is kept while a book is waited for
     young_loans=True,       # a return leaves loans of younger requests alone
     tie='on',               # equal milliseconds: None total order | 'strict' wait for all | 'on' the rule with ties
     tie_clear='touched',    # notes end: 'touched' with an effect on their user or books | None never

@@ -51,7 +51,7 @@ go('put back, lent and given back, stored', through[1:], 2, 1, storage=(1,), lim
 for name, events, books, knobs in (
         ('two want two books', two, 2, {}), ('taken over while it waits', stuck, 2, dict(lent=((1, 0),))),
         ('request, return, request', four[:3], 1, dict(kinds=('io',))), ('nowhere', two, 2, dict(nowhere=(0,)))):
-    go('waits unasked, ' + name, events, books, 1, **dict(knobs, skip='once'))
+    go('waits unasked, ' + name, events, books, 1, **knobs)
 # --- dead letters
 go('dead letter', [req(1, 0, 0, 1)], 2, 2, capacity=1, dead_letters=True)
 go('dead letter and another', stuck, 2, 2, dead_letters=True, kinds=('io',), late=('unfetch', 'reject'))
@@ -116,9 +116,9 @@ go('tie: mutual', [R(0, 1, 0), T(0, 1, 0)], 1, 2, **LENT)
 go('tie: sent meanwhile', [R(0, 1, 0), T(0, 1, 0), R(1, 1, 0)], 1, arrive=True, **LENT)
 go('tie: smaller ids sent meanwhile', [R(2, 1, 0), T(0, 0, 0), R(1, 1, 0), T(1, 1, 0)], 1, arrive=True, **LENT)
 go('tie: dead letter', [R(0, 1, 0), T(0, 1, 0), R(1, 1, 0)], 1, 1, kinds=(), dead_letters=True, **LENT)
-# --- a group destroyed and made anew at 0; see OPEN in holes.py for why these need another `skip`
-GROUP = dict(kinds=('regroup',), skip='once')
-go('regroup: request, return', four[:2], 1, 2, kinds=('regroup', 'crash'), skip='once')
+# --- a group destroyed and made anew at 0
+GROUP = dict(kinds=('regroup',))
+go('regroup: request, return', four[:2], 1, 2, kinds=('regroup', 'crash'))
 go('regroup: request, return, request', four[:3], 1, 1, **GROUP)
 go('regroup: two want one book', same, 1, 2, **GROUP)
 go('regroup: two want two books', two, 2, 1, **GROUP)

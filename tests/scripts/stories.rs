@@ -145,7 +145,6 @@ fn a_book_that_a_waiting_request_has_put_back_is_not_its_own_any_more() {
 /// that book to come to its shelf, and had forgotten by then which hand-offs its doubt was about: with
 /// others' hand-offs always under way it went round for ever (I5).
 #[test]
-#[ignore = "open: the doubt is forgotten while a book is waited for"]
 fn a_request_in_doubt_that_waits_for_a_book_goes_on_with_the_same_doubt() {
     let library = &mut Library::new();
     let by = library.instance("worker1");
