@@ -6,7 +6,8 @@
 //! are soon through. Suspicion lasts until an event is decided, and between two groups it is the
 //! turn of those that nobody suspects.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 
 use super::waiting::Waiting;
 use crate::event::EventKey;
@@ -36,31 +37,36 @@ pub struct DiedWith {
 /// The suspects of an instance.
 #[derive(Debug, Default)]
 pub struct Suspects {
-    /// Those to be tried, by the size of their group. What is not known of yet is in the first.
-    lists: [VecDeque<Suspect>; GROUPS.len()],
-    /// Of each that is known of and not decided, its list.
-    list_of: HashMap<EventKey, usize>,
-    last: usize,
+    /// Those not read yet, by the size of their group. What is not known of yet is in the first.
+    unread: [VecDeque<EventKey>; GROUPS.len()],
+    /// Those to be tried again: the oldest, for which the others wait nearly always, and in turn
+    /// all others.
+    waited: [BTreeMap<EventKey, Waiting>; GROUPS.len()],
+    /// How far the others have had their turn.
+    tried_up_to: [Option<EventKey>; GROUPS.len()],
+    /// Of each that is known of and not decided, the size of its group.
+    size_of: HashMap<EventKey, usize>,
+    last_turn: usize,
     others_turn: bool,
 }
 
 impl Suspects {
     /// An event that is not to be read without a note.
     pub fn add(&mut self, key: EventKey) {
-        self.lists[0].push_back(Suspect { key, waited: None });
+        self.unread[0].push_back(key);
     }
 
     /// Takes back out of what is to be tried again those that are suspects still.
     pub fn take_back(&mut self, due: &mut Vec<Waiting>) {
-        for one in due.extract_if(.., |one| self.list_of.contains_key(&one.event.key)) {
+        for one in due.extract_if(.., |one| self.size_of.contains_key(&one.event.key)) {
             let key = one.event.key;
-            self.lists[self.list_of[&key]].push_back(Suspect { key, waited: Some(one) });
+            self.waited[self.size_of[&key]].insert(key, one);
         }
     }
 
     /// Whether there is nobody to be tried.
     pub fn is_empty(&self) -> bool {
-        self.lists.iter().all(VecDeque::is_empty)
+        self.unread.iter().all(VecDeque::is_empty) && self.waited.iter().all(BTreeMap::is_empty)
     }
 
     /// Whether it is their turn: every other time.
@@ -69,8 +75,8 @@ impl Suspects {
         self.others_turn
     }
 
-    /// Those to be tried next. Each list has its turn: what waits comes back to its own again and
-    /// again. Nobody, if what `look_up` tells of them puts all into other lists.
+    /// Those to be tried next: those of each size have their turn, read or not, since what waits
+    /// comes back again and again. Nobody, if what `look_up` tells of them makes all groups smaller.
     ///
     /// # Errors
     /// What `look_up` says.
@@ -78,36 +84,72 @@ impl Suspects {
         &mut self,
         look_up: impl FnOnce(&[EventKey]) -> Result<Vec<DiedWith>, E>,
     ) -> Result<Vec<Suspect>, E> {
-        let mut turns = (1..=GROUPS.len()).map(|n| (self.last + n) % GROUPS.len());
-        let Some(list) = turns.find(|list| !self.lists[*list].is_empty()) else {
-            return Ok(Vec::new());
-        };
-        self.last = list;
-        let count = self.lists[list].len().min(GROUPS[list]);
-        let mut group: Vec<Suspect> = self.lists[list].drain(..count).collect();
-        let is_new = |key: &EventKey| !self.list_of.contains_key(key);
-        let new: Vec<EventKey> = group.iter().map(|one| one.key).filter(is_new).collect();
-        if !new.is_empty() {
-            for (key, died) in new.iter().zip(look_up(&new)?) {
-                let list = if died.alone > 0 { ALONE } else { died.in_group.min(ALONE) };
-                self.list_of.insert(*key, list);
+        const TURNS: usize = 3 * GROUPS.len();
+        for turn in (1..=TURNS).map(|n| (self.last_turn + n) % TURNS) {
+            let size = turn / 3;
+            let ready = match turn % 3 {
+                0 => !self.unread[size].is_empty(),
+                _ => !self.waited[size].is_empty(),
+            };
+            if ready {
+                self.last_turn = turn;
+                return match turn % 3 {
+                    0 => self.next_unread(size, look_up),
+                    1 => Ok(self.waited_after(size, None)),
+                    _ => Ok(self.next_waited(size)),
+                };
             }
         }
-        for one in group.extract_if(.., |one| self.list_of[&one.key] != list) {
-            self.lists[self.list_of[&one.key]].push_back(one);
+        Ok(Vec::new())
+    }
+
+    fn next_waited(&mut self, size: usize) -> Vec<Suspect> {
+        let mut group = self.waited_after(size, self.tried_up_to[size]);
+        if group.is_empty() {
+            group = self.waited_after(size, None);
         }
-        Ok(group)
+        self.tried_up_to[size] = group.last().map(|one| one.key);
+        group
+    }
+
+    fn waited_after(&mut self, size: usize, key: Option<EventKey>) -> Vec<Suspect> {
+        let after = key.map_or(Bound::Unbounded, Bound::Excluded);
+        let waited = self.waited[size].range((after, Bound::Unbounded)).take(GROUPS[size]);
+        let keys: Vec<EventKey> = waited.map(|(key, _)| *key).collect();
+        let suspect = |key| Suspect { key, waited: self.waited[size].remove(&key) };
+        keys.into_iter().map(suspect).collect()
+    }
+
+    fn next_unread<E>(
+        &mut self,
+        size: usize,
+        look_up: impl FnOnce(&[EventKey]) -> Result<Vec<DiedWith>, E>,
+    ) -> Result<Vec<Suspect>, E> {
+        let count = self.unread[size].len().min(GROUPS[size]);
+        let mut group: Vec<EventKey> = self.unread[size].drain(..count).collect();
+        let is_new = |key: &EventKey| !self.size_of.contains_key(key);
+        let new: Vec<EventKey> = group.iter().copied().filter(is_new).collect();
+        if !new.is_empty() {
+            for (key, died) in new.iter().zip(look_up(&new)?) {
+                let size = if died.alone > 0 { ALONE } else { died.in_group.min(ALONE) };
+                self.size_of.insert(*key, size);
+            }
+        }
+        for key in group.extract_if(.., |key| self.size_of[key] != size) {
+            self.unread[self.size_of[&key]].push_back(key);
+        }
+        Ok(group.into_iter().map(|key| Suspect { key, waited: None }).collect())
     }
 
     /// Whether an event is tried alone.
     pub fn is_alone(&self, key: EventKey) -> bool {
-        self.list_of.get(&key) == Some(&ALONE)
+        self.size_of.get(&key) == Some(&ALONE)
     }
 
     /// Events are decided.
     pub fn clear(&mut self, keys: &[EventKey]) {
         for key in keys {
-            self.list_of.remove(key);
+            self.size_of.remove(key);
         }
     }
 }
@@ -115,7 +157,7 @@ impl Suspects {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Action;
+    use crate::event::{Action, AnswerWish, Event};
     use crate::ids::EventId;
 
     fn key(ms: u64) -> EventKey {
@@ -160,5 +202,29 @@ mod tests {
         assert!(suspects.take_turn());
         assert!(!suspects.take_turn());
         assert!(suspects.take_turn());
+    }
+
+    #[test]
+    fn among_those_that_waited_the_oldest_go_on_and_all_others_have_their_turn() {
+        let mut suspects = Suspects::default();
+        (0..40).for_each(|ms| suspects.add(key(ms)));
+        let died: Vec<_> = (0..40).map(|ms| (ms, 1, 0)).collect();
+        let mut tried = Vec::new();
+        for _ in 0..20 {
+            let group = next(&mut suspects, &died);
+            let event = |ms: &u64| Event {
+                key: key(*ms),
+                user: "user1".parse().unwrap(),
+                books: Vec::new(),
+                answer: AnswerWish::None,
+            };
+            let mut due: Vec<_> =
+                group.iter().map(|ms| Waiting { event: event(ms), doubt: String::new() }).collect();
+            suspects.take_back(&mut due);
+            tried.push(group);
+        }
+        let last = tried.split_off(12);
+        assert!(last.iter().filter(|group| **group == (0..16).collect::<Vec<_>>()).count() >= 4);
+        assert!((0..40).all(|ms| last.iter().any(|group| group.contains(&ms))), "{last:?}");
     }
 }

@@ -167,8 +167,9 @@ impl<'a> Worker<'a> {
                     continue;
                 }
             }
-            // Suspects are tried when nothing else is under way: they are not to wait for long.
-            let depth = if self.suspects.is_empty() { DEPTH } else { 1 };
+            // Suspects are tried when nothing else is under way: that is not to take long. But one
+            // call for what waits and one for what has come, lest that should wait for ever.
+            let depth = if self.suspects.is_empty() { DEPTH } else { 2 };
             while self.under_way.len() < depth {
                 let mut faults = Vec::new();
                 let call = self.next_call(&mut faults);

@@ -26,6 +26,10 @@ pub fn guard(
     assert!(scenario(&mut library).is_err(), "{script}.lua is as good without: {parts:?}");
 }
 
+/// Before a book is taken for lost, decide.lua looks through the hand-offs under way. That stands in
+/// for other guards, which are there for what it does not see and because it takes long.
+const LOOK_THROUGH: (&str, &str) = (" or e.said == 'certain' and is_handed_off(book)", "");
+
 // ---- What scenarios are made of.
 
 /// Lays down books that are in storage, each fetched by an old request.
@@ -591,7 +595,8 @@ fn a_yes_that_is_old(library: &mut Library) -> Result<(), String> {
 
 #[test]
 fn an_old_yes_of_shelving_is_asked_for_again() {
-    let check = "elseif answer == 'yes' or (own and answer == 'again') then";
+    let check =
+        "elseif answer == 'yes' or (own and answer == 'again' and not is_handed_off(book)) then";
     let all = "elseif answer == 'yes' or answer == 'again' then";
     guard("decide", &[(check, all)], a_yes_that_is_old);
 }
@@ -599,7 +604,8 @@ fn an_old_yes_of_shelving_is_asked_for_again() {
 #[test]
 fn a_book_on_its_way_to_its_shelf_is_nobodys_whatever_shelving_says() {
     let check = "and not own and not (kind == '>' and in_transit(is))) then";
-    guard("decide", &[(check, "and not own) then")], a_yes_that_is_old);
+    let again = ("and not is_handed_off(book)) then", ") then");
+    guard("decide", &[(check, "and not own) then"), again], a_yes_that_is_old);
 }
 
 #[test]
@@ -746,7 +752,7 @@ fn a_return_takes_back_only_loans_of_older_requests() {
 #[test]
 fn a_book_on_its_way_to_its_shelf_is_waited_for() {
     let check = "elseif kind == '?' or (kind == '>' and in_transit(is))";
-    guard("decide", &[(check, "elseif kind == '?'")], |library| {
+    guard("decide", &[(check, "elseif kind == '?'"), LOOK_THROUGH], |library| {
         let by = library.instance("worker1");
         fill_storage(library);
         add_handoff(library, "1-0", "geb");
@@ -778,19 +784,21 @@ fn a_handoff_that_lending_has_not_noted(library: &mut Library) -> Result<(), Str
 fn a_no_is_in_doubt_while_handoffs_are_not_done() {
     let doubt =
         "doubt_known = handoff == '-' and request == '-' and '' or handoff .. ' ' .. request";
-    guard("decide", &[(doubt, "doubt_known = ''")], a_handoff_that_lending_has_not_noted);
+    let parts = [(doubt, "doubt_known = ''"), LOOK_THROUGH];
+    guard("decide", &parts, a_handoff_that_lending_has_not_noted);
     let sure = "elseif e.said == 'certain' then";
-    guard("decide", &[(sure, "elseif true then")], a_handoff_that_lending_has_not_noted);
+    let parts = [(sure, "elseif true then"), LOOK_THROUGH];
+    guard("decide", &parts, a_handoff_that_lending_has_not_noted);
     let settled = "sorted.certain = settled(e.doubt)";
-    guard("decide", &[(settled, "sorted.certain = true")], a_handoff_that_lending_has_not_noted);
+    let parts = [(settled, "sorted.certain = true"), LOOK_THROUGH];
+    guard("decide", &parts, a_handoff_that_lending_has_not_noted);
 }
 
 #[test]
 fn a_book_that_another_request_has_is_waited_for() {
     // Either of the two is enough.
     let first = ("and answer ~= 'again' and is_undecided(answer)) then", "and false) then");
-    let second =
-        ("if is_undecided(answer) then\n        blocked", "if false then\n        blocked");
+    let second = ("if answer == 'again' or is_undecided(answer) or", "if answer == 'again' or");
     guard("decide", &[first, second], |library| {
         let (by, other) = (library.instance("worker1"), library.instance("worker2"));
         let (older, newer) = (request(1, "user1", "geb"), request(2, "user2", "geb"));
