@@ -9,6 +9,9 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use library_lending::event::{Action, AnswerWish};
+use library_lending::keys::Keys;
+use library_lending::request::submit::{Chunk, Fingerprint, Name};
 use redis::{Commands as _, Connection};
 
 const REQUESTS: &str = "lending_requests_event_stream";
@@ -647,6 +650,123 @@ fn two_runs_of_one_batch_at_once_send_it_once_and_in_its_order() {
             assert!(matches!(ended.status, Some(0 | 3)), "{:?} {}", ended.status, ended.err);
         }
         assert!(sent_lines(&mut db) == lines, "all lines, each once, in order: {args:?}");
+    }
+}
+
+/// Lines of a batch that both streams share.
+fn many_lines(number: usize) -> String {
+    (0..number / 2).map(|n| format!("request u{n} b{n}\nreturn u{n} b{n}\n")).collect()
+}
+
+/// How often a command was called since the server started.
+fn calls(db: &mut Connection, command: &str) -> usize {
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(db).unwrap();
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
+    let calls = line.and_then(|line| line.strip_prefix("calls=")?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[test]
+fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_script() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(5_000);
+    let args = ["batch", "--no-wait", "-q"];
+    server.run_with_input(&args, lines.as_bytes()).is(0, "", "");
+    assert!(sent_lines(&mut db) == lines);
+    // Each chunk once: nothing was shut out. All but the first in a transaction.
+    assert_eq!((calls(&mut db, "eval"), calls(&mut db, "exec")), (10, 9));
+    for (n, forbidden) in ["-client|reply", "-xsetid", "-xdel"].into_iter().enumerate() {
+        let user = format!("user{n}");
+        let rights = ["SETUSER", &user, "on", ">pw", "~*", "+@all", forbidden];
+        redis::cmd("ACL").arg(&rights).exec(&mut db).unwrap();
+        let _: () = db.del(&[REQUESTS, RETURNS]).unwrap();
+        let name = ["--username", &user, "--password", "pw", "--batch-id", &user];
+        server.run_with_input(&[&args[..], &name].concat(), lines.as_bytes()).is(0, "", "");
+        assert!(sent_lines(&mut db) == lines, "{forbidden}");
+        assert_eq!(calls(&mut db, "exec"), 9, "{forbidden}");
+    }
+}
+
+#[test]
+fn the_gate_lets_a_chunk_in_once_after_the_one_before_it_and_above_all_ids() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let keys = Keys::new(None);
+    let mut chunk = Chunk::new(AnswerWish::None);
+    chunk.push(Action::Request, "u", "geb");
+    chunk.push(Action::Return, "u", "geb");
+    let mut send = |chunk_key: &str, before: Option<&str>, first: &str| {
+        let name = Name { key: chunk_key.into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+        let packed = chunk.plain_commands(&keys, &name, before, first.parse().unwrap());
+        db.send_packed_command(&packed).unwrap();
+        db.recv_response().unwrap();
+        let kept: Option<String> = redis::from_redis_value(db.recv_response().unwrap()).unwrap();
+        let lengths = [REQUESTS, RETURNS].map(|stream| entries(&mut db, stream).len());
+        (kept.is_some_and(|kept| kept.contains(first)), lengths)
+    };
+    // Before there are any streams.
+    assert_eq!(send("c:1", Some("c:0"), "1-1000000"), (false, [0, 0]), "not its turn");
+    assert_eq!(send("c:0", None, "2-1000000"), (true, [1, 1]));
+    assert_eq!(send("c:0", None, "3-1000000"), (false, [1, 1]), "it is there already");
+    assert_eq!(send("c:1", Some("c:0"), "2-1000000"), (false, [1, 1]), "below what is there");
+    // Of the shut out chunks the ids are used up.
+    assert_eq!(send("c:1", Some("c:0"), "3-2000000"), (false, [1, 1]));
+    assert_eq!(send("c:1", Some("c:0"), "3-9000000"), (true, [2, 2]));
+    // One stream alone cannot take it.
+    redis::cmd("SET").arg(&[RETURNS, "x"]).exec(&mut server.connect()).unwrap();
+    let mut db = server.connect();
+    let name = Name { key: "c:2".into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+    let first = "4-1000000".parse().unwrap();
+    db.send_packed_command(&chunk.plain_commands(&keys, &name, Some("c:1"), first)).unwrap();
+    db.recv_response().unwrap();
+    assert_eq!(db.recv_response().unwrap(), redis::Value::Nil);
+    assert_eq!(entries(&mut db, REQUESTS).len(), 2);
+}
+
+#[test]
+fn a_batch_among_other_senders_keeps_its_order_and_is_sent_once() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(20_000);
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    let mut batch = server.start_run(&["batch", file.to_str().unwrap(), "--no-wait", "-q"]);
+    // Each of them takes an id that a chunk under way was to have.
+    let mut others = 0;
+    while batch.try_wait().unwrap().is_none() {
+        for stream in [REQUESTS, RETURNS] {
+            let event = [stream, "*", "user_id", "other", "book_ids", "x"];
+            redis::cmd("XADD").arg(&event).exec(&mut db).unwrap();
+            others += 1;
+        }
+    }
+    Ended::of(batch.wait_with_output().unwrap()).is(0, "", "");
+    let sent = sent_lines(&mut db);
+    let ours: String = sent.split_inclusive('\n').filter(|line| !line.contains("other")).collect();
+    assert!(ours == lines, "all lines, each once, in order");
+    assert_eq!(sent.lines().count(), 20_000 + others);
+}
+
+#[test]
+fn a_batch_that_was_killed_in_the_middle_and_run_again_is_sent_once_and_in_order() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(40_000);
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    let args = ["batch", file.to_str().unwrap(), "--no-wait", "-q"];
+    for killed_at in [1, 7_000, 19_000] {
+        redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+        let mut first = server.start_run(&args);
+        until("so many are sent", || {
+            let sent: usize = redis::cmd("XLEN").arg(RETURNS).query(&mut db).unwrap();
+            sent >= killed_at
+        });
+        first.kill().unwrap();
+        first.wait().unwrap();
+        server.run(&args).is(0, "", "");
+        assert!(sent_lines(&mut db) == lines, "all lines, each once, in order: {killed_at}");
     }
 }
 

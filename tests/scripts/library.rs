@@ -27,6 +27,7 @@ pub const SCRIPTS: [(&str, &str); 16] = [
     ("decide", include_str!("../../lua/decide.lua")),
     ("fetch", include_str!("../../lua/fetch.lua")),
     ("forget", include_str!("../../lua/forget.lua")),
+    ("gate", include_str!("../../lua/gate.lua")),
     ("lone_try", include_str!("../../lua/lone_try.lua")),
     ("old_tries", include_str!("../../lua/old_tries.lua")),
     ("order", include_str!("../../lua/order.lua")),
