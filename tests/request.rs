@@ -384,6 +384,23 @@ fn under_an_id_an_event_is_queued_once_and_answered_with_the_first_outcome() {
     assert!(entries(&mut db, RETURNS).is_empty());
     let ttl: i64 = db.pttl("lending_submission:mine").unwrap();
     assert!(ttl > 86_000_000, "{ttl}");
+    let for_an_hour = ["request", "u", "geb", "--id", "hour", "--remember", "1h", "--no-wait"];
+    server.run(&for_an_hour).is(0, "OK\n", "");
+    let ttl: i64 = db.pttl("lending_submission:hour").unwrap();
+    assert!((3_000_000..=3_600_000).contains(&ttl), "{ttl}");
+    // The answer is to be there as long.
+    assert_eq!(entries(&mut db, REQUESTS)[1].1[4..], ["answer", "keep:3600000"]);
+}
+
+#[test]
+fn an_id_that_is_not_remembered_any_more_names_another_event() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let args = ["request", "u", "geb", "--id", "mine", "--remember", "1s", "--no-wait"];
+    server.run(&args).is(0, "OK\n", "");
+    until("it is forgotten", || !db.exists::<_, bool>("lending_submission:mine").unwrap());
+    server.run(&args).is(0, "OK\n", "");
+    assert_eq!(entries(&mut db, REQUESTS).len(), 2);
 }
 
 #[test]
@@ -494,6 +511,7 @@ fn a_bad_command_line_ends_with_2_one_line_of_fault_and_one_of_usage() {
         (&["request", "u", "b", "--timeout", "-1"], "--timeout wants a number of seconds"),
         (&["request", "u", "b", "--timeout", "inf"], "--timeout wants a number of seconds"),
         (&["request", "u", "b", "--frob"], "unknown option --frob"),
+        (&["request", "u", "b", "--id", "x", "--remember", "31d"], "from 1s to 30d, not \"31d\""),
         (&["request", "u", "b", "--id", ""], "--id \"\" is empty"),
         (&["request", "u", "b", "--json", "--quiet"], "--json and --quiet exclude each other"),
         (&["request", "u", "b", "-a", "localhost"], "write redis://localhost"),
@@ -990,10 +1008,10 @@ fn loans_tell_all_books_of_one_user_among_many() {
         let _: () = db.hset("lent_books", book, "me").unwrap();
     }
     let _: () = db.set("user:me:count", 2).unwrap();
-    server.run(&["loans", "me"]).is(0, "me has 2 books: geb, momo\n", "");
+    server.run(&["loans", "me"]).is(0, "me has 2 of 5 books: geb, momo\n", "");
     server.run(&["loans", "me", "--json"]).is(
         0,
-        "{\"user_id\":\"me\",\"in_hand\":2,\"book_ids\":[\"geb\",\"momo\"]}\n",
+        "{\"user_id\":\"me\",\"in_hand\":2,\"limit\":5,\"book_ids\":[\"geb\",\"momo\"]}\n",
         "",
     );
     server.run(&["loans", "nobody"]).is(0, "nobody has no books\n", "");

@@ -6,7 +6,7 @@
 //! connection, a crash in the middle or a second run send nothing twice, and the second run finds
 //! the answers of the first.
 //!
-//! A million lines are sent about as fast as `redis-cli --pipe` sends as many XADDs: see [`Courier`].
+//! A million lines are sent about as fast as `redis-cli --pipe` sends as many XADDs.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,7 +21,7 @@ use super::answer::{self, PAUSE};
 use super::failure::{DONE, Failure, OUTPUT, UNANSWERED, USAGE};
 use super::interrupt::Interrupt;
 use super::lines::{Line, Lines, Words};
-use super::options::{Batch, Run};
+use super::options::{Batch, REMEMBERED, Run};
 use super::progress::Progress;
 use super::results::{Fate, Format, Results, create_private};
 use super::show::{Form, counted, say, status};
@@ -36,8 +36,6 @@ use crate::outcome::Outcome;
 /// Chunks that are sent before the reply to the first of them is read: enough that neither side
 /// waits for the other, few enough that the replies fit into the link's buffers.
 const MAX_UNDER_WAY: usize = 4;
-/// How long Redis remembers a chunk: a day.
-const REMEMBERED_MS: u64 = 24 * 3_600_000;
 /// How long one command blocks at most: so often the progress is shown.
 const SLICE: Duration = Duration::from_millis(500);
 
@@ -387,7 +385,7 @@ impl Courier<'_> {
     fn name(&self, number: usize) -> Name {
         Name {
             key: self.run.keys.batch_chunk(&self.id, number),
-            ttl_ms: REMEMBERED_MS,
+            ttl_ms: REMEMBERED.as_millis() as u64,
             fingerprint: self.fingerprint,
         }
     }
@@ -612,7 +610,7 @@ impl Courier<'_> {
 /// Whether a connection may do what a chunk without the script needs beyond what the script does.
 /// What these commands say else does not matter: they change nothing.
 fn may_gate(link: &mut Connection, keys: &Keys) -> RedisResult<bool> {
-    let mut packed = Packed::new();
+    let mut packed = Packed::default();
     packed.words(&["CLIENT", "REPLY", "ON"]);
     packed.words(&["XSETID", &keys.requests, "no id"]);
     packed.words(&["XDEL", &keys.requests, "0-1"]);

@@ -31,7 +31,7 @@ pub mod show;
 use answer::{Note, Waiter};
 use failure::{DONE, Failure, Sent, UNANSWERED};
 use interrupt::Interrupt;
-use options::{Job, Run, Send, Task};
+use options::{Job, REMEMBERED, Run, Send, Task};
 use show::{Form, print, print_outcome, say};
 use submit::{Chunk, Fingerprint, Name, Refused};
 
@@ -127,7 +127,9 @@ fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, Eve
         fingerprint: Fingerprint::of(&order.draft),
     });
     let mut chunk = Chunk::new(match (&order.id, order.wait) {
-        (Some(_), _) => AnswerWish::Keep,
+        (Some(_), _) if order.remember == REMEMBERED => AnswerWish::Keep,
+        // What is sent again is answered as long as it is known.
+        (Some(_), _) => AnswerWish::KeepFor(order.remember.as_millis() as u64),
         (None, true) => AnswerWish::Wait,
         (None, false) => AnswerWish::None,
     });

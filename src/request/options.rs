@@ -16,7 +16,7 @@ use super::submit::{Draft, push_quoted};
 use crate::cli::{Arg, Args, Usage, nearest};
 use crate::clock::{Since, since};
 use crate::connect::{ConnectArgs, Target};
-use crate::event::{Action, EventKey, MAX_BOOKS};
+use crate::event::{Action, EventKey, MAX_BOOKS, MAX_KEEP_MS};
 use crate::ids::{BookId, IdFault, SubmissionId, UserId, id_text};
 use crate::keys::Keys;
 
@@ -33,7 +33,7 @@ pub struct Command {
     pub options: &'static [&'static str],
 }
 
-const SEND_OPTIONS: &[&str] = &["timeout", "no-wait", "id", "json", "quiet"];
+const SEND_OPTIONS: &[&str] = &["timeout", "no-wait", "id", "remember", "json", "quiet"];
 
 /// The subcommands.
 pub const COMMANDS: [Command; 8] = [
@@ -111,10 +111,11 @@ const fn valued(name: &'static str, value: &'static str, about: &'static str) ->
 }
 
 /// The options that are not about the connection.
-pub const OPTIONS: [OptionSpec; 16] = [
+pub const OPTIONS: [OptionSpec; 17] = [
     valued("timeout", "SECONDS", "how long to wait for an outcome [default: 10]"),
     flag("no-wait", "queue it, print OK and leave"),
-    valued("id", "ID", "name it: sent again within a day, it is queued once"),
+    valued("id", "ID", "name it: sent again, it is queued once"),
+    valued("remember", "TIME", "for how long --id counts: 90m, 12h, 30d [default: 1d]"),
     flag("partial", "send the good lines of a file that has bad ones"),
     valued("results", "FILE", "write the results there; JSON if it ends with .jsonl"),
     valued("rejected", "FILE", "write bad lines there [default: FILE.rejected]"),
@@ -145,6 +146,8 @@ Exit status: 0 done, 1 refused, 2 wrong command line or file (nothing is sent),
 
 /// How long to wait for an outcome unless told otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what was sent under a name is known unless told otherwise: a day.
+pub const REMEMBERED: Duration = Duration::from_secs(24 * 3_600);
 /// The longest wait that can be asked for: a year.
 const MAX_TIMEOUT_SECONDS: f64 = 31_536_000.0;
 /// How many outcomes `history` tells unless told otherwise.
@@ -412,7 +415,7 @@ impl Typed {
                 Job::Send(Send {
                     draft,
                     id: self.id("id", SubmissionId::from_bytes)?,
-                    remember: Duration::from_secs(24 * 3_600),
+                    remember: self.remember()?,
                     timeout: self.timeout()?,
                     wait: !self.has("no-wait"),
                 })
@@ -447,6 +450,16 @@ impl Typed {
         // Who asks for a user knows him.
         let show_user = user.is_some() || self.has("show-user");
         Ok(Filter { user, book: self.id("book", BookId::from_bytes)?, show_user })
+    }
+
+    fn remember(&self) -> Result<Duration, Usage> {
+        let Some(raw) = self.value("remember") else {
+            return Ok(REMEMBERED);
+        };
+        match raw.to_str().and_then(since) {
+            Some(Since::Ago(ms @ 1_000..=MAX_KEEP_MS)) => Ok(Duration::from_millis(ms)),
+            _ => Err(wants("--remember", "a time from 1s to 30d", raw)),
+        }
     }
 
     fn timeout(&self) -> Result<Duration, Usage> {

@@ -141,7 +141,7 @@ impl Chunk {
     /// The command that adds it, by the script. Under a name, at most once while that is
     /// remembered.
     pub fn command(&self, keys: &Keys, name: Option<&Name>) -> Vec<u8> {
-        let mut packed = Packed::new();
+        let mut packed = Packed::default();
         packed.command(7 + usize::from(name.is_some()) + 4 * self.len());
         packed.text("EVAL");
         packed.text(SCRIPT);
@@ -158,7 +158,7 @@ impl Chunk {
         packed.text(&fingerprint);
         let wish = self.wish.word().unwrap_or_default();
         for (action, user, books) in self.events() {
-            for argument in [action.as_str(), user, books, wish] {
+            for argument in [action.as_str(), user, books, &wish] {
                 packed.text(argument);
             }
         }
@@ -175,7 +175,7 @@ impl Chunk {
         first: EventId,
     ) -> Vec<u8> {
         let last = nth_id(first, self.len() - 1);
-        let mut packed = Packed::new();
+        let mut packed = Packed::default();
         // The events' replies say nothing that the gate does not know before.
         packed.words(&["CLIENT", "REPLY", "OFF"]);
         packed.words(&["MULTI"]);
@@ -202,7 +202,7 @@ impl Chunk {
             for field in [USER_ID_FIELD, user, BOOK_IDS_FIELD, books] {
                 packed.text(field);
             }
-            if let Some(wish) = wish {
+            if let Some(wish) = &wish {
                 packed.text(ANSWER_FIELD);
                 packed.text(wish);
             }
@@ -305,14 +305,10 @@ impl std::fmt::Display for Fingerprint {
 
 /// Commands as they go over the wire. Where a million of them are sent, redis' own way of putting
 /// one together costs more than Redis needs for it.
+#[derive(Debug, Default)]
 pub struct Packed(Vec<u8>);
 
 impl Packed {
-    /// No command yet.
-    pub fn new() -> Self {
-        Self(Vec::new())
-    }
-
     /// The bytes.
     pub fn into_bytes(self) -> Vec<u8> {
         self.0

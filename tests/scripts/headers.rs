@@ -116,7 +116,7 @@ fn the_daemon_calls_every_script_with_the_keys_that_its_header_names() {
     library.redis.ask::<()>(&["HSET", &keys.lone_tries, "request:4-0", "1 0"]);
 
     let daemon = Command::new(env!("CARGO_BIN_EXE_libraryd"))
-        .args(["-a", &library.redis.address(), "--lease", "1", "worker1"])
+        .args(["-a", &library.redis.address(), "--lease", "1", "--retain-days", "1", "worker1"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
