@@ -1119,6 +1119,100 @@ fn watch_tells_outcomes_as_they_happen_and_survives_a_restart_of_redis() {
     assert!(ended.err.contains("lost Redis at") && ended.err.contains("is back"), "{ended:?}");
 }
 
+#[test]
+fn history_since_before_it_reaches_says_so() {
+    let server = Server::start();
+    let mut db = server.connect();
+    record(&mut db, "5000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "geb"]);
+    let ended = server.run(&["history", "--since", "1970-01-01"]);
+    ended.is(
+        0,
+        "1970-01-01T00:00:05.000Z request 1-0: lent to a user: geb\n",
+        "library-req: outcomes are kept from 1970-01-01T00:00:05.000Z on\n",
+    );
+    server.run(&["history", "--since", "1970-01-01T00:00:05Z"]).is(0, &ended.out, "");
+}
+
+#[test]
+fn watch_says_if_outcomes_were_dropped_before_it_could_read_them() {
+    let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut db = server.connect();
+    record(&mut db, "1000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "old"]);
+    let mut child = server.start_run(&["watch"]);
+    until_blocked(&mut db, "xread");
+    // Stopped, it is cut off; before it comes back, two happen and one is dropped.
+    let signal = |child: &Child, name: &str| {
+        let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    };
+    signal(&child, "-STOP");
+    server.restart();
+    let mut db = server.connect();
+    record(&mut db, "2000-0", "request:2-0", "u", &["outcome", "accepted", "book_ids", "missed"]);
+    record(&mut db, "3000-0", "request:3-0", "u", &["outcome", "accepted", "book_ids", "new"]);
+    let trim = ["lending_outcomes_event_stream", "MINID", "3000"];
+    redis::cmd("XTRIM").arg(&trim).exec(&mut db).unwrap();
+    signal(&child, "-CONT");
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line, "1970-01-01T00:00:03.000Z request 3-0: lent to a user: new\n");
+    child.kill().unwrap();
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    let dropped = "outcomes before 1970-01-01T00:00:03.000Z were dropped before they could be read";
+    assert!(ended.err.contains(dropped), "{ended:?}");
+}
+
+#[test]
+fn a_fifo_is_read_to_its_end_and_a_file_that_grows_meanwhile_is_refused() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let fifo = server.dir.path().join("fifo").display().to_string();
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut child = server.start_run(&["batch", &fifo, "--no-wait", "-q"]);
+    // To open it waits for the reader.
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    writer.write_all(b"request u geb\n").unwrap();
+    assert_eq!(child.try_wait().unwrap(), None, "it waits for the end");
+    writer.write_all(b"return u geb\n").unwrap();
+    drop(writer);
+    Ended::of(child.wait_with_output().unwrap()).is(0, "", "");
+    assert_eq!(sent_lines(&mut db), "request u geb\nreturn u geb\n");
+
+    // Appended to, then cut, while it is read: long enough that reading takes a while.
+    let file = server.dir.path().join("file");
+    let lines = "request u geb\n".repeat(400_000);
+    for length in [lines.len() as u64 + 1_000, 1_000] {
+        std::fs::write(&file, &lines).unwrap();
+        let child = server.start_run(&["batch", file.to_str().unwrap(), "--no-wait", "-q"]);
+        let at = format!("/proc/{}/fdinfo/", child.id());
+        until("it reads the file", || {
+            let open = std::fs::read_dir(&at).into_iter().flatten().flatten();
+            let link = |name: &std::ffi::OsStr| {
+                std::fs::read_link(format!("/proc/{}/fd/{}", child.id(), name.display()))
+            };
+            open.into_iter().any(|fd| link(&fd.file_name()).is_ok_and(|path| path == file))
+        });
+        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(length).unwrap();
+        let ended = Ended::of(child.wait_with_output().unwrap());
+        assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
+        assert!(ended.err.contains("nothing was sent"), "{ended:?}");
+    }
+    assert_eq!(entries(&mut db, REQUESTS).len(), 1);
+}
+
+#[test]
+fn a_full_disk_for_the_bad_lines_sends_nothing() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let args = ["batch", "--partial", "--no-wait", "--rejected", "/dev/full"];
+    let ended = server.run_with_input(&args, b"nonsense\nrequest u geb\n");
+    assert_eq!((ended.status, &*ended.out), (Some(74), ""), "{ended:?}");
+    assert!(ended.err.contains("cannot write /dev/full"), "{ended:?}");
+    assert!(ended.err.contains("nothing was sent"), "{ended:?}");
+    assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
 /// What a command writes to a terminal. `script` gives it one.
 fn on_a_terminal(server: &Server, command: &str, variables: &[(&str, &str)]) -> String {
     let line = format!("{} {command}", env!("CARGO_BIN_EXE_library-req"));
