@@ -3,6 +3,7 @@
 //! Nothing here talks to Redis. A malformed event is told apart here, once, by a [`Fault`] whose
 //! word becomes the `cause` of the outcome `rejected`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::ids::{BookId, EventId, IdFault, UserId};
@@ -80,15 +81,22 @@ pub enum AnswerWish {
     Wait,
     /// The event has an id of its sender's and may be sent again within a day.
     Keep,
+    /// The same within so many milliseconds, [`MAX_KEEP_MS`] at most.
+    KeepFor(u64),
 }
+
+/// The longest that an answer can be asked to be kept: 30 days. Nobody else cares for them, and
+/// they take room.
+pub const MAX_KEEP_MS: u64 = 30 * 24 * 3_600_000;
 
 impl AnswerWish {
     /// The word in the event's field `answer`; none for [`AnswerWish::None`].
-    pub fn word(self) -> Option<&'static str> {
+    pub fn word(self) -> Option<Cow<'static, str>> {
         match self {
             Self::None => None,
-            Self::Wait => Some("wait"),
-            Self::Keep => Some("keep"),
+            Self::Wait => Some("wait".into()),
+            Self::Keep => Some("keep".into()),
+            Self::KeepFor(ms) => Some(format!("keep:{ms}").into()),
         }
     }
 
@@ -97,7 +105,11 @@ impl AnswerWish {
         match word {
             b"wait" => Self::Wait,
             b"keep" => Self::Keep,
-            _ => Self::None,
+            _ => word
+                .strip_prefix(b"keep:")
+                .and_then(|ms| std::str::from_utf8(ms).ok()?.parse().ok())
+                .filter(|ms| (1..=MAX_KEEP_MS).contains(ms))
+                .map_or(Self::None, Self::KeepFor),
         }
     }
 
@@ -110,6 +122,7 @@ impl AnswerWish {
             Self::None => 0,
             Self::Wait => HOUR_MS,
             Self::Keep => 24 * HOUR_MS,
+            Self::KeepFor(ms) => ms,
         }
     }
 }
@@ -299,6 +312,10 @@ mod tests {
         };
         assert_eq!(wish(b"wait"), AnswerWish::Wait);
         assert_eq!(wish(b"keep"), AnswerWish::Keep);
+        assert_eq!(wish(b"keep:60000"), AnswerWish::KeepFor(60_000));
+        for bad in [&b"keep:"[..], b"keep:0", b"keep:-1", b"keep:9999999999999", b"keep:\xff"] {
+            assert_eq!(wish(bad), AnswerWish::None);
+        }
         assert_eq!(wish(b"user:user1:count"), AnswerWish::None);
     }
 }

@@ -41,6 +41,20 @@ impl fmt::Display for IdFault {
     }
 }
 
+/// The text of an id, where the bytes are a well-formed one.
+///
+/// # Errors
+/// The first rule that the bytes break.
+pub fn id_text(bytes: &[u8]) -> Result<&str, IdFault> {
+    // Length first: what is far too long is not even decoded.
+    if bytes.len() > MAX_ID_BYTES {
+        return Err(IdFault::TooLong);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| IdFault::NotUtf8)?;
+    check(text)?;
+    Ok(text)
+}
+
 fn check(text: &str) -> Result<(), IdFault> {
     if text.is_empty() {
         return Err(IdFault::Empty);
@@ -81,11 +95,7 @@ macro_rules! id {
             /// # Errors
             /// The first rule that the bytes break.
             pub fn from_bytes(bytes: &[u8]) -> Result<Self, IdFault> {
-                // Length first: what is far too long is not even decoded.
-                if bytes.len() > MAX_ID_BYTES {
-                    return Err(IdFault::TooLong);
-                }
-                std::str::from_utf8(bytes).map_err(|_| IdFault::NotUtf8)?.parse()
+                id_text(bytes).map(|text| Self(text.into()))
             }
         }
 

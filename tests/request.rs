@@ -9,6 +9,9 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use library_lending::event::{Action, AnswerWish};
+use library_lending::keys::Keys;
+use library_lending::request::submit::{Chunk, Fingerprint, Name};
 use redis::{Commands as _, Connection};
 
 const REQUESTS: &str = "lending_requests_event_stream";
@@ -381,6 +384,23 @@ fn under_an_id_an_event_is_queued_once_and_answered_with_the_first_outcome() {
     assert!(entries(&mut db, RETURNS).is_empty());
     let ttl: i64 = db.pttl("lending_submission:mine").unwrap();
     assert!(ttl > 86_000_000, "{ttl}");
+    let for_an_hour = ["request", "u", "geb", "--id", "hour", "--remember", "1h", "--no-wait"];
+    server.run(&for_an_hour).is(0, "OK\n", "");
+    let ttl: i64 = db.pttl("lending_submission:hour").unwrap();
+    assert!((3_000_000..=3_600_000).contains(&ttl), "{ttl}");
+    // The answer is to be there as long.
+    assert_eq!(entries(&mut db, REQUESTS)[1].1[4..], ["answer", "keep:3600000"]);
+}
+
+#[test]
+fn an_id_that_is_not_remembered_any_more_names_another_event() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let args = ["request", "u", "geb", "--id", "mine", "--remember", "1s", "--no-wait"];
+    server.run(&args).is(0, "OK\n", "");
+    until("it is forgotten", || !db.exists::<_, bool>("lending_submission:mine").unwrap());
+    server.run(&args).is(0, "OK\n", "");
+    assert_eq!(entries(&mut db, REQUESTS).len(), 2);
 }
 
 #[test]
@@ -491,6 +511,7 @@ fn a_bad_command_line_ends_with_2_one_line_of_fault_and_one_of_usage() {
         (&["request", "u", "b", "--timeout", "-1"], "--timeout wants a number of seconds"),
         (&["request", "u", "b", "--timeout", "inf"], "--timeout wants a number of seconds"),
         (&["request", "u", "b", "--frob"], "unknown option --frob"),
+        (&["request", "u", "b", "--id", "x", "--remember", "31d"], "from 1s to 30d, not \"31d\""),
         (&["request", "u", "b", "--id", ""], "--id \"\" is empty"),
         (&["request", "u", "b", "--json", "--quiet"], "--json and --quiet exclude each other"),
         (&["request", "u", "b", "-a", "localhost"], "write redis://localhost"),
@@ -647,6 +668,123 @@ fn two_runs_of_one_batch_at_once_send_it_once_and_in_its_order() {
             assert!(matches!(ended.status, Some(0 | 3)), "{:?} {}", ended.status, ended.err);
         }
         assert!(sent_lines(&mut db) == lines, "all lines, each once, in order: {args:?}");
+    }
+}
+
+/// Lines of a batch that both streams share.
+fn many_lines(number: usize) -> String {
+    (0..number / 2).map(|n| format!("request u{n} b{n}\nreturn u{n} b{n}\n")).collect()
+}
+
+/// How often a command was called since the server started.
+fn calls(db: &mut Connection, command: &str) -> usize {
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(db).unwrap();
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
+    let calls = line.and_then(|line| line.strip_prefix("calls=")?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[test]
+fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_script() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(5_000);
+    let args = ["batch", "--no-wait", "-q"];
+    server.run_with_input(&args, lines.as_bytes()).is(0, "", "");
+    assert!(sent_lines(&mut db) == lines);
+    // Each chunk once: nothing was shut out. All but the first in a transaction.
+    assert_eq!((calls(&mut db, "eval"), calls(&mut db, "exec")), (10, 9));
+    for (n, forbidden) in ["-client|reply", "-xsetid", "-xdel"].into_iter().enumerate() {
+        let user = format!("user{n}");
+        let rights = ["SETUSER", &user, "on", ">pw", "~*", "+@all", forbidden];
+        redis::cmd("ACL").arg(&rights).exec(&mut db).unwrap();
+        let _: () = db.del(&[REQUESTS, RETURNS]).unwrap();
+        let name = ["--username", &user, "--password", "pw", "--batch-id", &user];
+        server.run_with_input(&[&args[..], &name].concat(), lines.as_bytes()).is(0, "", "");
+        assert!(sent_lines(&mut db) == lines, "{forbidden}");
+        assert_eq!(calls(&mut db, "exec"), 9, "{forbidden}");
+    }
+}
+
+#[test]
+fn the_gate_lets_a_chunk_in_once_after_the_one_before_it_and_above_all_ids() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let keys = Keys::new(None);
+    let mut chunk = Chunk::new(AnswerWish::None);
+    chunk.push(Action::Request, "u", "geb");
+    chunk.push(Action::Return, "u", "geb");
+    let mut send = |chunk_key: &str, before: Option<&str>, first: &str| {
+        let name = Name { key: chunk_key.into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+        let packed = chunk.plain_commands(&keys, &name, before, first.parse().unwrap());
+        db.send_packed_command(&packed).unwrap();
+        db.recv_response().unwrap();
+        let kept: Option<String> = redis::from_redis_value(db.recv_response().unwrap()).unwrap();
+        let lengths = [REQUESTS, RETURNS].map(|stream| entries(&mut db, stream).len());
+        (kept.is_some_and(|kept| kept.contains(first)), lengths)
+    };
+    // Before there are any streams.
+    assert_eq!(send("c:1", Some("c:0"), "1-1000000"), (false, [0, 0]), "not its turn");
+    assert_eq!(send("c:0", None, "2-1000000"), (true, [1, 1]));
+    assert_eq!(send("c:0", None, "3-1000000"), (false, [1, 1]), "it is there already");
+    assert_eq!(send("c:1", Some("c:0"), "2-1000000"), (false, [1, 1]), "below what is there");
+    // Of the shut out chunks the ids are used up.
+    assert_eq!(send("c:1", Some("c:0"), "3-2000000"), (false, [1, 1]));
+    assert_eq!(send("c:1", Some("c:0"), "3-9000000"), (true, [2, 2]));
+    // One stream alone cannot take it.
+    redis::cmd("SET").arg(&[RETURNS, "x"]).exec(&mut server.connect()).unwrap();
+    let mut db = server.connect();
+    let name = Name { key: "c:2".into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+    let first = "4-1000000".parse().unwrap();
+    db.send_packed_command(&chunk.plain_commands(&keys, &name, Some("c:1"), first)).unwrap();
+    db.recv_response().unwrap();
+    assert_eq!(db.recv_response().unwrap(), redis::Value::Nil);
+    assert_eq!(entries(&mut db, REQUESTS).len(), 2);
+}
+
+#[test]
+fn a_batch_among_other_senders_keeps_its_order_and_is_sent_once() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(20_000);
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    let mut batch = server.start_run(&["batch", file.to_str().unwrap(), "--no-wait", "-q"]);
+    // Each of them takes an id that a chunk under way was to have.
+    let mut others = 0;
+    while batch.try_wait().unwrap().is_none() {
+        for stream in [REQUESTS, RETURNS] {
+            let event = [stream, "*", "user_id", "other", "book_ids", "x"];
+            redis::cmd("XADD").arg(&event).exec(&mut db).unwrap();
+            others += 1;
+        }
+    }
+    Ended::of(batch.wait_with_output().unwrap()).is(0, "", "");
+    let sent = sent_lines(&mut db);
+    let ours: String = sent.split_inclusive('\n').filter(|line| !line.contains("other")).collect();
+    assert!(ours == lines, "all lines, each once, in order");
+    assert_eq!(sent.lines().count(), 20_000 + others);
+}
+
+#[test]
+fn a_batch_that_was_killed_in_the_middle_and_run_again_is_sent_once_and_in_order() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(40_000);
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    let args = ["batch", file.to_str().unwrap(), "--no-wait", "-q"];
+    for killed_at in [1, 7_000, 19_000] {
+        redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+        let mut first = server.start_run(&args);
+        until("so many are sent", || {
+            let sent: usize = redis::cmd("XLEN").arg(RETURNS).query(&mut db).unwrap();
+            sent >= killed_at
+        });
+        first.kill().unwrap();
+        first.wait().unwrap();
+        server.run(&args).is(0, "", "");
+        assert!(sent_lines(&mut db) == lines, "all lines, each once, in order: {killed_at}");
     }
 }
 
@@ -870,10 +1008,10 @@ fn loans_tell_all_books_of_one_user_among_many() {
         let _: () = db.hset("lent_books", book, "me").unwrap();
     }
     let _: () = db.set("user:me:count", 2).unwrap();
-    server.run(&["loans", "me"]).is(0, "me has 2 books: geb, momo\n", "");
+    server.run(&["loans", "me"]).is(0, "me has 2 of 5 books: geb, momo\n", "");
     server.run(&["loans", "me", "--json"]).is(
         0,
-        "{\"user_id\":\"me\",\"in_hand\":2,\"book_ids\":[\"geb\",\"momo\"]}\n",
+        "{\"user_id\":\"me\",\"in_hand\":2,\"limit\":5,\"book_ids\":[\"geb\",\"momo\"]}\n",
         "",
     );
     server.run(&["loans", "nobody"]).is(0, "nobody has no books\n", "");
@@ -979,6 +1117,100 @@ fn watch_tells_outcomes_as_they_happen_and_survives_a_restart_of_redis() {
     let ended = Ended::of(child.wait_with_output().unwrap());
     assert_eq!(ended.status, Some(0), "{ended:?}");
     assert!(ended.err.contains("lost Redis at") && ended.err.contains("is back"), "{ended:?}");
+}
+
+#[test]
+fn history_since_before_it_reaches_says_so() {
+    let server = Server::start();
+    let mut db = server.connect();
+    record(&mut db, "5000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "geb"]);
+    let ended = server.run(&["history", "--since", "1970-01-01"]);
+    ended.is(
+        0,
+        "1970-01-01T00:00:05.000Z request 1-0: lent to a user: geb\n",
+        "library-req: outcomes are kept from 1970-01-01T00:00:05.000Z on\n",
+    );
+    server.run(&["history", "--since", "1970-01-01T00:00:05Z"]).is(0, &ended.out, "");
+}
+
+#[test]
+fn watch_says_if_outcomes_were_dropped_before_it_could_read_them() {
+    let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut db = server.connect();
+    record(&mut db, "1000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "old"]);
+    let mut child = server.start_run(&["watch"]);
+    until_blocked(&mut db, "xread");
+    // Stopped, it is cut off; before it comes back, two happen and one is dropped.
+    let signal = |child: &Child, name: &str| {
+        let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    };
+    signal(&child, "-STOP");
+    server.restart();
+    let mut db = server.connect();
+    record(&mut db, "2000-0", "request:2-0", "u", &["outcome", "accepted", "book_ids", "missed"]);
+    record(&mut db, "3000-0", "request:3-0", "u", &["outcome", "accepted", "book_ids", "new"]);
+    let trim = ["lending_outcomes_event_stream", "MINID", "3000"];
+    redis::cmd("XTRIM").arg(&trim).exec(&mut db).unwrap();
+    signal(&child, "-CONT");
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line, "1970-01-01T00:00:03.000Z request 3-0: lent to a user: new\n");
+    child.kill().unwrap();
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    let dropped = "outcomes before 1970-01-01T00:00:03.000Z were dropped before they could be read";
+    assert!(ended.err.contains(dropped), "{ended:?}");
+}
+
+#[test]
+fn a_fifo_is_read_to_its_end_and_a_file_that_grows_meanwhile_is_refused() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let fifo = server.dir.path().join("fifo").display().to_string();
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut child = server.start_run(&["batch", &fifo, "--no-wait", "-q"]);
+    // To open it waits for the reader.
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    writer.write_all(b"request u geb\n").unwrap();
+    assert_eq!(child.try_wait().unwrap(), None, "it waits for the end");
+    writer.write_all(b"return u geb\n").unwrap();
+    drop(writer);
+    Ended::of(child.wait_with_output().unwrap()).is(0, "", "");
+    assert_eq!(sent_lines(&mut db), "request u geb\nreturn u geb\n");
+
+    // Appended to, then cut, while it is read: long enough that reading takes a while.
+    let file = server.dir.path().join("file");
+    let lines = "request u geb\n".repeat(400_000);
+    for length in [lines.len() as u64 + 1_000, 1_000] {
+        std::fs::write(&file, &lines).unwrap();
+        let child = server.start_run(&["batch", file.to_str().unwrap(), "--no-wait", "-q"]);
+        let at = format!("/proc/{}/fdinfo/", child.id());
+        until("it reads the file", || {
+            let open = std::fs::read_dir(&at).into_iter().flatten().flatten();
+            let link = |name: &std::ffi::OsStr| {
+                std::fs::read_link(format!("/proc/{}/fd/{}", child.id(), name.display()))
+            };
+            open.into_iter().any(|fd| link(&fd.file_name()).is_ok_and(|path| path == file))
+        });
+        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(length).unwrap();
+        let ended = Ended::of(child.wait_with_output().unwrap());
+        assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
+        assert!(ended.err.contains("nothing was sent"), "{ended:?}");
+    }
+    assert_eq!(entries(&mut db, REQUESTS).len(), 1);
+}
+
+#[test]
+fn a_full_disk_for_the_bad_lines_sends_nothing() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let args = ["batch", "--partial", "--no-wait", "--rejected", "/dev/full"];
+    let ended = server.run_with_input(&args, b"nonsense\nrequest u geb\n");
+    assert_eq!((ended.status, &*ended.out), (Some(74), ""), "{ended:?}");
+    assert!(ended.err.contains("cannot write /dev/full"), "{ended:?}");
+    assert!(ended.err.contains("nothing was sent"), "{ended:?}");
+    assert!(entries(&mut db, REQUESTS).is_empty());
 }
 
 /// What a command writes to a terminal. `script` gives it one.

@@ -4,7 +4,7 @@ _library_req() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command options i
     # Those with a value.
     local valued=' -a --address --db --username --password --password-file --branch --timeout'
-    valued+=' --id --results --rejected --batch-id --user --book --since --last '
+    valued+=' --id --remember --results --rejected --batch-id --user --book --since --last '
     COMPREPLY=()
 
     # To bash, --option=VALUE is three words.
@@ -40,7 +40,7 @@ _library_req() {
         fi
     done
     case $command in
-    request | return) options='--timeout --no-wait --id --json -q --quiet' ;;
+    request | return) options='--timeout --no-wait --id --remember --json -q --quiet' ;;
     batch)
         options='--timeout --no-wait --partial --results --rejected --batch-id --json -q --quiet'
         ;;

@@ -51,7 +51,8 @@ _library-req() {
         case $words[1] in
         request | return)
             _arguments -S : $common $wait $json $quiet \
-                '--id=[name it, so that it is queued once]:id' '1:user' '*:book'
+                '--id=[name it, so that it is queued once]:id' \
+                '--remember=[for how long --id counts]:time' '1:user' '*:book'
             ;;
         batch)
             _arguments -S : $common $wait $json $quiet \

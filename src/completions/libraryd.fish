@@ -4,6 +4,7 @@ complete -c libraryd -f
 complete -c libraryd -s f -l force -d 'Take the name even from a running instance'
 complete -c libraryd -l lease -x -d 'Seconds until others take over'
 complete -c libraryd -l outcomes-kept -x -d 'How many outcomes are kept, about'
+complete -c libraryd -l retain-days -x -d 'Drop outcomes older than N days'
 complete -c libraryd -l keep-events -d 'Leave decided events in their streams'
 complete -c libraryd -l tries -x -d 'Give up an event that N instances died of'
 complete -c libraryd -l silent-after -x -d 'Seconds until a silent instance holds up no refusal'

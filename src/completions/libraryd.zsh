@@ -9,6 +9,7 @@ _arguments -S : \
     '(-f --force)'{-f,--force}'[take the name even from a running instance]' \
     '--lease=[how long until others take over]:seconds' \
     '--outcomes-kept=[how many outcomes are kept, about]:number' \
+    '--retain-days=[drop outcomes older than that]:days' \
     '--keep-events[leave decided events in their streams]' \
     '--tries=[give up an event that N instances died of]:number' \
     '--silent-after=[how long until a silent instance holds up no refusal]:seconds' \

@@ -35,6 +35,8 @@ static OLD_TRIES: LazyLock<Script> = LazyLock::new(|| {
         include_str!("../../lua/old_tries.lua")
     ))
 });
+static RETAIN: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../../lua/retain.lua")));
 static FORGET: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../../lua/forget.lua")));
 
@@ -146,6 +148,7 @@ impl Keeper<'_> {
                 next_reconcile = Instant::now() + RECONCILE_EVERY;
             }
             self.clear()?;
+            self.retain()?;
             cursor = self.sweep(cursor)?;
         }
         Ok(())
@@ -315,6 +318,28 @@ impl Keeper<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Drops outcomes that are older than they are to be kept.
+    fn retain(&mut self) -> Result<(), Error> {
+        const DOING: &str = "drop old outcomes";
+        let Some(retained) = self.session.options.retained else { return Ok(()) };
+        // Ids are given by the clock of Redis.
+        let (seconds, _): (u64, u64) =
+            redis::cmd("TIME").query(&mut self.connection).map_err(Error::redis(DOING))?;
+        let oldest_ms = seconds.saturating_sub(retained.as_secs()) * 1_000;
+        let until = Instant::now() + TIDY_TIME;
+        loop {
+            let reply = RETAIN
+                .keys(&[&self.session.lock(), &self.session.keys.outcomes])
+                .arg(&self.session.token)
+                .arg(oldest_ms)
+                .run(&mut self.connection, DOING)?;
+            let more = reply.rest.get(1).and_then(text) == Some("more");
+            if !more || Instant::now() > until {
+                return Ok(());
+            }
+        }
     }
 
     /// Removes states of books that mean nothing any more, a part of them in each turn. Returns

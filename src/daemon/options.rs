@@ -32,6 +32,8 @@ pub struct Options {
     pub lease: Duration,
     /// How many outcomes are kept, about.
     pub outcomes_kept: u64,
+    /// How old outcomes get at most; `None` for as old as their number lets them.
+    pub retained: Option<Duration>,
     /// Leave decided events in their streams.
     pub keep_events: bool,
     /// After how many tries alone an event that kills instances is given up.
@@ -60,12 +62,13 @@ pub enum Command {
 }
 
 /// The long options, those of the connection aside, to name the nearest to one that is not known.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "help",
     "version",
     "force",
     "lease",
     "outcomes-kept",
+    "retain-days",
     "keep-events",
     "tries",
     "silent-after",
@@ -92,6 +95,7 @@ usage: libraryd [OPTIONS] UNIQUE_NAME
 {connect}
       --lease S           others take over S seconds after it died [default: 6]
       --outcomes-kept N   keep the last N outcomes or so [default: 100000]
+      --retain-days N     drop outcomes that are older than N days too
       --keep-events       leave decided events in place, for other groups
       --tries N           give up an event that N instances died of [default: 3]
       --silent-after S    an instance without a lease that does nothing for S
@@ -125,6 +129,7 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
         connect: ConnectArgs::default(),
         lease: Duration::from_secs(6),
         outcomes_kept: 100_000,
+        retained: None,
         keep_events: false,
         tries: 3,
         silent_after: Duration::from_secs(60),
@@ -149,6 +154,10 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
                 // hour, nobody would call it a takeover.
                 "lease" => options.lease = seconds(&mut args, long, 1, 3600)?,
                 "outcomes-kept" => options.outcomes_kept = number(&mut args, long, 1, u64::MAX)?,
+                "retain-days" => {
+                    let days = number(&mut args, long, 1, 36_500)?;
+                    options.retained = Some(Duration::from_secs(days * 24 * 3_600));
+                }
                 "keep-events" => options.keep_events = true,
                 "tries" => options.tries = number(&mut args, long, 1, 1000)?,
                 "silent-after" => options.silent_after = seconds(&mut args, long, 1, 1 << 31)?,
@@ -241,6 +250,7 @@ mod tests {
         assert!(fault(&["--nonsense", "a"]).contains("--nonsense"));
         assert!(fault(&["a,b"]).contains("comma"));
         assert!(fault(&["--lease", "0", "a"]).contains("1 to 3600"));
+        assert!(fault(&["--retain-days", "0", "a"]).contains("1 to 36500"));
         assert!(fault(&["--db", "-1", "a"]).contains("--db"));
     }
     #[test]

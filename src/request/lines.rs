@@ -4,7 +4,7 @@
 //! A file may be anything: no line is kept that is longer than the longest event, and nothing is
 //! taken to be text before it was looked at.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read as _};
 
 use super::options;
 use super::submit::Draft;
@@ -46,30 +46,22 @@ impl<R: BufRead> Lines<R> {
     #[allow(clippy::should_implement_trait)] // It lends its buffer out: no iterator.
     pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         self.line.clear();
-        let (mut cut, mut any) = (false, false);
-        loop {
-            let buffer = match self.input.fill_buf() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            };
-            if buffer.is_empty() {
-                break;
-            }
-            any = true;
-            let end = buffer.iter().position(|&byte| byte == b'\n');
-            let piece = &buffer[..end.unwrap_or(buffer.len())];
-            let room = MAX_LINE_BYTES - self.line.len();
-            cut |= piece.len() > room;
-            self.line.extend_from_slice(&piece[..piece.len().min(room)]);
-            let used = end.map_or(buffer.len(), |end| end + 1);
-            self.input.consume(used);
-            if end.is_some() {
-                break;
-            }
-        }
-        if !any {
+        let most = MAX_LINE_BYTES + 1;
+        if (&mut self.input).take(most as u64).read_until(b'\n', &mut self.line)? == 0 {
             return Ok(None);
         }
+        let cut = match self.line.pop() {
+            Some(b'\n') => false,
+            Some(_) if self.line.len() == MAX_LINE_BYTES => {
+                self.input.skip_until(b'\n')?;
+                true
+            }
+            // The last line need not end with a line break.
+            last => {
+                self.line.extend(last);
+                false
+            }
+        };
         self.number += 1;
         if self.line.last() == Some(&b'\r') {
             self.line.pop();
@@ -84,71 +76,86 @@ impl<R: BufRead> Lines<R> {
 }
 
 impl Line<'_> {
-    /// The event that the line asks for; `None` for a blank line or a comment.
+    /// Reads the event that the line asks for; `false` for a blank line or a comment.
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn parse(&self) -> Result<Option<Draft>, String> {
+    pub fn parse(&self, words: &mut Words, draft: &mut Draft) -> Result<bool, String> {
         if self.cut {
             return Err(format!("is longer than {MAX_LINE_BYTES} bytes"));
         }
-        let words = split(self.text)?;
-        let mut words = words.iter().map(Vec::as_slice);
+        words.split(self.text)?;
+        let mut words = words.iter();
         let Some(first) = words.next() else {
-            return Ok(None);
+            return Ok(false);
         };
         let Some(action) = std::str::from_utf8(first).ok().and_then(Action::from_word) else {
             let mut fault = String::from("begins with ");
             super::submit::push_quoted(&mut fault, &String::from_utf8_lossy(first));
             return Err(fault + ", not with request or return");
         };
-        options::draft(action, words).map(Some)
+        draft.action = action;
+        options::read_draft(draft, words)?;
+        Ok(true)
     }
 }
 
-/// The words of a line. A quote counts only where a word begins, so `rock'n'roll` needs none.
-fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let blank = |byte: u8| byte == b' ' || byte == b'\t';
-    let mut words = Vec::new();
-    let mut rest = line;
-    loop {
-        let start = rest.iter().position(|&byte| !blank(byte)).unwrap_or(rest.len());
-        rest = &rest[start..];
-        match rest.first() {
-            None | Some(b'#') => return Ok(words),
-            Some(&quote @ (b'"' | b'\'')) => {
-                let (word, after) = quoted(&rest[1..], quote)?;
-                if after.first().is_some_and(|&byte| !blank(byte)) {
-                    return Err("has no blank after a closing quote".into());
+/// The words of a line. One is used for all lines, so that they cost no allocation.
+#[derive(Debug, Default)]
+pub struct Words {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Words {
+    fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let mut from = 0;
+        self.ends.iter().map(move |&end| &self.text[std::mem::replace(&mut from, end)..end])
+    }
+
+    /// A quote counts only where a word begins, so `rock'n'roll` needs none.
+    fn split(&mut self, line: &[u8]) -> Result<(), String> {
+        let blank = |byte: u8| byte == b' ' || byte == b'\t';
+        self.text.clear();
+        self.ends.clear();
+        let mut rest = line;
+        loop {
+            let start = rest.iter().position(|&byte| !blank(byte)).unwrap_or(rest.len());
+            rest = &rest[start..];
+            match rest.first() {
+                None | Some(b'#') => return Ok(()),
+                Some(&quote @ (b'"' | b'\'')) => {
+                    rest = self.quoted(&rest[1..], quote)?;
+                    if rest.first().is_some_and(|&byte| !blank(byte)) {
+                        return Err("has no blank after a closing quote".into());
+                    }
                 }
-                words.push(word);
-                rest = after;
+                Some(_) => {
+                    let end = rest.iter().position(|&byte| blank(byte)).unwrap_or(rest.len());
+                    self.text.extend_from_slice(&rest[..end]);
+                    rest = &rest[end..];
+                }
             }
-            Some(_) => {
-                let end = rest.iter().position(|&byte| blank(byte)).unwrap_or(rest.len());
-                words.push(rest[..end].to_vec());
-                rest = &rest[end..];
-            }
+            self.ends.push(self.text.len());
         }
     }
-}
 
-/// What stands before the closing quote, and what follows it. Within double quotes a backslash
-/// takes the special meaning from the quote and the backslash behind it.
-fn quoted(text: &[u8], quote: u8) -> Result<(Vec<u8>, &[u8]), String> {
-    let mut word = Vec::new();
-    let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        if byte == quote {
-            return Ok((word, &text[at + 1..]));
-        }
-        if quote == b'"' && byte == b'\\' && matches!(text.get(at + 1), Some(b'"' | b'\\')) {
+    /// Takes what stands before the closing quote and returns what follows it. Within double
+    /// quotes a backslash takes the special meaning from the quote and the backslash behind it.
+    fn quoted<'a>(&mut self, text: &'a [u8], quote: u8) -> Result<&'a [u8], String> {
+        let mut at = 0;
+        while let Some(&byte) = text.get(at) {
+            if byte == quote {
+                return Ok(&text[at + 1..]);
+            }
+            if quote == b'"' && byte == b'\\' && matches!(text.get(at + 1), Some(b'"' | b'\\')) {
+                at += 1;
+            }
+            self.text.push(text[at]);
             at += 1;
         }
-        word.push(text[at]);
-        at += 1;
+        Err("has a quote that is not closed".into())
     }
-    Err("has a quote that is not closed".into())
 }
 
 #[cfg(test)]
@@ -157,10 +164,9 @@ mod tests {
 
     fn parsed(text: &[u8]) -> Result<Option<(String, Vec<String>)>, String> {
         let line = Line { number: 1, text, cut: false };
-        Ok(line.parse()?.map(|draft| {
-            let books = draft.books.iter().map(ToString::to_string).collect();
-            (draft.user.to_string(), books)
-        }))
+        let mut draft = Draft::new();
+        let found = line.parse(&mut Words::default(), &mut draft)?;
+        Ok(found.then(|| (draft.user, draft.books.split(',').map(str::to_owned).collect())))
     }
 
     #[test]

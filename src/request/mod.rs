@@ -31,9 +31,9 @@ pub mod show;
 use answer::{Note, Waiter};
 use failure::{DONE, Failure, Sent, UNANSWERED};
 use interrupt::Interrupt;
-use options::{Job, Run, Send, Task};
+use options::{Job, REMEMBERED, Run, Send, Task};
 use show::{Form, print, print_outcome, say};
-use submit::{Chunk, Refused};
+use submit::{Chunk, Fingerprint, Name, Refused};
 
 /// The whole program.
 pub fn main() -> ExitCode {
@@ -121,38 +121,46 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
 /// Adds the event. Under a name (`--id`) it is safe to try again after a lost reply, and so it is
 /// tried until the deadline.
 fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, EventKey), Failure> {
-    let submission = order.id.as_ref().map(|id| run.keys.submission(id));
+    let name = order.id.as_ref().map(|id| Name {
+        key: run.keys.submission(id),
+        ttl_ms: order.remember.as_millis() as u64,
+        fingerprint: Fingerprint::of(&order.draft),
+    });
     let mut chunk = Chunk::new(match (&order.id, order.wait) {
-        (Some(_), _) => AnswerWish::Keep,
+        (Some(_), _) if order.remember == REMEMBERED => AnswerWish::Keep,
+        // What is sent again is answered as long as it is known.
+        (Some(_), _) => AnswerWish::KeepFor(order.remember.as_millis() as u64),
         (None, true) => AnswerWish::Wait,
         (None, false) => AnswerWish::None,
     });
     let draft = &order.draft;
-    chunk.push(draft.action, draft.user.to_string(), draft.book_ids());
-    let command = chunk.command(&run.keys, submission.as_deref());
+    chunk.push(draft.action, &draft.user, &draft.books);
+    let command = chunk.command(&run.keys, name.as_ref());
     let mut sent = Sent::Nothing;
     loop {
         let error = match run.target.connect(Duration::ZERO) {
-            Ok(mut connection) => match chunk.placed(connection.req_command(&command)) {
-                Ok(placed) => return Ok((connection, placed.first)),
-                Err(Refused::OtherContent(event)) => {
-                    return Err(Failure::usage(format!(
-                        "this --id was used within a day for something else, {} {}: \
+            Ok(mut connection) => {
+                match chunk.placed(connection.req_packed_command(&command), name.as_ref()) {
+                    Ok(placed) => return Ok((connection, placed.first)),
+                    Err(Refused::OtherContent(event)) => {
+                        return Err(Failure::usage(format!(
+                            "this --id was used for something else before, {} {}: \
                          nothing was sent",
-                        event.action, event.id
-                    )));
+                            event.action, event.id
+                        )));
+                    }
+                    Err(Refused::Lost(error)) => {
+                        sent = Sent::Unknown;
+                        error
+                    }
+                    Err(Refused::Error(error)) => error,
                 }
-                Err(Refused::Lost(error)) => {
-                    sent = Sent::Unknown;
-                    error
-                }
-                Err(Refused::Error(error)) => error,
-            },
+            }
             Err(error) => error,
         };
         // Without a name, only what surely did not leave could be sent again; and when Redis
         // cannot be reached at all, a person wants to know that now.
-        let again = submission.is_some() && sent == Sent::Unknown;
+        let again = name.is_some() && sent == Sent::Unknown;
         if !again || error.remedy() != Remedy::Retry || Instant::now() >= deadline {
             return Err(Failure::redis(&error, &run.target, &sent));
         }

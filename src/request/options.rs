@@ -4,6 +4,7 @@
 //! What can be typed stands in two tables, [`COMMANDS`] and [`OPTIONS`]: parsing, the help and the
 //! hints about typing mistakes all read them.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,8 +16,8 @@ use super::submit::{Draft, push_quoted};
 use crate::cli::{Arg, Args, Usage, nearest};
 use crate::clock::{Since, since};
 use crate::connect::{ConnectArgs, Target};
-use crate::event::{Action, EventKey, MAX_BOOKS, keep_first};
-use crate::ids::{BookId, IdFault, SubmissionId, UserId};
+use crate::event::{Action, EventKey, MAX_BOOKS, MAX_KEEP_MS};
+use crate::ids::{BookId, IdFault, SubmissionId, UserId, id_text};
 use crate::keys::Keys;
 
 /// A subcommand as it is typed.
@@ -32,7 +33,7 @@ pub struct Command {
     pub options: &'static [&'static str],
 }
 
-const SEND_OPTIONS: &[&str] = &["timeout", "no-wait", "id", "json", "quiet"];
+const SEND_OPTIONS: &[&str] = &["timeout", "no-wait", "id", "remember", "json", "quiet"];
 
 /// The subcommands.
 pub const COMMANDS: [Command; 8] = [
@@ -110,10 +111,11 @@ const fn valued(name: &'static str, value: &'static str, about: &'static str) ->
 }
 
 /// The options that are not about the connection.
-pub const OPTIONS: [OptionSpec; 16] = [
+pub const OPTIONS: [OptionSpec; 17] = [
     valued("timeout", "SECONDS", "how long to wait for an outcome [default: 10]"),
     flag("no-wait", "queue it, print OK and leave"),
-    valued("id", "ID", "name it: sent again within a day, it is queued once"),
+    valued("id", "ID", "name it: sent again, it is queued once"),
+    valued("remember", "TIME", "for how long --id counts: 90m, 12h, 30d [default: 1d]"),
     flag("partial", "send the good lines of a file that has bad ones"),
     valued("results", "FILE", "write the results there; JSON if it ends with .jsonl"),
     valued("rejected", "FILE", "write bad lines there [default: FILE.rejected]"),
@@ -144,6 +146,8 @@ Exit status: 0 done, 1 refused, 2 wrong command line or file (nothing is sent),
 
 /// How long to wait for an outcome unless told otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what was sent under a name is known unless told otherwise: a day.
+pub const REMEMBERED: Duration = Duration::from_secs(24 * 3_600);
 /// The longest wait that can be asked for: a year.
 const MAX_TIMEOUT_SECONDS: f64 = 31_536_000.0;
 /// How many outcomes `history` tells unless told otherwise.
@@ -209,6 +213,8 @@ pub struct Send {
     pub draft: Draft,
     /// Its sender's name for it.
     pub id: Option<SubmissionId>,
+    /// How long it is known by that name.
+    pub remember: Duration,
     /// How long to wait for its outcome, and for Redis to come back where that is safe.
     pub timeout: Duration,
     /// Whether the outcome is wanted at all.
@@ -404,11 +410,12 @@ impl Typed {
             word => {
                 let action = Action::from_word(word)
                     .ok_or_else(|| Usage(format!("{word} is not implemented")))?;
-                let draft =
-                    draft(action, words.iter().map(|word| word.as_bytes())).map_err(Usage)?;
+                let mut draft = Draft { action, ..Draft::new() };
+                read_draft(&mut draft, words.iter().map(|word| word.as_bytes())).map_err(Usage)?;
                 Job::Send(Send {
                     draft,
                     id: self.id("id", SubmissionId::from_bytes)?,
+                    remember: self.remember()?,
                     timeout: self.timeout()?,
                     wait: !self.has("no-wait"),
                 })
@@ -443,6 +450,16 @@ impl Typed {
         // Who asks for a user knows him.
         let show_user = user.is_some() || self.has("show-user");
         Ok(Filter { user, book: self.id("book", BookId::from_bytes)?, show_user })
+    }
+
+    fn remember(&self) -> Result<Duration, Usage> {
+        let Some(raw) = self.value("remember") else {
+            return Ok(REMEMBERED);
+        };
+        match raw.to_str().and_then(since) {
+            Some(Since::Ago(ms @ 1_000..=MAX_KEEP_MS)) => Ok(Duration::from_millis(ms)),
+            _ => Err(wants("--remember", "a time from 1s to 30d", raw)),
+        }
     }
 
     fn timeout(&self) -> Result<Duration, Usage> {
@@ -519,28 +536,44 @@ fn id_fault(what: &str, raw: &[u8], fault: IdFault) -> String {
     message + " " + &fault.to_string()
 }
 
-/// An event from the words that follow `request` or `return`: the user, then the books.
+/// Reads an event from the words that follow `request` or `return`: the user, then the books, of
+/// duplicates the first.
 ///
 /// # Errors
 /// What is wrong with them, in one line.
-pub fn draft<'a>(
-    action: Action,
-    mut words: impl Iterator<Item = &'a [u8]>,
-) -> Result<Draft, String> {
+pub fn read_draft<'a>(
+    draft: &mut Draft,
+    mut words: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<(), String> {
+    // A handful is compared faster than hashed; and it is nearly always a handful.
+    const FEW: usize = 8;
     let user = words.next().ok_or("the user and the books are missing")?;
-    let user = UserId::from_bytes(user).map_err(|fault| id_fault("user id", user, fault))?;
-    let mut books = Vec::new();
-    for word in words {
-        if books.len() == MAX_BOOKS {
+    draft.user.clear();
+    draft.user.push_str(id_text(user).map_err(|fault| id_fault("user id", user, fault))?);
+    draft.books.clear();
+    let many = words.clone().nth(FEW).is_some();
+    let mut seen = HashSet::new();
+    for (n, word) in words.enumerate() {
+        if n == MAX_BOOKS {
             return Err(format!("more than {MAX_BOOKS} books"));
         }
-        books.push(BookId::from_bytes(word).map_err(|fault| id_fault("book id", word, fault))?);
+        let book = id_text(word).map_err(|fault| id_fault("book id", word, fault))?;
+        let duplicate = if many {
+            !seen.insert(book)
+        } else {
+            n > 0 && draft.books.split(',').any(|earlier| earlier == book)
+        };
+        if !duplicate {
+            if n > 0 {
+                draft.books.push(',');
+            }
+            draft.books.push_str(book);
+        }
     }
-    if books.is_empty() {
+    if draft.books.is_empty() {
         return Err("the books are missing".into());
     }
-    keep_first(&mut books);
-    Ok(Draft { action, user, books })
+    Ok(())
 }
 
 /// How a command is typed, in one line.

@@ -13,11 +13,12 @@ use redis::{Connection, FromRedisValue, Value};
 use super::answer::{self, PAUSE};
 use super::failure::{DONE, Failure, OUTPUT, REFUSED, UNANSWERED};
 use super::options::{Filter, Run};
-use super::show::{self, Form, print, print_outcome, say};
+use super::show::{self, Form, To, print, print_outcome, say};
 use crate::clock::{Since, rfc3339};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::ids::{BookId, EventId, UserId};
+use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
 
 /// How many entries one command reads: a few milliseconds of the server's time.
@@ -174,7 +175,7 @@ impl Filter {
             "{time} {} {}: {}\n",
             outcome.action,
             outcome.event_id,
-            show::words(&outcome, colours)
+            show::words(&outcome, To::Others, colours)
         )
     }
 }
@@ -396,7 +397,7 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     if run.form == Form::Json {
         line.push_str("{\"user_id\":");
         push_json_string(&mut line, user.as_str());
-        let _ = write!(line, ",\"in_hand\":{count},\"book_ids\":[");
+        let _ = write!(line, ",\"in_hand\":{count},\"limit\":{MOST_BOOKS_IN_HAND},\"book_ids\":[");
         for (n, book) in books.iter().enumerate() {
             line.push_str(if n > 0 { "," } else { "" });
             push_json_string(&mut line, book);
@@ -406,8 +407,7 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
         push_escaped(&mut line, user.as_str());
         let _ = match count {
             0 => write!(line, " has no books"),
-            1 => write!(line, " has 1 book"),
-            count => write!(line, " has {count} books"),
+            count => write!(line, " has {count} of {MOST_BOOKS_IN_HAND} books"),
         };
         for (n, book) in books.iter().enumerate() {
             line.push_str(if n > 0 { ", " } else { ": " });

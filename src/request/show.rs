@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
 use super::failure::{DONE, Failure, OUTPUT, REFUSED};
+use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{Outcome, Verdict, push_escaped};
 
 /// How answers are wanted.
@@ -17,6 +18,15 @@ pub enum Form {
     Quiet,
 }
 
+/// Who reads about an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// Who asked.
+    TheUser,
+    /// Somebody who looks at what happened to users.
+    Others,
+}
+
 /// The exit status that an outcome stands for.
 pub fn status(outcome: &Outcome) -> u8 {
     match outcome.verdict {
@@ -28,7 +38,7 @@ pub fn status(outcome: &Outcome) -> u8 {
 }
 
 /// One line in words: each book and what happened to it, never to whom else a book is lent.
-pub fn words(outcome: &Outcome, colours: bool) -> String {
+pub fn words(outcome: &Outcome, to: To, colours: bool) -> String {
     let mut line = String::new();
     let good = status(outcome) == DONE;
     let (begin, end) = match (colours, good) {
@@ -37,7 +47,7 @@ pub fn words(outcome: &Outcome, colours: bool) -> String {
         (true, false) => ("\x1b[33m", "\x1b[0m"),
     };
     line.push_str(begin);
-    push_head(&mut line, outcome);
+    push_head(&mut line, outcome, to);
     line.push_str(end);
     for (list, reason) in [
         ("already_yours", "already lent to this user"),
@@ -59,22 +69,25 @@ pub fn words(outcome: &Outcome, colours: bool) -> String {
 }
 
 /// What happened to the event as a whole.
-fn push_head(line: &mut String, outcome: &Outcome) {
+fn push_head(line: &mut String, outcome: &Outcome, to: To) {
     let (before, list, between) = match (outcome.verdict, outcome.cause.as_deref()) {
         (Verdict::Accepted, _) => ("lent to ", "book_ids", ": "),
         (Verdict::Returned, _) => ("taken back from ", "book_ids", ": "),
         (Verdict::Unchanged, _) => ("nothing to take back from ", "", ""),
         (Verdict::Denied, Some("too_many_books")) => {
             let more = outcome.list("put_back").len();
-            line.push_str("nothing was lent: ");
-            push_escaped(line, &outcome.user_id);
-            let _ = match outcome.in_hand {
-                Some(1) => write!(line, " has 1 book"),
-                Some(in_hand) => write!(line, " has {in_hand} books"),
-                None => write!(line, " has books"),
-            };
-            let _ = write!(line, ", and {more} more would be too many: ");
-            push_books(line, outcome.list("put_back"));
+            let in_hand = outcome.in_hand.unwrap_or_default();
+            match to {
+                To::TheUser => line.push_str("you have"),
+                To::Others => {
+                    push_escaped(line, &outcome.user_id);
+                    line.push_str(" has");
+                }
+            }
+            let _ = write!(
+                line,
+                " {in_hand} of {MOST_BOOKS_IN_HAND}, this asks for {more} more: nothing was lent"
+            );
             return;
         }
         (Verdict::Denied, _) => ("nothing was lent to ", "", ""),
@@ -139,7 +152,7 @@ pub fn say(line: &str) {
 /// The output could not be written.
 pub fn print_outcome(outcome: &Outcome, form: Form) -> Result<(), Failure> {
     match form {
-        Form::Words => print(&(words(outcome, colours()) + "\n"))?,
+        Form::Words => print(&(words(outcome, To::TheUser, colours()) + "\n"))?,
         Form::Json => print(&(outcome.to_json() + "\n"))?,
         Form::Quiet => true,
     };
@@ -155,7 +168,7 @@ mod tests {
             [("event_id", "17-0"), ("user_id", "u")].into_iter().chain(fields.iter().copied()),
         )
         .unwrap();
-        (words(&outcome, false), status(&outcome))
+        (words(&outcome, To::TheUser, false), status(&outcome))
     }
 
     #[test]
@@ -193,7 +206,7 @@ mod tests {
                     ("put_back", "geb,momo"),
                     ("in_hand", "4"),
                 ],
-                "nothing was lent: u has 4 books, and 2 more would be too many: geb, momo",
+                "you have 4 of 5, this asks for 2 more: nothing was lent",
                 REFUSED,
             ),
             (

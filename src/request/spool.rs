@@ -5,12 +5,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use super::submit::{Draft, Fingerprint};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::submit::{Draft, Fingerprint, push_digits};
 use crate::event::Action;
 
 /// One line of the input that is no comment.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum Entry<'a> {
     /// An event, its books joined as its field wants them.
     Event {
         /// The line's number.
@@ -18,25 +20,44 @@ pub enum Entry {
         /// What it asks for.
         action: Action,
         /// The user.
-        user: String,
+        user: &'a str,
         /// The books.
-        books: String,
+        books: &'a str,
     },
     /// A line that says nothing.
     Bad {
         /// The line's number.
         line: u64,
         /// What is wrong with it.
-        fault: String,
+        fault: &'a str,
     },
 }
 
 /// Being filled.
 pub struct Filling {
-    file: BufWriter<File>,
-    fingerprint: Fingerprint,
+    file: BufWriter<Hashed>,
+    record: Vec<u8>,
     events: u64,
     bad: u64,
+}
+
+/// What is written, and its hash. By large pieces: for each line, it would take as long as checking
+/// the line.
+struct Hashed {
+    file: File,
+    hash: Xxh3,
+}
+
+impl io::Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Filled.
@@ -72,8 +93,8 @@ impl Filling {
             }
         };
         Ok(Self {
-            file: BufWriter::with_capacity(1 << 16, file),
-            fingerprint: Fingerprint::new(),
+            file: BufWriter::with_capacity(1 << 16, Hashed { file, hash: Xxh3::new() }),
+            record: Vec::new(),
             events: 0,
             bad: 0,
         })
@@ -82,25 +103,31 @@ impl Filling {
     /// Adds an event. No id has a control character in it, so tabs part the fields.
     pub fn event(&mut self, line: u64, draft: &Draft) -> io::Result<()> {
         self.events += 1;
-        self.add(&format!("{line}\t{}\t{}\t{}\n", draft.action, draft.user, draft.book_ids()))
+        self.add(line, &[draft.action.as_str(), &draft.user, &draft.books])
     }
 
     /// Adds a bad line. Faults quote what was typed with everything escaped.
     pub fn bad(&mut self, line: u64, fault: &str) -> io::Result<()> {
         self.bad += 1;
-        self.add(&format!("{line}\tbad\t{fault}\n"))
+        self.add(line, &["bad", fault])
     }
 
-    fn add(&mut self, record: &str) -> io::Result<()> {
-        self.fingerprint.add(record.as_bytes());
-        self.file.write_all(record.as_bytes())
+    fn add(&mut self, line: u64, fields: &[&str]) -> io::Result<()> {
+        self.record.clear();
+        push_digits(&mut self.record, line);
+        for field in fields {
+            self.record.push(b'\t');
+            self.record.extend_from_slice(field.as_bytes());
+        }
+        self.record.push(b'\n');
+        self.file.write_all(&self.record)
     }
 
     /// No more is to come.
     pub fn done(self) -> io::Result<Spool> {
-        let Self { file, fingerprint, events, bad } = self;
-        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        Ok(Spool { file, fingerprint, events, bad })
+        let Self { file, events, bad, .. } = self;
+        let Hashed { file, hash } = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(Spool { file, fingerprint: Fingerprint(hash.digest128()), events, bad })
     }
 }
 
@@ -119,31 +146,33 @@ pub struct Reader {
     record: String,
 }
 
-impl Iterator for Reader {
-    type Item = io::Result<Entry>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl Reader {
+    /// The next line, `None` at the end.
+    ///
+    /// # Errors
+    /// The file cannot be read, or somebody wrote to it.
+    #[allow(clippy::should_implement_trait)] // It lends its buffer out: no iterator.
+    pub fn next(&mut self) -> io::Result<Option<Entry<'_>>> {
         self.record.clear();
-        match self.file.read_line(&mut self.record) {
-            Ok(0) => None,
-            Ok(_) => Some(
-                parse(self.record.trim_end_matches('\n'))
-                    .ok_or_else(|| io::Error::other("the temporary file was changed")),
-            ),
-            Err(error) => Some(Err(error)),
+        if self.file.read_line(&mut self.record)? == 0 {
+            return Ok(None);
+        }
+        match parse(self.record.trim_end_matches('\n')) {
+            None => Err(io::Error::other("the temporary file was changed")),
+            entry => Ok(entry),
         }
     }
 }
 
-fn parse(record: &str) -> Option<Entry> {
+fn parse(record: &str) -> Option<Entry<'_>> {
     let (line, rest) = record.split_once('\t')?;
     let line = line.parse().ok()?;
     let (word, rest) = rest.split_once('\t')?;
     let Some(action) = Action::from_word(word) else {
-        return Some(Entry::Bad { line, fault: rest.to_owned() });
+        return Some(Entry::Bad { line, fault: rest });
     };
     let (user, books) = rest.split_once('\t')?;
-    Some(Entry::Event { line, action, user: user.to_owned(), books: books.to_owned() })
+    Some(Entry::Event { line, action, user, books })
 }
 
 #[cfg(test)]
@@ -153,25 +182,24 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out_as_often_as_it_is_read() {
         let mut filling = Filling::new().unwrap();
-        let draft = Draft {
-            action: Action::Return,
-            user: "Jorge Luis".parse().unwrap(),
-            books: vec!["a b".parse().unwrap(), "geb".parse().unwrap()],
-        };
+        let draft =
+            Draft { action: Action::Return, user: "Jorge Luis".into(), books: "a b,geb".into() };
         filling.event(3, &draft).unwrap();
         filling.bad(5, "is \"\\u{9}\"").unwrap();
         let spool = filling.done().unwrap();
         assert_eq!((spool.events, spool.bad), (1, 1));
         for _ in 0..2 {
-            let entries: Vec<Entry> = spool.read().unwrap().map(Result::unwrap).collect();
+            let mut entries = spool.read().unwrap();
             let event = Entry::Event {
                 line: 3,
                 action: Action::Return,
-                user: "Jorge Luis".into(),
-                books: "a b,geb".into(),
+                user: "Jorge Luis",
+                books: "a b,geb",
             };
-            let bad = Entry::Bad { line: 5, fault: "is \"\\u{9}\"".into() };
-            assert_eq!(entries, [event, bad]);
+            assert_eq!(entries.next().unwrap(), Some(event));
+            let bad = Entry::Bad { line: 5, fault: "is \"\\u{9}\"" };
+            assert_eq!(entries.next().unwrap(), Some(bad));
+            assert_eq!(entries.next().unwrap(), None);
         }
     }
 }

@@ -5,59 +5,68 @@
 //! after a restart or a flush of scripts, and no chunk of a pipeline can overtake one that was
 //! sent before it.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use redis::{Cmd, ErrorKind, RedisResult, Value};
+use redis::{ErrorKind, RedisResult, Value};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
 use crate::event::{Action, AnswerWish, EventKey};
-use crate::ids::{BookId, UserId};
-use crate::keys::Keys;
+use crate::ids::EventId;
+use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, Keys, USER_ID_FIELD};
 
 const SCRIPT: &str = include_str!("../../lua/submit.lua");
+/// In front of the events of a chunk that are added without the script.
+const GATE: &str = concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/gate.lua"));
 const DOING: &str = "queue the event";
 
 /// The sequence numbers that the script gives are multiples of this. So decide.lua can tell ids that
 /// grow across both streams from those that XADD gives, which each stream counts for itself.
 pub const SEQ_STEP: u64 = 1_000_000;
 
-/// How long Redis remembers what was sent under a name: a day.
-const SUBMISSION_TTL_MS: u64 = 24 * 3_600_000;
+/// What a chunk is known by, so that it is added once however often it is sent.
+#[derive(Clone, Debug)]
+pub struct Name {
+    /// The key under which Redis keeps where the chunk was put.
+    pub key: String,
+    /// For how long.
+    pub ttl_ms: u64,
+    /// Tells another content under the same name.
+    pub fingerprint: Fingerprint,
+}
 
-/// A request or a return that has no id yet.
+/// A request or a return that has no id yet. Reading the next one into it costs no allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// What it asks for.
     pub action: Action,
     /// Who asks.
-    pub user: UserId,
-    /// Distinct books.
-    pub books: Vec<BookId>,
+    pub user: String,
+    /// Distinct books, joined as the field `book_ids` wants them.
+    pub books: String,
 }
 
 impl Draft {
-    /// The field `book_ids`.
-    pub fn book_ids(&self) -> String {
-        let mut list = String::new();
-        for book in &self.books {
-            if !list.is_empty() {
-                list.push(',');
-            }
-            list.push_str(book.as_str());
-        }
-        list
+    /// To be filled.
+    pub fn new() -> Self {
+        Self { action: Action::Request, user: String::new(), books: String::new() }
+    }
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 /// Events that are added together.
 #[derive(Debug)]
 pub struct Chunk {
-    /// Four for each event, as the script wants them.
-    arguments: Vec<Cow<'static, str>>,
-    bytes: usize,
+    actions: Vec<Action>,
+    /// Users and books in turn, and where each of them ends.
+    text: String,
+    ends: Vec<usize>,
     wish: AnswerWish,
-    fingerprint: Fingerprint,
 }
 
 /// Where the script put a chunk.
@@ -82,63 +91,147 @@ pub enum Refused {
 }
 
 impl Chunk {
-    /// The most events of a chunk. Redis does nothing else while it adds them, which is less
-    /// than a millisecond for so many; more would save nothing that can be measured.
-    pub const MAX_EVENTS: usize = 200;
+    /// The most events of a chunk. Redis does nothing else while it adds them, which takes it
+    /// about a millisecond; more would save nothing that can be measured.
+    pub const MAX_EVENTS: usize = 500;
 
     /// A chunk that has so many bytes gets no more events: a thousand books with long ids in each
-    /// of its events would be 50 MB in one command.
+    /// of its events would be 125 MB in one command.
     const MAX_BYTES: usize = 1 << 18;
 
     /// An empty chunk of events with this wish for an answer.
     pub fn new(wish: AnswerWish) -> Self {
-        Self { arguments: Vec::new(), bytes: 0, wish, fingerprint: Fingerprint::new() }
+        Self { actions: Vec::new(), text: String::new(), ends: Vec::new(), wish }
     }
 
     /// Adds an event at the end, its books joined as the field wants them.
-    pub fn push(&mut self, action: Action, user: String, books: String) {
-        for part in [action.as_str(), &user, &books] {
-            self.bytes += part.len();
-            self.fingerprint.add(part.as_bytes());
-            // No id has a line break in it: parts cannot be shifted into one another.
-            self.fingerprint.add(b"\n");
+    pub fn push(&mut self, action: Action, user: &str, books: &str) {
+        self.actions.push(action);
+        for part in [user, books] {
+            self.text.push_str(part);
+            self.ends.push(self.text.len());
         }
-        let wish = self.wish.word().unwrap_or_default();
-        self.arguments.extend([action.as_str().into(), user.into(), books.into(), wish.into()]);
     }
 
     /// How many events are in it.
     pub fn len(&self) -> usize {
-        self.arguments.len() / 4
+        self.actions.len()
     }
 
     /// Whether it is big enough to be sent: by the number of events, or by their bytes.
     pub fn is_full(&self) -> bool {
-        self.len() >= Self::MAX_EVENTS || self.bytes >= Self::MAX_BYTES
+        self.len() >= Self::MAX_EVENTS || self.text.len() >= Self::MAX_BYTES
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.arguments.is_empty()
+        self.actions.is_empty()
     }
 
-    /// The command that adds it. With a `submission` (a key), at most once within a day.
-    pub fn command(&self, keys: &Keys, submission: Option<&str>) -> Cmd {
-        let mut command = redis::cmd("EVAL");
-        command.arg(SCRIPT).arg(2 + usize::from(submission.is_some()));
-        command.arg(&keys.requests).arg(&keys.returns).arg(submission);
-        command.arg(SUBMISSION_TTL_MS).arg(self.fingerprint.to_string());
-        for argument in &self.arguments {
-            command.arg(argument.as_bytes());
+    /// The events: what they ask for, their users, their books.
+    fn events(&self) -> impl Iterator<Item = (Action, &str, &str)> {
+        let mut from = 0;
+        self.actions.iter().zip(self.ends.chunks_exact(2)).map(move |(action, ends)| {
+            let (user, books) = (&self.text[from..ends[0]], &self.text[ends[0]..ends[1]]);
+            from = ends[1];
+            (*action, user, books)
+        })
+    }
+
+    /// The command that adds it, by the script. Under a name, at most once while that is
+    /// remembered.
+    pub fn command(&self, keys: &Keys, name: Option<&Name>) -> Vec<u8> {
+        let mut packed = Packed::default();
+        packed.command(7 + usize::from(name.is_some()) + 4 * self.len());
+        packed.text("EVAL");
+        packed.text(SCRIPT);
+        packed.text(if name.is_some() { "3" } else { "2" });
+        packed.text(&keys.requests);
+        packed.text(&keys.returns);
+        let (mut ttl_ms, mut fingerprint) = (String::new(), String::new());
+        if let Some(name) = name {
+            packed.text(&name.key);
+            ttl_ms = name.ttl_ms.to_string();
+            fingerprint = name.fingerprint.to_string();
         }
-        command
+        packed.text(&ttl_ms);
+        packed.text(&fingerprint);
+        let wish = self.wish.word().unwrap_or_default();
+        for (action, user, books) in self.events() {
+            for argument in [action.as_str(), user, books, &wish] {
+                packed.text(argument);
+            }
+        }
+        packed.0
+    }
+
+    /// The commands that add it without the script, under ids of our own from `first` on: if all
+    /// is as expected (see gate.lua), which the last of two replies tells.
+    pub fn plain_commands(
+        &self,
+        keys: &Keys,
+        name: &Name,
+        before: Option<&str>,
+        first: EventId,
+    ) -> Vec<u8> {
+        let last = nth_id(first, self.len() - 1);
+        let mut packed = Packed::default();
+        // The events' replies say nothing that the gate does not know before.
+        packed.words(&["CLIENT", "REPLY", "OFF"]);
+        packed.words(&["MULTI"]);
+        packed.command(10 + usize::from(before.is_some()));
+        packed.text("EVAL");
+        packed.text(GATE);
+        packed.text(if before.is_some() { "4" } else { "3" });
+        packed.text(&keys.requests);
+        packed.text(&keys.returns);
+        packed.text(&name.key);
+        if let Some(before) = before {
+            packed.text(before);
+        }
+        packed.id(first);
+        packed.id(last);
+        packed.text(&name.ttl_ms.to_string());
+        packed.text(&self.kept(name, first));
+        let wish = self.wish.word();
+        for (n, (action, user, books)) in self.events().enumerate() {
+            packed.command(if wish.is_some() { 9 } else { 7 });
+            packed.text("XADD");
+            packed.text(keys.stream(action));
+            packed.id(nth_id(first, n));
+            for field in [USER_ID_FIELD, user, BOOK_IDS_FIELD, books] {
+                packed.text(field);
+            }
+            if let Some(wish) = &wish {
+                packed.text(ANSWER_FIELD);
+                packed.text(wish);
+            }
+        }
+        packed.words(&["EXEC"]);
+        packed.words(&["CLIENT", "REPLY", "ON"]);
+        packed.words(&["GET", &name.key]);
+        packed.0
+    }
+
+    /// What Redis remembers of a chunk whose first event got this id.
+    pub fn kept(&self, name: &Name, first: EventId) -> String {
+        format!("{} {}", EventKey { id: first, action: self.first_action() }, name.fingerprint)
+    }
+
+    /// What the first event asks for: in its stream is the id that the chunk is known by.
+    pub fn first_action(&self) -> Action {
+        self.actions.first().copied().unwrap_or(Action::Request)
     }
 
     /// What came of the command.
     ///
     /// # Errors
     /// Nothing was added, or that is not known.
-    pub fn placed(&self, reply: RedisResult<Value>) -> Result<Placed, Refused> {
+    pub fn placed(
+        &self,
+        reply: RedisResult<Value>,
+        name: Option<&Name>,
+    ) -> Result<Placed, Refused> {
         let reply = reply.and_then(Value::extract_error).map_err(|source| {
             // The script can fail only before its first write. A reply that is no error of the
             // server's says nothing about what it did.
@@ -150,7 +243,7 @@ impl Chunk {
         let words: Vec<String> =
             redis::from_redis_value(reply).map_err(|error| unknown(error.to_string()))?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let action = self.arguments.first().and_then(|word| Action::from_word(word));
+        let action = self.actions.first().copied();
         match (&words[..], action) {
             (["ADDED", id], Some(action)) => {
                 if let Ok(id) = id.parse() {
@@ -159,7 +252,7 @@ impl Chunk {
             }
             (["KNOWN", kept], _) => {
                 if let Some((first, fingerprint)) = parse_submission(kept) {
-                    if fingerprint != self.fingerprint.to_string() {
+                    if name.is_none_or(|name| fingerprint != name.fingerprint.to_string()) {
                         return Err(Refused::OtherContent(first));
                     }
                     return Ok(Placed { first, known: true });
@@ -179,6 +272,11 @@ impl Chunk {
     }
 }
 
+/// The id of a chunk's event, counted from 0, as the script gives it.
+pub fn nth_id(first: EventId, n: usize) -> EventId {
+    EventId { seq: first.seq + n as u64 * SEQ_STEP, ..first }
+}
+
 /// Reads what the script kept about a submission.
 fn parse_submission(kept: &str) -> Option<(EventKey, &str)> {
     let (event, fingerprint) = kept.split_once(' ')?;
@@ -186,34 +284,81 @@ fn parse_submission(kept: &str) -> Option<(EventKey, &str)> {
     Some((EventKey { id: id.parse().ok()?, action: Action::from_word(action)? }, fingerprint))
 }
 
-/// Tells one content from another: 128 bits of FNV-1a. It guards against mistakes, not against
+/// Tells one content from another: XXH3 with 128 bits. It guards against mistakes, not against
 /// somebody who looks for a collision: he could only fool himself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint(u128);
+pub struct Fingerprint(pub u128);
 
 impl Fingerprint {
-    /// That of no bytes.
-    pub fn new() -> Self {
-        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
-    }
-
-    /// Takes more bytes in.
-    pub fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
-        }
-    }
-}
-
-impl Default for Fingerprint {
-    fn default() -> Self {
-        Self::new()
+    /// That of one event.
+    pub fn of(draft: &Draft) -> Self {
+        // No id has a line break in it: parts cannot be shifted into one another.
+        Self(xxh3_128(format!("{}\n{}\n{}\n", draft.action, draft.user, draft.books).as_bytes()))
     }
 }
 
 impl std::fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Commands as they go over the wire. Where a million of them are sent, redis' own way of putting
+/// one together costs more than Redis needs for it.
+#[derive(Debug, Default)]
+pub struct Packed(Vec<u8>);
+
+impl Packed {
+    /// The bytes.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// Begins a command of so many parts.
+    pub fn command(&mut self, parts: usize) {
+        self.number(b'*', parts as u64);
+    }
+
+    /// A whole command.
+    pub fn words(&mut self, words: &[&str]) {
+        self.command(words.len());
+        words.iter().for_each(|word| self.text(word));
+    }
+
+    /// The command's next part.
+    pub fn text(&mut self, text: &str) {
+        self.number(b'$', text.len() as u64);
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    /// The command's next part: an event's id.
+    pub fn id(&mut self, id: EventId) {
+        self.number(b'$', (digits_of(id.ms) + 1 + digits_of(id.seq)) as u64);
+        push_digits(&mut self.0, id.ms);
+        self.0.push(b'-');
+        push_digits(&mut self.0, id.seq);
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    fn number(&mut self, kind: u8, number: u64) {
+        self.0.push(kind);
+        push_digits(&mut self.0, number);
+        self.0.extend_from_slice(b"\r\n");
+    }
+}
+
+fn digits_of(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+/// Appends a number: several times as fast as `write!`.
+pub fn push_digits(text: &mut Vec<u8>, mut number: u64) {
+    let begin = text.len();
+    text.resize(begin + digits_of(number), b'0');
+    for digit in text[begin..].iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
     }
 }
 
@@ -230,32 +375,46 @@ pub fn push_quoted(message: &mut String, text: &str) {
 mod tests {
     use super::*;
 
-    fn chunk(books: &[&str]) -> Chunk {
+    fn chunk(books: &str) -> Chunk {
         let mut chunk = Chunk::new(AnswerWish::Keep);
-        chunk.push(Action::Return, "user1".into(), books.join(","));
+        chunk.push(Action::Return, "user1", books);
         chunk
+    }
+
+    fn name() -> Name {
+        Name { key: "name".into(), ttl_ms: 86_400_000, fingerprint: Fingerprint(0xf) }
     }
 
     fn taken(words: &[&str]) -> RedisResult<Value> {
         Ok(Value::Array(words.iter().map(|w| Value::BulkString(w.as_bytes().to_vec())).collect()))
     }
 
+    /// Commands, each as its words.
+    fn unpacked(packed: &[u8]) -> Vec<Vec<String>> {
+        let mut lines = std::str::from_utf8(packed).unwrap().split("\r\n");
+        let mut commands = Vec::new();
+        while let Some(parts) = lines.next().and_then(|line| line.strip_prefix('*')) {
+            let part = |_| {
+                let bytes = lines.next().unwrap().strip_prefix('$').unwrap().parse().unwrap();
+                let text = lines.next().unwrap();
+                assert_eq!(text.len(), bytes);
+                text.to_owned()
+            };
+            commands.push((0..parts.parse().unwrap()).map(part).collect());
+        }
+        commands
+    }
+
     #[test]
     fn the_command_has_as_many_keys_and_arguments_as_the_header_says() {
-        let packed = |submission| {
-            let command = chunk(&["geb", "momo"]).command(&Keys::new(None), submission);
-            let args: Vec<String> = command
-                .args_iter()
-                .map(|arg| match arg {
-                    redis::Arg::Simple(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
-                    _ => panic!("no cursor here"),
-                })
-                .collect();
-            assert_eq!(args[1], SCRIPT);
-            args[2..].to_vec()
+        let packed = |name: Option<&Name>| {
+            let commands = unpacked(&chunk("geb,momo").command(&Keys::new(None), name));
+            assert_eq!(commands.len(), 1);
+            assert_eq!(commands[0][1], SCRIPT);
+            commands[0][2..].to_vec()
         };
         let event = ["return", "user1", "geb,momo", "keep"];
-        let named = packed(Some("name"));
+        let named = packed(Some(&name()));
         assert_eq!(named[..2], ["3", "lending_requests_event_stream"]);
         assert_eq!(named[3..5], ["name", "86400000"]);
         assert_eq!(named[6..], event);
@@ -263,6 +422,26 @@ mod tests {
         assert_eq!(unnamed[0], "2");
         assert_eq!(unnamed[5..], event);
         assert!(SCRIPT.starts_with("-- submit.lua:"));
+    }
+
+    #[test]
+    fn without_the_script_a_chunk_is_one_transaction_that_begins_with_the_gate() {
+        let mut chunk = chunk("geb,momo");
+        chunk.push(Action::Request, "user2", "geb");
+        let first = EventId { ms: 17, seq: 5 * SEQ_STEP };
+        for (before, keys) in [(None, 3), (Some("before"), 4)] {
+            let packed = chunk.plain_commands(&Keys::new(None), &name(), before, first);
+            let commands = unpacked(&packed);
+            let verbs: Vec<&str> = commands.iter().map(|command| &*command[0]).collect();
+            assert_eq!(verbs, ["CLIENT", "MULTI", "EVAL", "XADD", "XADD", "EXEC", "CLIENT", "GET"]);
+            assert_eq!(commands[2][1..3], [GATE, &keys.to_string()]);
+            assert_eq!(commands[2][5], "name");
+            assert_eq!(commands[2].get(6).filter(|_| keys == 4).map(|key| &**key), before);
+            let kept = format!("return:17-5000000 {:032x}", 0xf);
+            assert_eq!(commands[2][3 + keys..], ["17-5000000", "17-6000000", "86400000", &kept]);
+            assert_eq!(commands[4][1..3], ["lending_requests_event_stream", "17-6000000"]);
+            assert_eq!(commands[4][3..], ["user_id", "user2", "book_ids", "geb", "answer", "keep"]);
+        }
     }
 
     #[test]
@@ -275,31 +454,39 @@ mod tests {
             );
             assert!(SCRIPT.contains(&format!("return {{'{word}'")), "{word} in the code");
         }
-        let chunk = chunk(&["geb"]);
+        let (chunk, name) = (chunk("geb"), name());
+        let placed = |words: &[&str]| chunk.placed(taken(words), Some(&name));
         let first = EventKey { id: "17-3".parse().unwrap(), action: Action::Return };
-        let placed = chunk.placed(taken(&["ADDED", "17-3"])).unwrap();
-        assert_eq!(placed, Placed { first, known: false });
-        let kept = format!("return:17-3 {}", chunk.fingerprint);
-        let placed = chunk.placed(taken(&["KNOWN", &kept])).unwrap();
-        assert_eq!(placed, Placed { first, known: true });
-        let other = chunk.placed(taken(&["KNOWN", "request:9-0 abc"]));
+        assert_eq!(placed(&["ADDED", "17-3"]).unwrap(), Placed { first, known: false });
+        let kept = chunk.kept(&name, first.id);
+        assert_eq!(placed(&["KNOWN", &kept]).unwrap(), Placed { first, known: true });
+        let other = placed(&["KNOWN", "request:9-0 abc"]);
         assert!(matches!(other, Err(Refused::OtherContent(event)) if event.id.ms == 9));
         for words in [&["WRONG_TYPE", "key"][..], &["NO_IDS_LEFT"]] {
-            assert!(matches!(chunk.placed(taken(words)), Err(Refused::Error(_))), "{words:?}");
+            assert!(matches!(placed(words), Err(Refused::Error(_))), "{words:?}");
         }
         for words in [&["ADDED", "x"][..], &["KNOWN", ""], &["?"], &[]] {
-            assert!(matches!(chunk.placed(taken(words)), Err(Refused::Lost(_))), "{words:?}");
+            assert!(matches!(placed(words), Err(Refused::Lost(_))), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_they_are() {
+        for number in [0, 9, 10, 999, 1_000_000, u64::MAX] {
+            let mut text = b"x".to_vec();
+            push_digits(&mut text, number);
+            assert_eq!(String::from_utf8(text).unwrap(), format!("x{number}"));
         }
     }
 
     #[test]
     fn a_fingerprint_tells_books_from_their_neighbours() {
-        assert_eq!(chunk(&["a", "b"]).fingerprint, chunk(&["a", "b"]).fingerprint);
-        assert_ne!(chunk(&["a", "b"]).fingerprint, chunk(&["b", "a"]).fingerprint);
-        assert_ne!(chunk(&["ab"]).fingerprint, chunk(&["a", "b"]).fingerprint);
-        let mut text = Fingerprint::new();
-        text.add(b"foobar");
-        // From the published test vectors of FNV-1a.
-        assert_eq!(text.to_string(), "343e1662793c64bf6f0d3597ba446f18");
+        let of = |user: &str, books: &str| {
+            let draft = Draft { user: user.into(), books: books.into(), ..Draft::new() };
+            Fingerprint::of(&draft)
+        };
+        assert_eq!(of("u", "a,b"), of("u", "a,b"));
+        assert_ne!(of("u", "a,b"), of("u", "b,a"));
+        assert_ne!(of("u", "ab"), of("ua", "b"));
     }
 }

@@ -20,6 +20,7 @@ mod common;
 mod wire;
 mod scenario;
 mod drain;
+mod batch;
 mod latency;
 mod scale;
 mod report;
@@ -40,8 +41,8 @@ pub struct Plan {
     pub events: usize,
 }
 
-const PARTS: [&str; 7] =
-    ["throughput", "everysec", "alone", "among", "instances", "loans", "backlog"];
+const PARTS: [&str; 8] =
+    ["throughput", "everysec", "alone", "among", "instances", "loans", "backlog", "batch"];
 
 fn main() -> ExitCode {
     let (mut json, mut only, mut parts) = (None, None, Vec::new());
@@ -101,6 +102,9 @@ fn main() -> ExitCode {
     }
     if wanted("backlog") {
         scale::backlog_and_memory(&plan, &redis, &mut report);
+    }
+    if wanted("batch") {
+        batch::against_redis_cli(&plan, &redis, &mut report);
     }
     if let Some(file) = json.or_else(|| std::env::var("JSON").ok()) {
         std::fs::write(&file, report.to_json()).unwrap();

@@ -28,7 +28,8 @@ fn answer(redis: &Redis, key: &str) -> (Fields, i64) {
 #[test]
 fn an_answer_holds_the_outcome_and_is_kept_as_long_as_was_wished() {
     let (redis, _daemon) = library(&Ledger::new().lent("user2", &["theirs"], "5-0"));
-    for (wish, longest) in [("wait", HOUR_MS), ("keep", 24 * HOUR_MS)] {
+    let half = format!("keep:{}", HOUR_MS / 2);
+    for (wish, longest) in [("wait", HOUR_MS), ("keep", 24 * HOUR_MS), (&half, HOUR_MS / 2)] {
         for (stream, books) in [
             (REQUESTS, "geb,theirs"),
             (REQUESTS, "theirs"),
@@ -89,4 +90,32 @@ fn the_stream_of_outcomes_keeps_about_as_many_as_was_said() {
     redis.assert_at_rest();
     let kept = redis.length(OUTCOMES);
     assert!((200..=500).contains(&kept), "{kept}");
+}
+
+#[test]
+fn outcomes_older_than_wanted_are_dropped_and_younger_ones_stay() {
+    const DAY_MS: u64 = 24 * 3_600_000;
+    let redis = Redis::new();
+    let (seconds, _): (u64, u64) = redis.ask(&["TIME"]);
+    let aged = |days: u64, n: u64| format!("{}-{n}", seconds * 1_000 - days * DAY_MS);
+    // More than go in one step, and not as many as make whole pieces of the stream.
+    for (days, number) in [(9, 20_050), (3, 7), (1, 30)] {
+        let add: Vec<_> = (0..number)
+            .map(|n| {
+                ["XADD", OUTCOMES, &aged(days, n), "event_id", "1-0", "action", "request"]
+                    .map(str::to_owned)
+                    .to_vec()
+            })
+            .collect();
+        redis.pipeline(&add);
+    }
+    let length = || redis.length(OUTCOMES);
+    // Unless it is wished, none goes because of its age.
+    let mut daemon = Daemon::start(&redis, &["worker1", "--lease", "1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    daemon.stop();
+    assert_eq!(length(), 20_050 + 7 + 30 + 1);
+    let _daemon = Daemon::start(&redis, &["worker1", "--lease", "1", "--retain-days", "2"]);
+    assert!(eventually(DEADLINE, || length() <= 31), "{} are left", length());
+    assert_eq!(length(), 31);
 }

@@ -20,19 +20,21 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 16] = [
+pub const SCRIPTS: [(&str, &str); 18] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
     ("decide", include_str!("../../lua/decide.lua")),
     ("fetch", include_str!("../../lua/fetch.lua")),
     ("forget", include_str!("../../lua/forget.lua")),
+    ("gate", include_str!("../../lua/gate.lua")),
     ("lone_try", include_str!("../../lua/lone_try.lua")),
     ("old_tries", include_str!("../../lua/old_tries.lua")),
     ("order", include_str!("../../lua/order.lua")),
     ("reject", include_str!("../../lua/reject.lua")),
     ("renew", include_str!("../../lua/renew.lua")),
     ("resign", include_str!("../../lua/resign.lua")),
+    ("retain", include_str!("../../lua/retain.lua")),
     ("shelve", include_str!("../../lua/shelve.lua")),
     ("submit", include_str!("../../lua/submit.lua")),
     ("sweep", include_str!("../../lua/sweep.lua")),
@@ -155,7 +157,8 @@ impl Library {
         let mut args = vec!["XADD", self.keys.stream(event.key.action), &id];
         let books = books.join(",");
         args.extend(["user_id", event.user.as_str(), "book_ids", &books]);
-        if let Some(word) = event.answer.word() {
+        let wish = event.answer.word();
+        if let Some(word) = &wish {
             args.extend(["answer", word]);
         }
         self.redis.ask::<()>(&args);
