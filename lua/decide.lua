@@ -14,6 +14,7 @@
 -- KEYS  1 the instance's lock       2 requests (stream)      3 returns (stream)
 --       4 hand-offs (stream)        5 loans (hash)           6 book states (hash)
 --       7 automated storage (set)   8 outcomes (stream)      9 ties (hash)
+--       10 the books of each user (hash)
 --       then for each event: the user's count (string), the reservation that the reference
 --       application may have left (set), and, if an answer is wished, the answer (list)
 -- ARGV  1 token of the lease        2 storage capacity       3 most books a user may have
@@ -48,7 +49,7 @@
 
 local lock, requests, returns, handoffs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local loans_key, states_key, storage_key = KEYS[5], KEYS[6], KEYS[7]
-local outcomes, ties = KEYS[8], KEYS[9]
+local outcomes, ties, books_of_key = KEYS[8], KEYS[9], KEYS[10]
 local capacity, limit, outcomes_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local lending_group, shelving_group, keep_events = ARGV[5], ARGV[6], ARGV[7] == 'keep'
 local me = ARGV[8]
@@ -59,7 +60,7 @@ end
 
 ---- Arguments to tables.
 
-local at, next_key = 9, 10
+local at, next_key = 9, 11
 local function take_names()
   local names = {}
   for n = 1, tonumber(ARGV[at]) do
@@ -77,7 +78,8 @@ local reference = take_names()
 
 local events = {}
 local books, is_book = {}, {}                      -- of all events, each once
-local counts, is_count, temps = {}, {}, {}
+local counts, users, temps = {}, {}, {}
+local is_count = {}
 while at <= #ARGV do
   local e = {
     action = ARGV[at], id = ARGV[at + 1], user = ARGV[at + 2], said = ARGV[at + 5], books = {},
@@ -97,6 +99,7 @@ while at <= #ARGV do
   if not is_count[e.count] then
     is_count[e.count] = true
     counts[#counts + 1] = e.count
+    users[#users + 1] = e.user
   end
   local n = tonumber(ARGV[at + 6])
   at = at + 6
@@ -171,6 +174,15 @@ in_slices(counts, function(first, last)
   end
 end)
 
+-- For whoever asks what a user has: joined by commas. The reference application knows nothing of it,
+-- so it may name books that the user has no more, and miss some.
+local books_of = {}
+in_slices(users, function(first, last)
+  for n, list in ipairs(redis.call('HMGET', books_of_key, unpack(users, first, last))) do
+    books_of[users[first + n - 1]] = list or nil
+  end
+end)
+
 -- Reservations are left only by the reference application: nearly always there are none.
 if #temps > 0 and redis.call('EXISTS', unpack(temps)) > 0 then
   for _, e in ipairs(events) do
@@ -204,8 +216,8 @@ local ties_noted = redis.call('HLEN', ties) > 0
 ---- What is changed in memory, to be written at the end.
 
 -- Lists of what was changed, each entry once.
-local changed = {loan = {}, state = {}, stored = {}, in_hand = {}}
-local is_changed = {loan = {}, state = {}, stored = {}, in_hand = {}}
+local changed = {loan = {}, state = {}, stored = {}, in_hand = {}, books_of = {}}
+local is_changed = {loan = {}, state = {}, stored = {}, in_hand = {}, books_of = {}}
 local function set(what, values, key, value)
   values[key] = value
   local is = is_changed[what]
@@ -761,6 +773,38 @@ end
 
 ---- Acts: what a look at an event leads to. They are called after it and cannot fail.
 
+-- Whether a book is lent to a user, also if it is no book of this call.
+local function has(user, book)
+  if is_book[book] then
+    return loan[book] == user
+  end
+  return redis.call('HGET', loans_key, book) == user
+end
+
+local function lend(e, available)
+  for _, book in ipairs(available) do
+    set('loan', loan, book, e.user)
+    set('state', state, book, '=' .. e.id)
+  end
+  set('in_hand', in_hand, e.count, in_hand[e.count] + #available)
+  local list = {}
+  for book in string.gmatch(books_of[e.user] or '', '[^,]+') do
+    list[#list + 1] = book
+  end
+  -- With more than a user may have, some are not true any more.
+  local outdated = #list + #available > limit
+  local all, is_new = {}, {}
+  for n, book in ipairs(available) do
+    all[n], is_new[book] = book, true
+  end
+  for _, book in ipairs(list) do
+    if not is_new[book] and (not outdated or has(e.user, book)) then
+      all[#all + 1] = book
+    end
+  end
+  set('books_of', books_of, e.user, table.concat(all, ','))
+end
+
 -- Every book of a request is there, and its user may have them all.
 local function grant_all(e)
   if not acknowledge(e) then
@@ -771,10 +815,8 @@ local function grant_all(e)
       set('stored', stored, book, nil)
       room = room + 1
     end
-    set('loan', loan, book, e.user)
-    set('state', state, book, '=' .. e.id)
   end
-  set('in_hand', in_hand, e.count, in_hand[e.count] + #e.books)
+  lend(e, e.books)
   return tell_all(e, 'accepted')
 end
 
@@ -840,11 +882,7 @@ local function decide(e, sorted)
     lists[7], lists[8] = 'put_back', available
     return conclude(e, 'denied', 'too_many_books', lists, true)
   end
-  for _, book in ipairs(available) do
-    set('loan', loan, book, e.user)
-    set('state', state, book, '=' .. e.id)
-  end
-  set('in_hand', in_hand, e.count, in_hand[e.count] + #available)
+  lend(e, available)
   return conclude(e, 'accepted', nil, {'book_ids', available, unpack(lists)}, true)
 end
 
@@ -860,6 +898,16 @@ local function take_back(e, sorted)
   end
   if #mine > 0 then
     set('in_hand', in_hand, e.count, math.max(0, in_hand[e.count] - #mine))
+    local list, gone = {}, {}
+    for _, book in ipairs(mine) do
+      gone[book] = true
+    end
+    for book in string.gmatch(books_of[e.user] or '', '[^,]+') do
+      if not gone[book] then
+        list[#list + 1] = book
+      end
+    end
+    set('books_of', books_of, e.user, #list > 0 and table.concat(list, ',') or nil)
     put_back(mine)
   end
   if #mine == #e.books then
@@ -1113,6 +1161,7 @@ end
 
 write_hash(loans_key, 'loan', loan)
 write_hash(states_key, 'state', state)
+write_hash(books_of_key, 'books_of', books_of)
 
 if ties_cleared then
   redis.call('DEL', ties)

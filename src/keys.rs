@@ -52,6 +52,9 @@ pub struct Keys {
     pub lone_tries: String,
     /// Hash of events that wait only for others of their own millisecond.
     pub ties: String,
+    /// Hash: user -> books that are or were lent to the user, joined by commas; to find a user's
+    /// loans without going through all. The loans alone say what is true.
+    pub books_of_users: String,
     /// Hash of facts that outlive the consumer groups: stream -> why its group must not be
     /// recreated at 0 (contract, section 3, last paragraph).
     pub kept_events: String,
@@ -74,6 +77,7 @@ impl Keys {
             dead_letters: key("lending_dead_letter_event_stream"),
             lone_tries: key("lending_lone_tries"),
             ties: key("lending_ties"),
+            books_of_users: key("lending_books_of_users"),
             kept_events: key("lending_kept_events"),
             prefix,
         }
@@ -88,7 +92,7 @@ impl Keys {
     }
 
     /// The keys that all share, and the type of each.
-    pub fn types(&self) -> [(&str, &'static str); 12] {
+    pub fn types(&self) -> [(&str, &'static str); 13] {
         [
             (&self.requests, "stream"),
             (&self.returns, "stream"),
@@ -101,6 +105,7 @@ impl Keys {
             (&self.book_states, "hash"),
             (&self.lone_tries, "hash"),
             (&self.ties, "hash"),
+            (&self.books_of_users, "hash"),
             (&self.kept_events, "hash"),
         ]
     }

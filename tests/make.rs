@@ -399,7 +399,7 @@ fn the_demo_shows_what_it_claims_and_leaves_nothing_behind() {
         ",accepted,,the selfish gene,",
         "-rw-------\n",
         "3 events queued (3 of them by an earlier run)",
-        "user4 has 2 books: ronja, the selfish gene",
+        "user4 has 2 of 5 books: ronja, the selfish gene",
         "no libraryd is running",
         "interrupted; request ",
         "is still queued",

@@ -80,12 +80,12 @@ pub enum Verdict {
 pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_text: bool) -> Cmd {
     let keys = &session.keys;
     let answers = tries.iter().filter(|one| one.event.answer.ttl_ms() > 0).count();
-    let number_of_keys = 9 + 2 * tries.len() + answers;
+    let number_of_keys = 10 + 2 * tries.len() + answers;
     let mut cmd =
         if by_text { SCRIPT.by_text(number_of_keys) } else { SCRIPT.by_digest(number_of_keys) };
     cmd.arg(session.lock()).arg(&keys.requests).arg(&keys.returns).arg(&keys.handoffs);
     cmd.arg(&keys.loans).arg(&keys.book_states).arg(&keys.storage);
-    cmd.arg(&keys.outcomes).arg(&keys.ties);
+    cmd.arg(&keys.outcomes).arg(&keys.ties).arg(&keys.books_of_users);
     for Try { event, .. } in tries {
         cmd.arg(keys.count(&event.user)).arg(keys.reservation(event.key));
         if event.answer.ttl_ms() > 0 {

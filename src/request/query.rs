@@ -364,8 +364,9 @@ fn watch_step(
     Ok((entries?, trimmed))
 }
 
-/// `loans USER`. Nothing shared with the reference application says which books a user has, so
-/// the loans are gone through in steps, until as many are found as the user's count says.
+/// `loans USER`. What is noted of the user's books is held against the loans; if that does not
+/// make as many as the user's count says, an instance of the reference application has lent some,
+/// and the loans are gone through in steps until all are found.
 pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     const DOING: &str = "read the loans";
     let mut connection = connect(run)?;
@@ -373,7 +374,7 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     command.arg(run.keys.count(user));
     let count: Option<u64> = ask(&mut connection, DOING, &command).map_err(failed(run))?;
     let count = count.unwrap_or(0);
-    let mut books: Vec<String> = Vec::new();
+    let mut books = noted_loans(run, &mut connection, user)?;
     let mut cursor = String::from("0");
     while (books.len() as u64) < count {
         let mut command = redis::cmd("HSCAN");
@@ -417,6 +418,29 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     }
     print(&line)?;
     Ok(DONE)
+}
+
+/// Those of the books noted of a user that are lent to the user.
+fn noted_loans(
+    run: &Run,
+    connection: &mut Connection,
+    user: &UserId,
+) -> Result<Vec<String>, Failure> {
+    const DOING: &str = "read a user's loans";
+    let mut command = redis::cmd("HGET");
+    command.arg(&run.keys.books_of_users).arg(user.as_str());
+    let noted: Option<Vec<u8>> = ask(connection, DOING, &command).map_err(failed(run))?;
+    let noted = String::from_utf8_lossy(&noted.unwrap_or_default()).into_owned();
+    let books: Vec<&str> = noted.split(',').filter(|book| !book.is_empty()).collect();
+    if books.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut command = redis::cmd("HMGET");
+    command.arg(&run.keys.loans).arg(&books);
+    let holders: Vec<Option<Vec<u8>>> = ask(connection, DOING, &command).map_err(failed(run))?;
+    let holds = |holder: Option<Vec<u8>>| holder.as_deref() == Some(user.as_str().as_bytes());
+    let lent = books.into_iter().zip(holders).filter(|(_, holder)| holds(holder.clone()));
+    Ok(lent.map(|(book, _)| book.to_owned()).collect())
 }
 
 /// Where a book can be.

@@ -159,3 +159,32 @@ fn clients_that_wait_at_once_are_each_told_their_own_outcome() {
     redis.assert_one_outcome_each(50);
     redis.assert_at_rest();
 }
+
+/// Which books a user has is answered without going through all loans, and rightly even so where an
+/// instance of the reference application has lent and taken back without a note.
+#[test]
+fn the_loans_of_a_user_are_found_without_a_scan_and_those_without_a_note_as_well() {
+    let redis = Redis::new();
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb,momo,kim"));
+    redis.outcome_of_return(&redis.give_back("user1", "momo"));
+    let loans = || TestCommand::library_req(&redis, &["loans", "user1"]).exits(0).stdout;
+    let scans = || {
+        let stats: String = redis.ask(&["INFO", "commandstats"]);
+        stats.lines().any(|line| line.starts_with("cmdstat_hscan"))
+    };
+    redis.cmd(&["CONFIG", "RESETSTAT"]);
+    assert_eq!(loans(), "user1 has 2 of 5 books: geb, kim\n");
+    assert!(!scans());
+    // As the reference application does it.
+    redis.cmd(&["HDEL", "lent_books", "kim"]);
+    redis.cmd(&["HSET", "lent_books", "emma", "user1", "ronja", "user1"]);
+    redis.cmd(&["SET", "user:user1:count", "3"]);
+    assert_eq!(loans(), "user1 has 3 of 5 books: emma, geb, ronja\n");
+    // What is lent after that has no part in what is outdated.
+    redis.cmd(&["HSET", "shelving_service_state", "emma", "1-0", "ronja", "1-0"]);
+    redis.outcome_of_request(&redis.request("user1", "alice"));
+    redis.outcome_of_return(&redis.give_back("user1", "emma,ronja,geb"));
+    redis.outcome_of_request(&redis.request("user1", "a,b,c,d"));
+    assert_eq!(redis.ask::<String>(&["HGET", "lending_books_of_users", "user1"]), "a,b,c,d,alice");
+}

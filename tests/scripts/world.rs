@@ -160,6 +160,9 @@ impl World {
         let mut ask = |args: &[&str]| redis.ask::<redis::Value>(args);
         for (book, loan) in &model.loans {
             ask(&["HSET", &keys.loans, book.as_str(), loan.user.as_str()]);
+            let noted = model.loans.iter().filter(|(_, other)| other.user == loan.user);
+            let noted: Vec<_> = noted.map(|(book, _)| book.as_str()).collect();
+            ask(&["HSET", &keys.books_of_users, loan.user.as_str(), &noted.join(",")]);
             if let Some(request) = loan.request {
                 ask(&["HSET", &keys.book_states, book.as_str(), &format!("={request}")]);
             }
@@ -424,6 +427,17 @@ impl World {
         let mut real_loans = seen.hash(&keys.loans);
         let loans = model.loans.iter().map(|(b, l)| (b.to_string(), l.user.to_string()));
         same("loans", std::mem::take(&mut real_loans), loans.collect())?;
+        let mut noted: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        for (book, loan) in &model.loans {
+            noted.entry(loan.user.to_string()).or_default().insert(book.as_str());
+        }
+        for (user, list) in seen.hash(&keys.books_of_users) {
+            let list: BTreeSet<&str> = list.split(',').collect();
+            let lent = noted.remove(&user).unwrap_or_default();
+            let right = list == lent || self.reference_at_work && list.is_superset(&lent);
+            ensure!(right, "of {user} is noted {list:?} instead of {lent:?}");
+        }
+        ensure!(noted.is_empty(), "no books are noted of {noted:?}");
         let out = model.out.iter().map(|(book, request)| (book.to_string(), request.to_string()));
         same("books out of the shelves", seen.hash(&keys.shelves), out.collect())?;
         let storage: BTreeSet<String> = model.storage.iter().map(ToString::to_string).collect();
@@ -454,6 +468,7 @@ impl World {
                         &keys.storage,
                         &keys.book_states,
                         &keys.ties,
+                        &keys.books_of_users,
                         &keys.requests,
                         &keys.returns,
                         &keys.handoffs,
