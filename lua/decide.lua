@@ -341,7 +341,7 @@ end
 -- What is noted of ties: of each event that waits for the one in front, what could end its wait:
 -- its user and its books, one a line. Read when first needed, changed in memory like all else.
 local tied, front_noted, front_stored, ties_changed, ties_cleared
-local tied_by_name                 -- user or book -> events that are noted with it, made when needed
+local tied_by_name                 -- action, user or book -> events noted with it, made when needed
 local untied = {}                  -- events whose note is gone: they have to try again
 
 local function load_ties()
@@ -362,9 +362,10 @@ local function name_of(e)
 end
 
 local function note_by_name(event)
+  local by_name = tied_by_name[string.match(event, '^%a+')]
   for name in string.gmatch(tied[event], '[^\n]+') do
-    tied_by_name[name] = tied_by_name[name] or {}
-    table.insert(tied_by_name[name], event)
+    by_name[name] = by_name[name] or {}
+    table.insert(by_name[name], event)
   end
 end
 
@@ -486,7 +487,9 @@ local function nothing_older(e)
       return false
     end
   end
-  tie(e, action .. ':' .. other)
+  if is_tie(e.id, other) then
+    tie(e, action .. ':' .. other)
+  end
   return false
 end
 
@@ -676,18 +679,19 @@ end
 local function untie(e, accepted)
   load_ties()
   if not tied_by_name then
-    tied_by_name = {}
+    tied_by_name = {request = {}, ['return'] = {}}
     for event in pairs(tied) do
       note_by_name(event)
     end
   end
-  local concerned = accepted and '^return:' or '^request:'
+  local by_name = tied_by_name[accepted and 'return' or 'request']
   for _, name in ipairs({e.user, unpack(accepted and {} or e.books)}) do
-    for _, event in ipairs(tied_by_name[name] or {}) do
-      if tied[event] and string.find(event, concerned) then
+    for _, event in ipairs(by_name[name] or {}) do
+      if tied[event] then
         tied[event], ties_changed[event], untied[event] = nil, true, true
       end
     end
+    by_name[name] = nil
   end
   look_at_all_again()
 end
