@@ -30,7 +30,7 @@ const OLDEST_FOR_EACH: usize = 2;
 
 /// How many of a user's events are tried again when one of them was decided: what a user may have
 /// in hand is a handful of books.
-const OLDEST_OF_A_USER: usize = 64;
+const OLDEST_OF_A_USER: usize = 8;
 
 /// An event that waits.
 #[derive(Debug)]
