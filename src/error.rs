@@ -4,7 +4,7 @@
 //! redis-rs names only some of the errors that a server sends; the others are told by their code
 //! (the first word of the message).
 
-use std::fmt;
+use std::{fmt, io};
 
 use redis::RedisError;
 
@@ -55,6 +55,13 @@ impl Error {
             Self::Redis { source, .. } => source.code(),
             _ => None,
         }
+    }
+
+    /// Whether a signal came while Redis was waited for: nothing is wrong with the link then.
+    pub fn is_interrupted(&self) -> bool {
+        let Self::Redis { source, .. } = self else { return false };
+        let cause = std::error::Error::source(source).and_then(|cause| cause.downcast_ref());
+        cause.is_some_and(|cause: &io::Error| cause.kind() == io::ErrorKind::Interrupted)
     }
 
     /// What follows from this error.
