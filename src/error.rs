@@ -4,6 +4,8 @@
 //! redis-rs names only some of the errors that a server sends; the others are told by their code
 //! (the first word of the message).
 
+use std::error::Error as StdError;
+use std::sync::Arc;
 use std::{fmt, io};
 
 use redis::RedisError;
@@ -60,8 +62,12 @@ impl Error {
     /// Whether a signal came while Redis was waited for: nothing is wrong with the link then.
     pub fn is_interrupted(&self) -> bool {
         let Self::Redis { source, .. } = self else { return false };
-        let cause = std::error::Error::source(source).and_then(|cause| cause.downcast_ref());
-        cause.is_some_and(|cause: &io::Error| cause.kind() == io::ErrorKind::Interrupted)
+        let cause = StdError::source(source);
+        // redis-rs shares the cause among the copies of an error.
+        let shared =
+            cause.and_then(|cause| cause.downcast_ref::<Arc<dyn StdError + Send + Sync>>());
+        let io = shared.and_then(|cause| cause.downcast_ref::<io::Error>());
+        io.is_some_and(|cause| cause.kind() == io::ErrorKind::Interrupted)
     }
 
     /// What follows from this error.
@@ -123,5 +129,18 @@ fn describe(error: &RedisError) -> String {
             "the user or the password was refused".to_owned()
         }
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ctrl-C while an answer was waited for was told as the loss of Redis.
+    #[test]
+    fn a_signal_is_no_loss_of_the_link() {
+        let error = |kind: io::ErrorKind| Error::redis("wait")(io::Error::from(kind).into());
+        assert!(error(io::ErrorKind::Interrupted).is_interrupted());
+        assert!(!error(io::ErrorKind::BrokenPipe).is_interrupted());
     }
 }
