@@ -8,6 +8,9 @@ JOBS = []
 
 
 def go(name, events, books, faults=0, capacity=0, **knobs):
+    # That who waits unasked asks at its next try matters only where a group was lost; it makes twice
+    # the states, so it has configurations of its own.
+    knobs.setdefault('skip', 'fresh')
     JOBS.append(('%s, %d faults' % (name, faults), events, books, dict(ALL, faults=faults, capacity=capacity, **knobs)))
 
 
@@ -51,7 +54,7 @@ go('put back, lent and given back, stored', through[1:], 2, 1, storage=(1,), lim
 for name, events, books, knobs in (
         ('two want two books', two, 2, {}), ('taken over while it waits', stuck, 2, dict(lent=((1, 0),))),
         ('request, return, request', four[:3], 1, dict(kinds=('io',))), ('nowhere', two, 2, dict(nowhere=(0,)))):
-    go('waits unasked, ' + name, events, books, 1, **knobs)
+    go('waits unasked, ' + name, events, books, 1, **dict(knobs, skip='once'))
 # --- dead letters
 go('dead letter', [req(1, 0, 0, 1)], 2, 2, capacity=1, dead_letters=True)
 go('dead letter and another', stuck, 2, 2, dead_letters=True, kinds=('io',), late=('unfetch', 'reject'))
@@ -117,8 +120,8 @@ go('tie: sent meanwhile', [R(0, 1, 0), T(0, 1, 0), R(1, 1, 0)], 1, arrive=True, 
 go('tie: smaller ids sent meanwhile', [R(2, 1, 0), T(0, 0, 0), R(1, 1, 0), T(1, 1, 0)], 1, arrive=True, **LENT)
 go('tie: dead letter', [R(0, 1, 0), T(0, 1, 0), R(1, 1, 0)], 1, 1, kinds=(), dead_letters=True, **LENT)
 # --- a group destroyed and made anew at 0
-GROUP = dict(kinds=('regroup',))
-go('regroup: request, return', four[:2], 1, 2, kinds=('regroup', 'crash'))
+GROUP = dict(kinds=('regroup',), skip='once')
+go('regroup: request, return', four[:2], 1, 2, kinds=('regroup', 'crash'), skip='once')
 go('regroup: request, return, request', four[:3], 1, 1, **GROUP)
 go('regroup: two want one book', same, 1, 2, **GROUP)
 go('regroup: two want two books', two, 2, 1, **GROUP)
