@@ -78,8 +78,7 @@ local reference = take_names()
 
 local events = {}
 local books, is_book = {}, {}                      -- of all events, each once
-local counts, users, temps = {}, {}, {}
-local is_count = {}
+local counts, is_count, users, temps = {}, {}, {}, {}
 while at <= #ARGV do
   local e = {
     action = ARGV[at], id = ARGV[at + 1], user = ARGV[at + 2], said = ARGV[at + 5], books = {},
@@ -785,16 +784,22 @@ local function has(user, book)
   return redis.call('HGET', loans_key, book) == user
 end
 
+-- The books that are noted of a user.
+local function noted_books(user)
+  local list = {}
+  for book in string.gmatch(books_of[user] or '', '[^,]+') do
+    list[#list + 1] = book
+  end
+  return list
+end
+
 local function lend(e, available)
   for _, book in ipairs(available) do
     set('loan', loan, book, e.user)
     set('state', state, book, '=' .. e.id)
   end
   set('in_hand', in_hand, e.count, in_hand[e.count] + #available)
-  local list = {}
-  for book in string.gmatch(books_of[e.user] or '', '[^,]+') do
-    list[#list + 1] = book
-  end
+  local list = noted_books(e.user)
   -- With more than a user may have, some are not true any more.
   local outdated = #list + #available > limit
   local all, is_new = {}, {}
@@ -906,7 +911,7 @@ local function take_back(e, sorted)
     for _, book in ipairs(mine) do
       gone[book] = true
     end
-    for book in string.gmatch(books_of[e.user] or '', '[^,]+') do
+    for _, book in ipairs(noted_books(e.user)) do
       if not gone[book] then
         list[#list + 1] = book
       end

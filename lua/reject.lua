@@ -165,9 +165,10 @@ for _, more in ipairs({'outcome', 'rejected', 'cause', ARGV[5]}) do
 end
 if action ~= 'handoff' then
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[8], '*', unpack(reply, 2))
-  local wish = field('answer')
+  local wish = field('answer') or ''
+  local is_wished = wish == 'wait' or string.find(wish, '^keep') ~= nil
   -- The answer is text, a line for each name and value.
-  if (wish == 'wait' or wish and string.find(wish, '^keep')) and not (user and string.find(user, '\n', 1, true)) then
+  if is_wished and not (user and string.find(user, '\n', 1, true)) then
     redis.call('DEL', KEYS[11])
     redis.call('RPUSH', KEYS[11], table.concat(reply, '\n', 2))
     redis.call('PEXPIRE', KEYS[11], ARGV[9])

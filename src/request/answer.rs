@@ -84,7 +84,8 @@ impl Waiter<'_> {
                     if error.remedy() != Remedy::Retry || Instant::now() >= self.deadline {
                         return Err(error);
                     }
-                    if !lost {
+                    // Whoever gave a signal is told what comes of it.
+                    if !lost && !error.is_interrupted() {
                         lost = true;
                         note(Note::Lost(&error));
                     }

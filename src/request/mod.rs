@@ -96,8 +96,6 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
                 "no libraryd is running on {}: {queued} and waits for one",
                 run.target
             )),
-            // Whoever gave the signal is told what comes of it.
-            Note::Lost(error) if error.is_interrupted() => {}
             Note::Lost(error) => {
                 say(&format!("lost Redis at {}, trying again: {error}", run.target));
             }
