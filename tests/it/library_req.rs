@@ -165,9 +165,11 @@ fn clients_that_wait_at_once_are_each_told_their_own_outcome() {
 #[test]
 fn the_loans_of_a_user_are_found_without_a_scan_and_those_without_a_note_as_well() {
     let redis = Redis::new();
-    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
     redis.outcome_of_request(&redis.request("user1", "geb,momo,kim"));
     redis.outcome_of_return(&redis.give_back("user1", "momo"));
+    // It scans as well, now and then.
+    assert_eq!(daemon.stop(), 0);
     let loans = || TestCommand::library_req(&redis, &["loans", "user1"]).exits(0).stdout;
     let scans = || {
         let stats: String = redis.ask(&["INFO", "commandstats"]);
@@ -182,6 +184,7 @@ fn the_loans_of_a_user_are_found_without_a_scan_and_those_without_a_note_as_well
     redis.cmd(&["SET", "user:user1:count", "3"]);
     assert_eq!(loans(), "user1 has 3 of 5 books: emma, geb, ronja\n");
     // What is lent after that has no part in what is outdated.
+    let _daemon = Daemon::start(&redis, &["worker1"]);
     redis.cmd(&["HSET", "shelving_service_state", "emma", "1-0", "ronja", "1-0"]);
     redis.outcome_of_request(&redis.request("user1", "alice"));
     redis.outcome_of_return(&redis.give_back("user1", "emma,ronja,geb"));
