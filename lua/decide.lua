@@ -1,7 +1,7 @@
 -- decide.lua: work on requests and returns, in the order given, as far as each can go now.
 --
 -- After order.lua. LendingService's one script. For each event it either
---   commits: effect, outcome, hand-off to shelving, answer, XACK and XDEL together (DONE),
+--   commits: effect, outcome, hand-off to shelving, answer, XACK and XDEL together,
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
 --   reserves books that only ShelvingService can know about, and asks for them (FETCH).
 -- On its first try by an instance a request comes with ShelvingService's answers already. A "yes"
@@ -23,17 +23,19 @@
 --       9 n, then n consumers that hold up no refusal (silent instances without a lease)
 --       . m, then m consumers that run the reference application
 --       then for each event:
---         "request" or "return", event id, user id,
---         milliseconds to keep the answer, or "" if none is wished,
---         "", the doubt that an earlier FETCH gave, or "no" after WAIT "no",
---         what ShelvingService has said of the books: "" nothing, "yes" to all of them, or how
---         final a "no" is: "first" (not at all), "in_doubt", "certain",
---         number of books, the books, and, but for "" and "yes", for each book "yes", "again",
---         the id of the request that has it, or "" (not asked)
+--         its form, five words in one argument since few events differ in it: "request" or "return";
+--           the number of books; what ShelvingService has said of them: "nothing", "yes" to all, or
+--           how final a "no" is: "first" (not at all), "in_doubt", "certain"; milliseconds to keep
+--           the answer, 0 if none is wished; "sure", or "doubt" if there is one
+--         event id, user id
+--         with "doubt": the doubt that an earlier FETCH gave, or "no" after WAIT "no"
+--         the books, and, but for "nothing" and "yes", for each of them "yes", "again", the id of
+--         the request that has it, or "" (not asked)
 -- Returns {"FENCED"}, or for each event one of
 --       a number                          accepted or returned, with all its books: so many does
 --                                         the user have now
---       {"DONE", name, value, ...}        any other outcome: its fields from "outcome" on
+--       text                              any other outcome: its fields from "outcome" on, names and
+--                                         values in turn, a line each
 --       {"WAIT", "older" | "book" | "doubt" | "no"}   "no": shelving has said a final "no"
 --       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
 --       {"STALE"}                         not pending any more: somebody else decides it; nothing
@@ -76,19 +78,39 @@ for _, name in ipairs(take_names()) do
 end
 local reference = take_names()
 
+local forms = {}
+local function form_of(text)
+  local form = forms[text]
+  if not form then
+    local action, n, said, answer_ms, doubt =
+      string.match(text, '^(%a+) (%d+) ([%a_]+) (%d+) (%a+)$')
+    form = {
+      action = action, n = tonumber(n), said = said ~= 'nothing' and said or '',
+      answer_ms = answer_ms ~= '0' and answer_ms, doubt = doubt == 'doubt',
+    }
+    forms[text] = form
+  end
+  return form
+end
+
 local events = {}
 local books, is_book = {}, {}                      -- of all events, each once
-local counts, is_count, users, temps = {}, {}, {}, {}
+-- Of a book that is lent, the state tells a return whose loan it is, and a request that may have
+-- something reserved what that is. To all others it does not matter, and is not read.
+local state_matters = {}
+local counts, is_count, temps = {}, {}, {}
 while at <= #ARGV do
+  local form = form_of(ARGV[at])
+  local n, first = form.n, at + (form.doubt and 4 or 3)
   local e = {
-    action = ARGV[at], id = ARGV[at + 1], user = ARGV[at + 2], said = ARGV[at + 5], books = {},
-    count = KEYS[next_key],
+    action = form.action, id = ARGV[at + 1], user = ARGV[at + 2], said = form.said,
+    books = {unpack(ARGV, first, first + n - 1)}, count = KEYS[next_key],
   }
-  if ARGV[at + 3] ~= '' then
-    e.answer, e.answer_ms = KEYS[next_key + 2], ARGV[at + 3]
+  if form.answer_ms then
+    e.answer, e.answer_ms = KEYS[next_key + 2], form.answer_ms
   end
-  if ARGV[at + 4] ~= '' then
-    e.doubt = ARGV[at + 4]
+  if form.doubt then
+    e.doubt = ARGV[at + 3]
   end
   if e.action == 'request' then
     temps[#temps + 1] = KEYS[next_key + 1]
@@ -98,19 +120,18 @@ while at <= #ARGV do
   if not is_count[e.count] then
     is_count[e.count] = true
     counts[#counts + 1] = e.count
-    users[#users + 1] = e.user
   end
-  local n = tonumber(ARGV[at + 6])
-  at = at + 6
-  for k = 1, n do
-    local book = ARGV[at + k]
-    e.books[k] = book
+  at = first + n
+  local with_state = e.action == 'return' or e.said ~= ''
+  for _, book in ipairs(e.books) do
     if not is_book[book] then
       is_book[book] = true
       books[#books + 1] = book
     end
+    if with_state then
+      state_matters[book] = true
+    end
   end
-  at = at + n + 1
   if e.said ~= '' and e.said ~= 'yes' then
     e.answers = {}
     for k = 1, n do
@@ -132,23 +153,43 @@ local function in_slices(list, call)
 end
 
 local loan, state, stored, in_hand, broken = {}, {}, {}, {}, {}
-in_slices(books, function(first, last)
-  local lent = redis.call('HMGET', loans_key, unpack(books, first, last))
-  local states = redis.call('HMGET', states_key, unpack(books, first, last))
-  local in_storage = redis.call('SMISMEMBER', storage_key, unpack(books, first, last))
-  for n = first, last do
-    local book, k = books[n], n - first + 1
-    if lent[k] then
-      loan[book] = lent[k]
+-- What a hash has of some fields, into a table.
+local function read_hash(key, fields, values)
+  in_slices(fields, function(first, last)
+    for n, value in ipairs(redis.call('HMGET', key, unpack(fields, first, last))) do
+      if value then
+        values[fields[first + n - 1]] = value
+      end
     end
-    if states[k] then
-      state[book] = states[k]
-    end
-    if in_storage[k] == 1 then
-      stored[book] = true
-    end
+  end)
+end
+
+read_hash(loans_key, books, loan)
+local with_state = {}
+for _, book in ipairs(books) do
+  if not loan[book] or state_matters[book] then
+    with_state[#with_state + 1] = book
   end
-end)
+end
+read_hash(states_key, with_state, state)
+
+-- A book that is lent as well is counted as lent, wherever else it may be.
+local number_stored = redis.call('SCARD', storage_key)
+if number_stored == 0 then
+  -- Nothing to look for.
+elseif #books > number_stored and number_stored <= SLICE then
+  for _, book in ipairs(redis.call('SMEMBERS', storage_key)) do
+    stored[book] = true
+  end
+else
+  in_slices(books, function(first, last)
+    for n, is in ipairs(redis.call('SMISMEMBER', storage_key, unpack(books, first, last))) do
+      if is == 1 then
+        stored[books[first + n - 1]] = true
+      end
+    end
+  end)
+end
 
 in_slices(counts, function(first, last)
   local absent = {}
@@ -174,13 +215,20 @@ in_slices(counts, function(first, last)
 end)
 
 -- For whoever asks what a user has: joined by commas. The reference application knows nothing of it,
--- so it may name books that the user has no more, and miss some.
-local books_of = {}
-in_slices(users, function(first, last)
-  for n, list in ipairs(redis.call('HMGET', books_of_key, unpack(users, first, last))) do
-    books_of[users[first + n - 1]] = list or nil
+-- so it may name books that the user has no more, and miss some. A request whose books are all lent
+-- does not need it, unless one of them is returned first: then it is read when it is needed.
+local books_of, users, is_user = {}, {}, {}
+for _, e in ipairs(events) do
+  local may_change = not is_user[e.user] and e.action == 'return'
+  for _, book in ipairs(is_user[e.user] and {} or e.books) do
+    may_change = may_change or not loan[book]
   end
-end)
+  if may_change then
+    is_user[e.user] = true
+    users[#users + 1] = e.user
+  end
+end
+read_hash(books_of_key, users, books_of)
 
 -- Reservations are left only by the reference application: nearly always there are none.
 if #temps > 0 and redis.call('EXISTS', unpack(temps)) > 0 then
@@ -205,11 +253,12 @@ if #temps > 0 and redis.call('EXISTS', unpack(temps)) > 0 then
   end
 end
 
-local room = capacity - redis.call('SCARD', storage_key)
+local room = capacity - number_stored
 -- A wrong type here must show before anything is written.
 for _, stream in ipairs({requests, returns, handoffs, outcomes}) do
   redis.call('XLEN', stream)
 end
+redis.call('HLEN', books_of_key)
 local ties_noted = redis.call('HLEN', ties) > 0
 
 ---- What is changed in memory, to be written at the end.
@@ -295,7 +344,7 @@ local function oldest(stream)
         end
       end
       known.from = #page == known.page and '(' .. page[#page][1]
-      known.page = math.min(2 * known.page, LONGEST_PAGE)
+      known.page = math.min(4 * known.page, LONGEST_PAGE)
     elseif known.at_end then
       return ''
     else
@@ -466,11 +515,11 @@ local function nothing_older(e)
   if not own or not other then
     return false
   end
-  local ms = split(e.id)
   local own_first = own == '' or own == e.id or precedes(e.id, e.action, own, e.action)
   if other == '' then
     return own_first
   end
+  local ms = split(e.id)
   local other_ms = split(other)
   if other_ms ~= ms then
     return own_first and smaller(ms, other_ms)
@@ -730,48 +779,49 @@ local function is_mine(e)
   return not pending.err and #pending == 1
 end
 
--- Writes the outcome: `reply` is "DONE" and its fields from "outcome" on. Returns the reply.
-local function tell(e, reply, effect)
+-- Writes the outcome: `fields` are its names and values from "outcome" on.
+local function tell(e, fields, effect)
   redis.call('XADD', outcomes, '*', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
-    unpack(reply, 2))
+    unpack(fields))
   if e.answer then
     local text = {'event_id', e.id, 'action', e.action, 'user_id', e.user,
-      table.concat(reply, '\n', 2)}
+      table.concat(fields, '\n')}
     redis.call('DEL', e.answer)
     redis.call('RPUSH', e.answer, table.concat(text, '\n'))
     redis.call('PEXPIRE', e.answer, e.answer_ms)
   end
   if ties_noted then
     if effect then
-      untie(e, reply[3] == 'accepted')
+      untie(e, fields[2] == 'accepted')
     end
     pass_ties_on(e)
   end
-  return reply
 end
 
 -- As `tell`, for an event that had all that it asked for. The caller knows the rest.
 local function tell_all(e, outcome)
   local now = string.format('%d', in_hand[e.count])
-  tell(e, {'DONE', 'outcome', outcome, 'book_ids', table.concat(e.books, ','), 'in_hand', now}, true)
+  tell(e, {'outcome', outcome, 'book_ids', table.concat(e.books, ','), 'in_hand', now}, true)
   return in_hand[e.count]
 end
 
--- As `tell`, with `lists`: pairs of a field and books, left out where there are none.
+-- As `tell`, with `lists`: pairs of a field and books, left out where there are none. Returns the
+-- reply.
 local function conclude(e, outcome, cause, lists, effect)
-  local reply = {'DONE', 'outcome', outcome}
+  local fields = {'outcome', outcome}
   if cause then
-    reply[4], reply[5] = 'cause', cause
+    fields[3], fields[4] = 'cause', cause
   end
   for n = 1, #lists, 2 do
     if #lists[n + 1] > 0 then
-      reply[#reply + 1] = lists[n]
-      reply[#reply + 1] = table.concat(lists[n + 1], ',')
+      fields[#fields + 1] = lists[n]
+      fields[#fields + 1] = table.concat(lists[n + 1], ',')
     end
   end
-  reply[#reply + 1] = 'in_hand'
-  reply[#reply + 1] = string.format('%d', in_hand[e.count])
-  return tell(e, reply, effect)
+  fields[#fields + 1] = 'in_hand'
+  fields[#fields + 1] = string.format('%d', in_hand[e.count])
+  tell(e, fields, effect)
+  return table.concat(fields, '\n')
 end
 
 ---- Acts: what a look at an event leads to. They are called after it and cannot fail.
@@ -786,9 +836,15 @@ end
 
 -- The books that are noted of a user.
 local function noted_books(user)
+  if not is_user[user] then
+    is_user[user] = true
+    books_of[user] = redis.call('HGET', books_of_key, user) or nil
+  end
   local list = {}
-  for book in string.gmatch(books_of[user] or '', '[^,]+') do
-    list[#list + 1] = book
+  if books_of[user] then
+    for book in string.gmatch(books_of[user], '[^,]+') do
+      list[#list + 1] = book
+    end
   end
   return list
 end
@@ -800,6 +856,10 @@ local function lend(e, available)
   end
   set('in_hand', in_hand, e.count, in_hand[e.count] + #available)
   local list = noted_books(e.user)
+  if #list == 0 then
+    set('books_of', books_of, e.user, table.concat(available, ','))
+    return
+  end
   -- With more than a user may have, some are not true any more.
   local outdated = #list + #available > limit
   local all, is_new = {}, {}

@@ -100,13 +100,12 @@ impl Outcome {
         })
     }
 
-    /// Reads an answer: the fields' names and values, a line each (no id has a line break in it).
+    /// Reads an answer: its [`fields`].
     ///
     /// # Errors
     /// What is missing or not understood.
     pub fn from_answer(answer: &str) -> Result<Self, String> {
-        let mut lines = answer.split('\n');
-        Self::from_fields(std::iter::from_fn(|| Some((lines.next()?, lines.next()?))))
+        Self::from_fields(fields(answer))
     }
 
     /// The books of one of [`BOOK_LISTS`]; none if the list is empty.
@@ -148,6 +147,12 @@ impl Outcome {
         json.push('}');
         json
     }
+}
+
+/// Names and values of fields that stand a line each (no id has a line break in it).
+pub fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut lines = text.split('\n');
+    std::iter::from_fn(move || Some((lines.next()?, lines.next()?)))
 }
 
 /// Appends the name of a JSON object's member, with a comma before it where one is due.

@@ -1,5 +1,6 @@
 //! Typed calls of decide.lua: a chunk of tries out, a verdict on each back.
 
+use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use redis::{Cmd, Value};
@@ -68,8 +69,8 @@ pub enum Verdict {
         /// The doubt for the next try.
         doubt: String,
     },
-    /// Decided: the outcome's fields from `outcome` on, names and values in turn.
-    Done(Vec<Value>),
+    /// Decided: the outcome's fields from `outcome` on, see [`outcome::fields`].
+    Done(String),
     /// Decided by somebody else.
     Stale,
     /// It can never be worked on: the cause.
@@ -100,27 +101,27 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
     }
     let mut buffer = String::new();
     for Try { event, doubt, fetched } in tries {
-        cmd.arg(event.key.action.as_str());
-        arg_of(&mut cmd, &mut buffer, event.key.id);
-        cmd.arg(event.user.as_str());
-        match event.answer.ttl_ms() {
-            0 => cmd.arg(""),
-            ttl_ms => cmd.arg(ttl_ms),
-        };
-        cmd.arg(doubt);
         let all_yes = fetched.as_ref().is_some_and(|fetched| {
             fetched.answers.iter().all(|answer| *answer == Some(Answer::Yes))
         });
-        cmd.arg(match fetched {
-            None => "",
+        let said = match fetched {
+            None => "nothing",
             Some(_) if all_yes => "yes",
             Some(fetched) => match fetched.finality {
                 Finality::First => "first",
                 Finality::InDoubt(_) => "in_doubt",
                 Finality::Certain => "certain",
             },
-        });
-        cmd.arg(event.books.len());
+        };
+        let (action, ttl_ms) = (event.key.action, event.answer.ttl_ms());
+        let is_doubt = if doubt.is_empty() { "sure" } else { "doubt" };
+        let form = format_args!("{action} {} {said} {ttl_ms} {is_doubt}", event.books.len());
+        arg_of(&mut cmd, &mut buffer, form);
+        arg_of(&mut cmd, &mut buffer, event.key.id);
+        cmd.arg(event.user.as_str());
+        if !doubt.is_empty() {
+            cmd.arg(doubt);
+        }
         for book in &event.books {
             cmd.arg(book.as_str());
         }
@@ -141,27 +142,21 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
 }
 
 /// The outcome's fields of an event that had all that it asked for.
-fn with_all_books(event: &Event, in_hand: i64) -> Vec<Value> {
+fn with_all_books(event: &Event, in_hand: i64) -> String {
     let outcome = match event.key.action {
         Action::Request => outcome::Verdict::Accepted,
         Action::Return => outcome::Verdict::Returned,
     };
-    let mut books = String::new();
-    for book in &event.books {
-        if !books.is_empty() {
-            books.push(',');
+    let mut fields = format!("outcome\n{}\nbook_ids\n", outcome.as_str());
+    for (n, book) in event.books.iter().enumerate() {
+        if n > 0 {
+            fields.push(',');
         }
-        books.push_str(book.as_str());
+        fields.push_str(book.as_str());
     }
-    let value = |text: &str| Value::BulkString(text.into());
-    vec![
-        value("outcome"),
-        value(outcome.as_str()),
-        value("book_ids"),
-        Value::BulkString(books.into()),
-        value("in_hand"),
-        value(&in_hand.to_string()),
-    ]
+    // Writing to a string cannot fail.
+    let _ = write!(fields, "\nin_hand\n{in_hand}");
+    fields
 }
 
 /// The verdicts from the script's reply.
@@ -185,9 +180,15 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
             if let Value::Int(in_hand) = value {
                 return Ok(Verdict::Done(with_all_books(&one.event, in_hand)));
             }
-            let Value::Array(mut parts) = value else { return Err(unexpected(&value)) };
+            let parts = match value {
+                Value::Array(parts) => parts,
+                Value::BulkString(fields) => {
+                    let fields = String::from_utf8(fields).map_err(|error| unexpected(&error))?;
+                    return Ok(Verdict::Done(fields));
+                }
+                other => return Err(unexpected(&other)),
+            };
             let verdict = match parts.first().and_then(text) {
-                Some("DONE") => Verdict::Done(parts.split_off(1)),
                 Some("FETCH") => {
                     let index = |book: &Value| {
                         let book = text(book)?;

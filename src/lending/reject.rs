@@ -1,4 +1,4 @@
-//! Typed call of reject.lua: an event that cannot be worked on goes to the dead letters.
+//! Typed calls of reject.lua: events that cannot be worked on go to the dead letters.
 
 use std::sync::LazyLock;
 
@@ -6,7 +6,7 @@ use redis::{Cmd, Value};
 
 use super::STORAGE_CAPACITY;
 use crate::error::Error;
-use crate::event::{AnswerWish, EventKey};
+use crate::event::{Action, AnswerWish, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Reply, Script};
@@ -16,48 +16,68 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/reject.lua")))
 });
 
-const KEYS: usize = 12;
+/// The keys that belong to no single event, and how many belong to each.
+const KEYS: usize = 10;
+const KEYS_OF_EACH: usize = 2;
 
-/// The command that moves a request or return to the dead letters; or, to `look`, tells which
-/// books it may have fetched from the main storage.
-pub fn command(session: &Session, key: EventKey, cause: &str, look: bool, by_text: bool) -> Cmd {
+/// The most events that one call gives up: each costs Redis some 20 microseconds.
+pub const MOST_AT_ONCE: usize = 64;
+
+/// An event that is given up, and the cause.
+pub type GivenUp = (EventKey, String);
+
+/// The command that moves events, all requests or all returns, to the dead letters.
+pub fn command(session: &Session, events: &[GivenUp], by_text: bool) -> Cmd {
+    build(session, "reject", events, by_text)
+}
+
+/// The command that tells which books a request may have fetched from the main storage.
+pub fn look_command(session: &Session, event: &GivenUp, by_text: bool) -> Cmd {
+    build(session, "look", std::slice::from_ref(event), by_text)
+}
+
+fn build(session: &Session, step: &str, events: &[GivenUp], by_text: bool) -> Cmd {
     let keys = &session.keys;
-    let stream = keys.stream(key.action);
-    let own = [keys.reservation(key), keys.answer(key)];
-    let step = if look { "look" } else { "reject" };
-    let action = key.action.as_str();
-    build(session, stream, LENDING_GROUP, key.id, action, cause, own, step, by_text)
+    let action = events.first().map_or(Action::Request, |(key, _)| key.action);
+    let of_each = events.iter().map(|(key, _)| [keys.reservation(*key), keys.answer(*key)]);
+    let stream = (keys.stream(action), LENDING_GROUP, action.as_str());
+    let mut cmd = begin(session, stream, step, of_each, by_text);
+    for (key, cause) in events {
+        cmd.arg(key.id.to_string()).arg(cause);
+    }
+    cmd
 }
 
 /// The command that moves a hand-off to the dead letters.
 pub fn hand_off_command(session: &Session, id: EventId, cause: &str, by_text: bool) -> Cmd {
-    let keys = &session.keys;
     // A hand-off has neither a reservation nor an answer; the stream itself stands in for them.
-    let own = [keys.handoffs.clone(), keys.handoffs.clone()];
-    let (stream, step) = (&keys.handoffs, "reject");
-    build(session, stream, SHELVING_GROUP, id, "handoff", cause, own, step, by_text)
+    let stream = &session.keys.handoffs;
+    let of_each = [[stream.clone(), stream.clone()]].into_iter();
+    let mut cmd = begin(session, (stream, SHELVING_GROUP, "handoff"), "reject", of_each, by_text);
+    cmd.arg(id.to_string()).arg(cause);
+    cmd
 }
 
-#[allow(clippy::too_many_arguments)] // Two callers, both above.
-fn build(
+/// All but the arguments that belong to each event.
+fn begin(
     session: &Session,
-    stream: &str,
-    group: &str,
-    id: EventId,
-    action: &str,
-    cause: &str,
-    [reservation, answer]: [String; 2],
+    (stream, group, action): (&str, &str, &str),
     step: &str,
+    of_each: impl ExactSizeIterator<Item = [String; KEYS_OF_EACH]>,
     by_text: bool,
 ) -> Cmd {
     let keys = &session.keys;
-    let mut cmd = if by_text { SCRIPT.by_text(KEYS) } else { SCRIPT.by_digest(KEYS) };
+    let number = KEYS + KEYS_OF_EACH * of_each.len();
+    let mut cmd = if by_text { SCRIPT.by_text(number) } else { SCRIPT.by_digest(number) };
     cmd.arg(session.lock()).arg(stream).arg(&keys.dead_letters).arg(&keys.outcomes);
     cmd.arg(&keys.handoffs).arg(&keys.book_states).arg(&keys.storage).arg(&keys.loans);
-    cmd.arg(&keys.lone_tries).arg(reservation).arg(answer).arg(&keys.ties);
-    cmd.arg(&session.token).arg(group).arg(id.to_string()).arg(action).arg(cause);
-    cmd.arg(session.decided_events()).arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept);
-    cmd.arg(AnswerWish::Keep.ttl_ms()).arg(step).arg(SHELVING_GROUP);
+    cmd.arg(&keys.lone_tries).arg(&keys.ties);
+    of_each.for_each(|own| {
+        cmd.arg(&own[..]);
+    });
+    cmd.arg(&session.token).arg(group).arg(action).arg(session.decided_events());
+    cmd.arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept).arg(AnswerWish::Keep.ttl_ms());
+    cmd.arg(step).arg(SHELVING_GROUP);
     cmd
 }
 
@@ -66,10 +86,9 @@ fn build(
 pub enum Rejected {
     /// The books that the request may have fetched.
     MayHave(Vec<Vec<u8>>),
-    /// It is in the dead letters: the outcome's fields, names and values in turn.
-    Done(Vec<Value>),
-    /// Somebody else has decided the event.
-    Stale,
+    /// For each event the outcome's fields, names and values in turn: it is in the dead letters. Or
+    /// none: somebody else has decided it.
+    Done(Vec<Option<Vec<Value>>>),
 }
 
 /// What the script's reply says.
@@ -77,11 +96,16 @@ pub enum Rejected {
 /// # Errors
 /// [`Error::Fenced`], or the reply is none of this script.
 pub fn read(reply: Value) -> Result<Rejected, Error> {
-    const DOING: &str = "move an event to the dead letters";
+    const DOING: &str = "move events to the dead letters";
     let reply = Reply::read(reply, DOING)?;
     match reply.word.as_str() {
-        "DONE" => Ok(Rejected::Done(reply.rest)),
-        "STALE" => Ok(Rejected::Stale),
+        "DONE" => {
+            let fields = reply.rest.into_iter().map(|one| match one {
+                Value::Array(fields) => Some(fields),
+                _ => None,
+            });
+            Ok(Rejected::Done(fields.collect()))
+        }
         "MAY_HAVE" => {
             let books = reply.rest.into_iter().filter_map(|book| match book {
                 Value::BulkString(book) => Some(book),

@@ -20,7 +20,7 @@ use redis::{Cmd, Connection, Value};
 
 use super::busy::Busy;
 use super::decide::{self, Fetched, Finality, Try, Verdict};
-use super::reject::{self, Rejected};
+use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered};
@@ -29,6 +29,7 @@ use crate::daemon::takeover::{self, TryStep};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::ids::{BookId, EventId};
+use crate::outcome;
 use crate::script::{Reply, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::{self, Answer};
@@ -63,11 +64,11 @@ enum Call {
     /// Decides events, or finds what they wait for.
     Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, again: bool },
     /// Finds out which books a request may have fetched that is to be given up.
-    Look(EventKey, String),
+    Look(GivenUp),
     /// Lets shelving take them back.
-    Unfetch(EventKey, String, Vec<Vec<u8>>),
-    /// Moves an event to the dead letters.
-    Reject(EventKey, String),
+    Unfetch(GivenUp, Vec<Vec<u8>>),
+    /// Moves requests, or returns, to the dead letters.
+    Reject(Vec<GivenUp>),
 }
 
 impl Call {
@@ -174,9 +175,7 @@ impl<'a> Worker<'a> {
                 let mut faults = Vec::new();
                 let call = self.next_call(&mut faults);
                 // First, so that nothing in the call waits for what is decided already.
-                for (key, fault) in faults {
-                    self.send(Call::Reject(key, fault.cause().to_owned()))?;
-                }
+                self.reject(faults)?;
                 let Some(call) = call else { break };
                 self.send(call)?;
             }
@@ -298,12 +297,12 @@ impl<'a> Worker<'a> {
             Call::Decide { neighbours, tries, .. } => {
                 decide::command(session, neighbours, tries, by_text)
             }
-            Call::Look(key, cause) => reject::command(session, *key, cause, true, by_text),
-            Call::Unfetch(key, _, books) => {
+            Call::Look(event) => reject::look_command(session, event, by_text),
+            Call::Unfetch((key, _), books) => {
                 let fetched = books.iter().map(|book| (book.as_slice(), key.id));
                 fetch::undo_command(session, fetched, by_text)
             }
-            Call::Reject(key, cause) => reject::command(session, *key, cause, false, by_text),
+            Call::Reject(events) => reject::command(session, events, by_text),
         }
     }
 
@@ -329,13 +328,12 @@ impl<'a> Worker<'a> {
         match call {
             Call::Fetch { chunk, again } => self.fetched(reply, chunk, again)?,
             Call::Decide { tries, .. } => self.decided(reply, tries)?,
-            Call::Unfetch(key, cause, _) => {
+            Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
-                self.send(Call::Reject(key, cause))?;
+                self.send(Call::Reject(vec![event]))?;
             }
-            Call::Look(key, cause) | Call::Reject(key, cause) => {
-                self.rejected(reply, key, cause)?;
-            }
+            Call::Look(event) => self.rejected(reply, vec![event])?,
+            Call::Reject(events) => self.rejected(reply, events)?,
         }
         self.log.write();
         Ok(())
@@ -381,7 +379,8 @@ impl<'a> Worker<'a> {
             }
             match verdict {
                 Verdict::Done(fields) => {
-                    self.log.add(key, Some(one.event.user.as_str()), pairs(&fields));
+                    let fields = outcome::fields(&fields);
+                    self.log.add(key, Some(one.event.user.as_str()), fields);
                     gone.push(one.event);
                 }
                 Verdict::Fetch { finality, books } => {
@@ -400,7 +399,7 @@ impl<'a> Worker<'a> {
                 }
                 Verdict::Failed(cause) => {
                     error!(target: LOG, "{key} cannot be worked on: {cause}");
-                    self.send(give_up(key, cause))?;
+                    self.send(give_up((key, cause)))?;
                 }
             }
         }
@@ -415,22 +414,39 @@ impl<'a> Worker<'a> {
         self.send(Call::Fetch { chunk: asking, again: false })
     }
 
-    fn rejected(&mut self, reply: Value, key: EventKey, cause: String) -> Result<(), Error> {
-        match reject::read(reply)? {
-            Rejected::MayHave(books) if books.is_empty() => {
-                return self.send(Call::Reject(key, cause));
+    /// Gives malformed events up.
+    fn reject(&mut self, faults: Vec<(EventKey, Fault)>) -> Result<(), Error> {
+        let of = |action| faults.iter().filter(move |(key, _)| key.action == action);
+        for action in [Action::Request, Action::Return] {
+            let events: Vec<GivenUp> =
+                of(action).map(|(key, fault)| (*key, fault.cause().to_owned())).collect();
+            for events in events.chunks(reject::MOST_AT_ONCE) {
+                self.send(Call::Reject(events.to_vec()))?;
             }
-            Rejected::MayHave(books) => return self.send(Call::Unfetch(key, cause, books)),
-            Rejected::Done(fields) => {
-                warn!(target: LOG, "{key} is in the dead letters: {cause}");
-                let fields: Vec<_> = pairs(&fields).collect();
-                let user = fields.iter().find(|(name, _)| *name == "user_id");
-                let rest = fields.iter().skip_while(|(name, _)| *name != "outcome");
-                self.log.add(key, user.map(|(_, user)| *user), rest.copied());
-            }
-            Rejected::Stale => {}
         }
-        self.session.in_hand.drop([key]);
+        Ok(())
+    }
+
+    fn rejected(&mut self, reply: Value, mut events: Vec<GivenUp>) -> Result<(), Error> {
+        let outcomes = match reject::read(reply)? {
+            Rejected::MayHave(books) => {
+                let call = match events.pop() {
+                    Some(event) if !books.is_empty() => Call::Unfetch(event, books),
+                    event => Call::Reject(event.into_iter().collect()),
+                };
+                return self.send(call);
+            }
+            Rejected::Done(outcomes) => outcomes,
+        };
+        for ((key, cause), outcome) in events.iter().zip(outcomes) {
+            let Some(fields) = outcome else { continue };
+            warn!(target: LOG, "{key} is in the dead letters: {cause}");
+            let fields: Vec<_> = pairs(&fields).collect();
+            let user = fields.iter().find(|(name, _)| *name == "user_id");
+            let rest = fields.iter().skip_while(|(name, _)| *name != "outcome");
+            self.log.add(*key, user.map(|(_, user)| *user), rest.copied());
+        }
+        self.session.in_hand.drop(events.iter().map(|(key, _)| *key));
         Ok(())
     }
 
@@ -453,7 +469,7 @@ impl<'a> Worker<'a> {
             warn_of(&keys, alone.then_some((tries, most)));
         }
         if alone && tries > most {
-            self.send(give_up(keys[0], format!("given_up_after_{most}_tries")))?;
+            self.send(give_up((keys[0], format!("given_up_after_{most}_tries"))))?;
         } else {
             self.send_suspects(group)?;
         }
@@ -505,10 +521,7 @@ impl<'a> Worker<'a> {
             let call = self.fetch_or_decide(chunk, false);
             self.send(call)?;
         }
-        for (key, fault) in faults {
-            self.send(Call::Reject(key, fault.cause().to_owned()))?;
-        }
-        Ok(())
+        self.reject(faults)
     }
 }
 
@@ -527,10 +540,10 @@ fn warn_of(keys: &[EventKey], alone: Option<(u64, u64)>) {
 }
 
 /// How a well-formed event is given up: what it may have fetched goes back first.
-fn give_up(key: EventKey, cause: String) -> Call {
-    match key.action {
-        Action::Request => Call::Look(key, cause),
-        Action::Return => Call::Reject(key, cause),
+fn give_up(event: GivenUp) -> Call {
+    match event.0.action {
+        Action::Request => Call::Look(event),
+        Action::Return => Call::Reject(vec![event]),
     }
 }
 

@@ -105,7 +105,8 @@ fn reject(
 ) -> Result<(), Error> {
     let doing = "move a hand-off to the dead letters";
     let command = |by_text| reject::hand_off_command(session, id, fault.cause(), by_text);
-    if let Rejected::Done(_) = reject::read(script::run(connection, command, doing)?)? {
+    let done = reject::read(script::run(connection, command, doing)?)?;
+    if matches!(done, Rejected::Done(done) if done.iter().any(Option::is_some)) {
         warn!(target: LOG, "hand-off {id} is in the dead letters: {}", fault.cause());
     }
     Ok(())

@@ -75,7 +75,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
         ("decide", decide::command(&by.session, &Neighbours::default(), &tries, true)),
         ("fetch", fetch::command(&by.session, books.iter().map(|b| (b, id(8, 0))), true)),
         ("unfetch", fetch::undo_command(&by.session, [(&b"momo"[..], id(5, 0))], true)),
-        ("reject", reject::command(&by.session, request.key, "hostile", false, true)),
+        ("reject", reject::command(&by.session, &[(request.key, "hostile".into())], true)),
         (
             "shelve",
             call(

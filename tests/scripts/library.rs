@@ -10,7 +10,7 @@ use library_lending::event::{Action, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId};
 use library_lending::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
 use library_lending::lending::decide::{self, Try, Verdict};
-use library_lending::lending::reject;
+use library_lending::lending::reject::{self, GivenUp};
 use library_lending::session::{Neighbours, Session};
 use library_lending::shelving;
 use library_lending::shelving::fetch::{self, Answer};
@@ -321,7 +321,16 @@ impl Library {
         cause: &str,
         look: bool,
     ) -> Result<Value, RedisError> {
-        self.send("reject", |text| reject::command(&by.session, key, cause, look, text))
+        let event = (key, cause.to_owned());
+        self.send("reject", |text| match look {
+            true => reject::look_command(&by.session, &event, text),
+            false => reject::command(&by.session, std::slice::from_ref(&event), text),
+        })
+    }
+
+    /// Moves several requests or returns to the dead letters.
+    pub fn reject_all(&mut self, by: &Instance, events: &[GivenUp]) -> Result<Value, RedisError> {
+        self.send("reject", |text| reject::command(&by.session, events, text))
     }
 
     /// Puts books back that a request may have fetched.

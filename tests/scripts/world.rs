@@ -8,7 +8,6 @@ use library_lending::event::{Action, AnswerWish, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId, UserId};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
 use library_lending::lending::decide::{Fetched, Finality, TOLD_NO, Try, Verdict};
-use library_lending::script::text;
 use library_lending::shelving::fetch::Answer;
 
 use crate::library::{Instance, Library};
@@ -294,9 +293,9 @@ impl World {
         Ok(())
     }
 
-    fn decided(&mut self, event: &Event, fields: &[redis::Value]) -> Result<(), String> {
+    fn decided(&mut self, event: &Event, fields: &str) -> Result<(), String> {
         let id = event.key.id.to_string();
-        let texts: Vec<_> = fields.iter().map(|field| text(field).unwrap_or("?")).collect();
+        let texts: Vec<_> = fields.split('\n').collect();
         let known =
             ["event_id", &id, "action", event.key.action.as_str(), "user_id", event.user.as_str()];
         let texts = [&known, texts.as_slice()].concat();
@@ -685,10 +684,7 @@ pub fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
 
 pub fn told(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Done(fields) => {
-            let texts: Vec<_> = fields.iter().filter_map(text).collect();
-            texts.join(" ")
-        }
+        Verdict::Done(fields) => fields.replace('\n', " "),
         other => format!("{other:?}"),
     }
 }
