@@ -29,11 +29,11 @@ _libraryd() {
         mapfile -t COMPREPLY < <(compgen -W 'all refused none' -- "$cur")
         return
         ;;
-    --db | --username | --password | --branch | --lease | --outcomes-kept | \
-        --retain-days | --tries | --silent-after | --abandoned-after) return ;;
+    --db | --username | --password | --branch | --lease | --batch | \
+        --outcomes-kept | --retain-days | --tries | --silent-after | --abandoned-after) return ;;
     esac
 
-    options='-f --force --lease --outcomes-kept --retain-days --keep-events --tries'
+    options='-f --force --lease --batch --outcomes-kept --retain-days --keep-events --tries'
     options+=' --silent-after --abandoned-after --exit-if-unavailable --log-level --log-outcomes'
     options+=' -a --address --db --username --password --password-file --ssl --branch'
     options+=' -h --help -V --version'

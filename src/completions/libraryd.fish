@@ -3,6 +3,7 @@
 complete -c libraryd -f
 complete -c libraryd -s f -l force -d 'Take the name even from a running instance'
 complete -c libraryd -l lease -x -d 'Seconds until others take over'
+complete -c libraryd -l batch -x -d 'The most events that one script decides'
 complete -c libraryd -l outcomes-kept -x -d 'How many outcomes are kept, about'
 complete -c libraryd -l retain-days -x -d 'Drop outcomes older than N days'
 complete -c libraryd -l keep-events -d 'Leave decided events in their streams'

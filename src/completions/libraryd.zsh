@@ -8,6 +8,7 @@ _libraryd_address() {
 _arguments -S : \
     '(-f --force)'{-f,--force}'[take the name even from a running instance]' \
     '--lease=[how long until others take over]:seconds' \
+    '--batch=[the most events that one script decides]:number' \
     '--outcomes-kept=[how many outcomes are kept, about]:number' \
     '--retain-days=[drop outcomes older than that]:days' \
     '--keep-events[leave decided events in their streams]' \

@@ -30,6 +30,8 @@ pub struct Options {
     pub connect: ConnectArgs,
     /// How long the instance's lock outlives it.
     pub lease: Duration,
+    /// The most events that one script decides.
+    pub batch: usize,
     /// How many outcomes are kept, about.
     pub outcomes_kept: u64,
     /// How old outcomes get at most; `None` for as old as their number lets them.
@@ -62,11 +64,12 @@ pub enum Command {
 }
 
 /// The long options, those of the connection aside, to name the nearest to one that is not known.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "help",
     "version",
     "force",
     "lease",
+    "batch",
     "outcomes-kept",
     "retain-days",
     "keep-events",
@@ -94,6 +97,7 @@ usage: libraryd [OPTIONS] UNIQUE_NAME
   -f, --force             take the name even from an instance that is running
 {connect}
       --lease S           others take over S seconds after it died [default: 6]
+      --batch N           decide at most N events in one script [default: 128]
       --outcomes-kept N   keep the last N outcomes or so [default: 100000]
       --retain-days N     drop outcomes that are older than N days too
       --keep-events       leave decided events in place, for other groups
@@ -128,6 +132,7 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
         force: false,
         connect: ConnectArgs::default(),
         lease: Duration::from_secs(6),
+        batch: 128,
         outcomes_kept: 100_000,
         retained: None,
         keep_events: false,
@@ -153,6 +158,8 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
                 // Below a second, a moment's pause of the machine would cost the lease; over an
                 // hour, nobody would call it a takeover.
                 "lease" => options.lease = seconds(&mut args, long, 1, 3600)?,
+                // With more, a script of refusals takes Redis several milliseconds.
+                "batch" => options.batch = number(&mut args, long, 1, 512)? as usize,
                 "outcomes-kept" => options.outcomes_kept = number(&mut args, long, 1, u64::MAX)?,
                 "retain-days" => {
                     let days = number(&mut args, long, 1, 36_500)?;
@@ -269,6 +276,6 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 7, "{help}");
+        assert_eq!(seen, 8, "{help}");
     }
 }

@@ -35,13 +35,10 @@ use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::{self, Answer};
 use crate::stream;
 
-/// The most events that one script decides: it then takes well under a millisecond, and what a
-/// call costs beside its events no longer shows.
-const CHUNK: usize = 128;
-
-/// The most events that are tried again by one script: a try that ends in waiting again is cheaper
-/// than a decision, and those of one millisecond had best be seen together.
-const RETRY_CHUNK: usize = 512;
+/// So many times as many events are tried again by one script as are decided by one: a try that
+/// ends in waiting again is cheaper than a decision, and those of one millisecond had best be seen
+/// together.
+const RETRIES_FOR_EACH: usize = 4;
 
 /// The most books in a chunk of several events, since a script's time grows with them.
 const CHUNK_BOOKS: usize = 1_000;
@@ -186,7 +183,7 @@ impl<'a> Worker<'a> {
 
     /// Takes what has come; waits for something only if there is nothing else to do.
     fn gather(&mut self) {
-        while self.open && self.fresh.len() < CHUNK {
+        while self.open && self.fresh.len() < self.session.options.batch {
             match self.from_readers.try_recv() {
                 Ok(batch) => self.fresh.extend(batch),
                 Err(TryRecvError::Empty) => break,
@@ -223,10 +220,11 @@ impl<'a> Worker<'a> {
     /// The next call: what is due in the waiting room, else what has come, oldest first. Malformed
     /// events that are met on the way are put aside: they wait for nothing.
     fn next_call(&mut self, faults: &mut Vec<(EventKey, Fault)>) -> Option<Call> {
+        let batch = self.session.options.batch;
         if !self.under_way.iter().any(Call::is_again) {
             // Nobody overtakes an older one for the same book that is under way.
             let may_go = |event: &Event| !self.busy.concerns(event);
-            let mut due = self.room.take_due(RETRY_CHUNK, CHUNK_BOOKS, may_go);
+            let mut due = self.room.take_due(RETRIES_FOR_EACH * batch, CHUNK_BOOKS, may_go);
             self.suspects.take_back(&mut due);
             if !due.is_empty() {
                 return Some(self.try_again(due));
@@ -234,7 +232,7 @@ impl<'a> Worker<'a> {
         }
         let mut chunk: Vec<Asking> = Vec::new();
         let mut books = 0;
-        while chunk.len() < CHUNK && books < CHUNK_BOOKS {
+        while chunk.len() < batch && books < CHUNK_BOOKS {
             let Some(delivered) = self.fresh.pop_front() else { break };
             match delivered.content {
                 Content::Event(event) if delivered.fresh && self.room.is_awaited(&event) => {

@@ -173,3 +173,24 @@ fn with_full_streams_of_equal_milliseconds_every_return_finds_its_loans_as_well(
         assert_full_streams_are_served(names, false);
     }
 }
+
+/// Whoever shares the Redis waits for a script to end.
+#[test]
+fn a_smaller_batch_makes_shorter_scripts() {
+    let scripts = |args: &[&str]| {
+        let redis = Redis::new();
+        let events: Vec<_> = (0..300).map(|n| ("user".to_owned() + &n.to_string(), n)).collect();
+        for (user, n) in &events {
+            redis.request(user, &format!("book{n}"));
+        }
+        let _daemon = Daemon::start(&redis, args);
+        Ledger::new().replay(&redis.assert_one_outcome_each(events.len()));
+        redis.assert_at_rest();
+        let stats: String = redis.ask(&["INFO", "commandstats"]);
+        let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
+        calls.split(',').next().unwrap().parse::<usize>().unwrap()
+    };
+    let (usual, small) = (scripts(&["worker1"]), scripts(&["worker1", "--batch", "2"]));
+    assert!(usual < 100, "{usual} scripts for 300 events");
+    assert!(small >= 150, "{small} scripts for 300 events, two at a time");
+}
