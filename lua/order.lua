@@ -40,6 +40,13 @@ local function group_of(stream, group)
   end
 end
 
+local LARGEST = '18446744073709551615'
+-- Whether a text is an id. Redis refuses what is larger than any.
+local function is_id(text)
+  local ms, seq = split(text)
+  return ms ~= nil and not smaller(LARGEST, ms) and not smaller(LARGEST, seq)
+end
+
 local delivered_known, undone_known_of = {}, {}
 -- Whether an entry of a stream is waiting for its group, or in work. What is no id names no entry.
 -- For scripts that change nothing in the stream before they ask.
@@ -50,7 +57,7 @@ local function is_undone(stream, group, id)
       local info = group_of(stream, group)
       delivered_known[stream] = info and info['last-delivered-id'] or '0-0'
     end
-    if not split(id) then
+    if not is_id(id) then
       undone_known_of[at] = false
     elseif before(delivered_known[stream], id) then
       undone_known_of[at] = #redis.call('XRANGE', stream, id, id) > 0

@@ -56,15 +56,8 @@ end
 
 -- Whether a book's state says that it is in a hand-off that is still to be done.
 local function in_transit(state)
-  local handoff = string.match(state, '^>(%d+%-%d+)')
-  if not handoff then
-    return false
-  end
-  local shelving = group_of(KEYS[5], ARGV[11])
-  if not shelving or before(shelving['last-delivered-id'], handoff) then
-    return #redis.call('XRANGE', KEYS[5], handoff, handoff) > 0
-  end
-  return #redis.call('XPENDING', KEYS[5], ARGV[11], handoff, handoff, 1) > 0
+  local handoff = string.match(state, '^>(.*)')
+  return handoff ~= nil and is_undone(KEYS[5], ARGV[11], handoff)
 end
 
 -- Only a well-formed list of books can have been fetched: 1000 ids of 256 bytes and a comma.

@@ -15,10 +15,12 @@ use crate::stream::group as group_of;
 const OLDEST_REDIS: (u64, u64) = (6, 2);
 
 fn info(connection: &mut Connection, section: &str) -> Result<HashMap<String, String>, Error> {
-    let text: String = redis::cmd("INFO")
+    // A path in it may be no text.
+    let text: Vec<u8> = redis::cmd("INFO")
         .arg(section)
         .query(connection)
         .map_err(Error::redis("ask Redis what it is"))?;
+    let text = String::from_utf8_lossy(&text);
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
 }

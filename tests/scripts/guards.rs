@@ -353,7 +353,7 @@ fn a_late_forget_changes_nothing() {
 }
 
 fn forget(library: &mut Library, by: &Instance, whom: &str) -> String {
-    let (stream, lock) = (library.keys.requests.clone(), library.keys.lock_of(whom));
+    let (stream, lock) = (library.keys.requests.clone(), library.keys.lock(&whom.parse().unwrap()));
     late(library, by, "forget", &[&stream, &lock], &[LENDING_GROUP, whom])
 }
 

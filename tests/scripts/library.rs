@@ -343,7 +343,7 @@ impl Library {
     /// Claims what is pending for another instance; the reply's words.
     pub fn claim(&mut self, by: &Instance, stream: &str, from: &str) -> Vec<String> {
         let group = if stream == self.keys.handoffs { SHELVING_GROUP } else { LENDING_GROUP };
-        let lock = self.keys.lock_of(from);
+        let lock = self.keys.lock(&from.parse().unwrap());
         let args = [&by.session.token, group, by.name(), from, "1000", "-", "1000000", "3600000"];
         self.words("claim", &[&by.session.lock(), stream, &lock], &args)
     }
