@@ -425,7 +425,8 @@ impl Keeper<'_> {
         const DOING: &str = "sweep the states of books";
         let keys = &self.session.keys;
         let lock = self.session.lock();
-        let touched = [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let touched =
+            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
         let mut call = SWEEP.keys(&touched).arg(&self.session.token);
         call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
         for (book, state) in page {

@@ -88,7 +88,14 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             "sweep",
             call(
                 "sweep",
-                &[&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests],
+                &[
+                    &lock,
+                    &keys.book_states,
+                    &keys.loans,
+                    &keys.handoffs,
+                    &keys.requests,
+                    &keys.storage,
+                ],
                 &[
                     token,
                     LENDING_GROUP,

@@ -353,8 +353,8 @@ impl Library {
     pub fn sweep(&mut self, by: &Instance, step: &str, seen: &[(String, String)]) -> Vec<String> {
         let keys = self.keys.clone();
         let lock = by.session.lock();
-        let touched: [&str; 5] =
-            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let touched: [&str; 6] =
+            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
         let mut args: Vec<&str> = vec![&by.session.token, LENDING_GROUP, SHELVING_GROUP, step];
         args.extend(seen.iter().flat_map(|(book, state)| [book.as_str(), state.as_str()]));
         self.words("sweep", &touched, &args)
