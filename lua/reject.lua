@@ -88,7 +88,15 @@ if action == 'request' then
   end
 end
 if ARGV[10] == 'look' then
-  return {'MAY_HAVE', unpack(may_have)}
+  local reply = {'MAY_HAVE'}
+  for _, book in ipairs(may_have) do
+    -- Those of the reference application leave no mark. Where there are too many to look through,
+    -- it is more likely that the request has the book than that such a one has.
+    if not is_in_handoff(KEYS[5], ARGV[11], book) then
+      reply[#reply + 1] = book
+    end
+  end
+  return reply
 end
 local room = tonumber(ARGV[7]) - redis.call('SCARD', KEYS[7])
 

@@ -521,6 +521,33 @@ fn rejecting_a_return_leaves_the_reservation_of_a_request_with_its_id() {
     );
 }
 
+/// A request fetched a book, waited and put it into automated storage; the reference application lent
+/// it from there, took it back and, storage being full, handed it to shelving, without a mark. When
+/// the request was given up, shelving still had it on record as who fetched the book, and took it
+/// back: it was on its shelf, free to be lent, when the hand-off put it there once more.
+#[test]
+fn a_book_in_a_handoff_without_a_mark_is_not_taken_back_from_a_request_that_is_given_up() {
+    let check = "if not is_in_handoff(KEYS[5], ARGV[11], book) then";
+    guard("reject", &[(check, "if true then")], |library| {
+        let by = library.instance("worker1");
+        let shelves = library.keys.shelves.clone();
+        add_handoff(library, "6-0", "geb");
+        library.redis.ask::<()>(&["HSET", &shelves, "geb", "5-0", "kim", "5-0"]);
+        let given_up = request(5, "user1", "geb,kim");
+        give(library, &by, &given_up);
+        for delivered in [false, true] {
+            let Ok(Value::Array(reply)) = library.reject(&by, given_up.key, "given up", true)
+            else {
+                return Err("it cannot be looked at".into());
+            };
+            let words: Vec<String> = reply.iter().map(show).collect();
+            ensure!(words == ["MAY_HAVE", "kim"], "{words:?}, delivered: {delivered}");
+            library.take_handoffs("worker1", 1);
+        }
+        Ok(())
+    });
+}
+
 // ---- A book is in one place (I1).
 
 #[test]
