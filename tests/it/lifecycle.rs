@@ -168,6 +168,22 @@ fn each_signal_to_stop_is_obeyed_during_the_blocking_read() {
     }
 }
 
+/// Nobody read what it told its supervisor: when the socket was full, after an outage of some
+/// seconds, it waited there for ever, and did not even stop when asked to.
+#[test]
+fn a_supervisor_that_does_not_listen_holds_nothing_up() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    let files = std::fs::read_dir(redis.directory()).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    let socket = paths.into_iter().find(|path| path.extension().is_some_and(|it| it == "notify"));
+    let full = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"STATUS=full", socket.as_ref().unwrap()).is_ok() {}
+    redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    assert_eq!(redis.outcome_of_request(&redis.request("user1", "geb"))["outcome"], "accepted");
+    assert_eq!(daemon.stop(), 0);
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let (redis, mut daemon) = library(&Ledger::new());
