@@ -20,7 +20,7 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 18] = [
+pub const SCRIPTS: [(&str, &str); 19] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
@@ -31,6 +31,7 @@ pub const SCRIPTS: [(&str, &str); 18] = [
     ("lone_try", include_str!("../../lua/lone_try.lua")),
     ("old_tries", include_str!("../../lua/old_tries.lua")),
     ("order", include_str!("../../lua/order.lua")),
+    ("permits", include_str!("../../lua/permits.lua")),
     ("reject", include_str!("../../lua/reject.lua")),
     ("renew", include_str!("../../lua/renew.lua")),
     ("resign", include_str!("../../lua/resign.lua")),
