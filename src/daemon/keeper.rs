@@ -167,6 +167,8 @@ impl Keeper<'_> {
         let others = others(self.session, &mut self.connection)?;
         note_neighbours(self.session, &others);
         let abandoned_ms = self.session.options.abandoned_after.as_millis() as u64;
+        // What is taken over goes as fast as the workers take it; meanwhile the lease is not renewed.
+        let until = Instant::now() + self.session.options.lease / 3;
         for other in others {
             let (name, group) = self.name_and_group(other.stream);
             let name = name.to_owned();
@@ -176,7 +178,9 @@ impl Keeper<'_> {
                 Lock::Held => false,
             };
             if gone && other.pending > 0 {
-                self.take_over(other.stream, &name, group, &other.name)?;
+                if Instant::now() < until {
+                    self.take_over(other.stream, &name, group, &other.name, until)?;
+                }
             } else if other.lock == Lock::Gone && other.idle_ms > FORGET_AFTER_MS {
                 FORGET
                     .keys(&[
@@ -194,12 +198,14 @@ impl Keeper<'_> {
         Ok(())
     }
 
+    /// Takes over what an instance has in hand, as far as it can be done until then.
     fn take_over(
         &mut self,
         stream: Stream,
         name: &str,
         group: &str,
         from: &[u8],
+        until: Instant,
     ) -> Result<(), Error> {
         let session = self.session;
         let (to_lending, to_shelving) = (&self.to_lending, &self.to_shelving);
@@ -227,7 +233,7 @@ impl Keeper<'_> {
                     }
                 }
             }
-            !session.is_stopping()
+            !session.is_stopping() && Instant::now() < until
         })?;
         if count > 0 {
             info!(target: LOG, "took over {count} events of {name} from instance {:?}, which is gone", shown(from));

@@ -89,6 +89,25 @@ fn a_hand_off_that_was_in_hand_when_instances_died_is_done_at_once() {
     assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
 }
 
+/// The keeper took over all that a dead instance had in hand in one go, as fast as it was decided, and
+/// renewed no lease meanwhile: it ran out, others took over in turn, and so on.
+#[test]
+fn the_lease_is_kept_while_very_much_is_taken_over() {
+    const EVENTS: usize = 60_000;
+    let redis = Redis::new();
+    let event = |n: usize| {
+        let (user, book) = (format!("user{n}"), format!("book{n}"));
+        ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", &book].map(str::to_owned).to_vec()
+    };
+    redis.pipeline(&(0..EVENTS).map(event).collect::<Vec<_>>());
+    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0"]);
+    let read = ["XREADGROUP", "GROUP", "lending_service", "dead", "COUNT", "1000000", "STREAMS"];
+    redis.cmd(&[&read[..], &[REQUESTS, ">"]].concat());
+    let daemon = Daemon::start(&redis, &["--lease", "1", "worker1"]);
+    assert!(eventually(3 * DEADLINE, || redis.length(OUTCOMES) == EVENTS));
+    assert!(!daemon.log().contains("trying again"), "the lease was lost");
+}
+
 /// Two requests and two hand-offs come after a process hangs and another takes its name: the first of
 /// each were delivered to the one that hangs, whose reads were the first in line, and found only
 /// after ten seconds.
