@@ -399,9 +399,14 @@ local function load_ties()
   tied, ties_changed = {}, {}
   local noted = ties_noted and redis.call('HGETALL', ties) or {}
   for n = 1, #noted, 2 do
-    tied[noted[n]] = noted[n + 1]
+    local action = string.match(noted[n], '^(%a+):')
+    -- What somebody else has put there is of no event.
+    if action == 'request' or action == 'return' then
+      tied[noted[n]] = noted[n + 1]
+    elseif noted[n] == '#front' then
+      front_noted = noted[n + 1]
+    end
   end
-  front_noted, tied['#front'] = tied['#front'], nil
   front_stored = front_noted
 end
 
@@ -567,7 +572,8 @@ local undone_known = {}
 local function in_transit(is)
   local id = string.sub(is, 2)
   if undone_known[id] == nil then
-    undone_known[id] = is_undone_now(handoffs, shelving_group, shelving().delivered, id)
+    -- What is no id names no hand-off.
+    undone_known[id] = is_id(id) and is_undone_now(handoffs, shelving_group, shelving().delivered, id)
   end
   return undone_known[id]
 end
@@ -605,7 +611,7 @@ end
 
 -- Whether a request that shelving named is undecided: then it has its book reserved.
 local function is_undecided(request)
-  if decided[requests][request] or not split(request) then
+  if decided[requests][request] or not is_id(request) then
     return false
   end
   local group = group_of(requests, lending_group)

@@ -56,7 +56,7 @@ local function fault_of(n)
     if kind == '?' then
       return not is_undone(KEYS[5], ARGV[1], id) and 'reserved_for_none'
     end
-    return not ((kind == '=' or kind == '>') and split(id)) and 'state_unknown'
+    return not ((kind == '=' or kind == '>') and is_id(id)) and 'state_unknown'
   end
 end
 

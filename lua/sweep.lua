@@ -4,10 +4,11 @@
 -- so does a loan that the reference application took back. A reservation for a request that is
 -- decided is left only where the consumer group was lost in the middle of its work. The book may
 -- have been fetched: it is told, so that shelving can take it back (unfetch.lua), and swept in a
--- second call.
+-- second call. Not where the reference application, which takes no notice of reservations, has lent
+-- or stored the book since (I1); nor, until that is done, where it has handed it to shelving.
 --
 -- KEYS  1 the instance's lock   2 book states (hash)   3 loans (hash)   4 hand-offs (stream)
---       5 requests (stream)
+--       5 requests (stream)         6 automated storage (set)
 -- ARGV  1 token of the lease    2 group of lending     3 group of shelving
 --       4 "look" or "unfetched": whether reservations may be swept
 --       then in turn: a book, its state as it was seen
@@ -18,6 +19,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 redis.call('HLEN', KEYS[3])
+redis.call('SCARD', KEYS[6])
 
 local meaningless, orphans = {}, {}
 for at = 5, #ARGV, 2 do
@@ -31,9 +33,9 @@ for at = 5, #ARGV, 2 do
     elseif kind == '>' then
       over = lent or not is_undone(KEYS[4], ARGV[3], id)
     elseif kind == '?' and not is_undone(KEYS[5], ARGV[2], id) then
-      -- Lent by somebody who takes no notice of reservations: shelving must not take it back.
-      over = lent or ARGV[4] == 'unfetched'
-      if not over then
+      local stored = redis.call('SISMEMBER', KEYS[6], book) == 1
+      over = lent or stored or ARGV[4] == 'unfetched'
+      if not over and is_in_handoff(KEYS[4], ARGV[3], book) == false then
         orphans[#orphans + 1] = book
         orphans[#orphans + 1] = state
       end

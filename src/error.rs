@@ -48,7 +48,7 @@ pub enum Remedy {
 impl Error {
     /// An error of redis-rs while doing something; for `map_err`.
     pub fn redis(doing: &'static str) -> impl FnOnce(RedisError) -> Self {
-        move |source| Self::Redis { doing, source }
+        move |source| Self::Redis { doing, source: alone(source) }
     }
 
     /// The code that the server's message began with, such as `OOM`.
@@ -85,7 +85,7 @@ impl Error {
                 if is_unauthenticated(source) {
                     return Remedy::Credentials;
                 }
-                match source.code() {
+                match code_within(source) {
                     Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Remedy::Credentials,
                     // A wrong type on a key that all share: no event is at fault, and working on
                     // would lend from half a library.
@@ -114,6 +114,27 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Of a pipeline redis-rs tells that commands failed, without code and words that could be told: what
+/// the server said to the first of them.
+fn alone(error: RedisError) -> RedisError {
+    let errors = error.clone().into_server_errors();
+    let first = errors.as_deref().and_then(<[_]>::first);
+    first.map_or(error, |(_, said)| said.clone().into())
+}
+
+/// The code of what went wrong, in a script as well: there Redis puts ERR in front of what a user may
+/// not do, and before version 7 of all that went wrong.
+fn code_within(error: &RedisError) -> Option<&str> {
+    let code = error.code()?;
+    let detail = error.detail().unwrap_or_default();
+    let denials = ["The user executing the script can't ", "ACL failure in script"];
+    match code {
+        "ERR" if denials.iter().any(|words| detail.contains(words)) => Some("NOPERM"),
+        "ERR" if detail.contains(": WRONGTYPE ") => Some("WRONGTYPE"),
+        code => Some(code),
+    }
+}
+
 /// A server that wants a password says so to a command of more than ten words by the way.
 fn is_unauthenticated(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("unauthenticated"))
@@ -135,6 +156,79 @@ fn describe(error: &RedisError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a server says to each command of a pipeline.
+    struct Saying(&'static [&'static str]);
+
+    impl redis::ConnectionLike for Saying {
+        fn req_packed_command(&mut self, _: &[u8]) -> redis::RedisResult<redis::Value> {
+            redis::parse_redis_value(self.0[0].as_bytes())
+        }
+
+        fn req_packed_commands(
+            &mut self,
+            _: &[u8],
+            _: usize,
+            _: usize,
+        ) -> redis::RedisResult<Vec<redis::Value>> {
+            self.0.iter().map(|said| redis::parse_redis_value(said.as_bytes())).collect()
+        }
+
+        fn get_db(&self) -> i64 {
+            0
+        }
+
+        fn check_connection(&mut self) -> bool {
+            true
+        }
+
+        fn is_open(&self) -> bool {
+            true
+        }
+    }
+
+    /// redis-rs tells of a pipeline that commands failed: a wrong type was tried again for ever.
+    #[test]
+    fn an_error_in_a_pipeline_is_told_like_that_of_a_single_command() {
+        for (said, code, remedy) in [
+            ("-WRONGTYPE Operation against a key\r\n", "WRONGTYPE", Remedy::Person),
+            ("-NOPERM this user has no permissions\r\n", "NOPERM", Remedy::Credentials),
+            ("-OOM command not allowed\r\n", "OOM", Remedy::Retry),
+        ] {
+            for replies in [&[said][..], &["+OK\r\n", said]] {
+                let mut saying = Saying(Box::leak(replies.into()));
+                let reply = redis::pipe().cmd("A").cmd("B").query::<()>(&mut saying);
+                let error = Error::redis("ask")(reply.unwrap_err());
+                assert_eq!((error.code(), error.remedy()), (Some(code), remedy), "{error}");
+                assert!(error.to_string().contains(said[1..].trim_end()), "{error}");
+            }
+        }
+    }
+
+    /// The words of Redis 6.2, 7.0 and later.
+    #[test]
+    fn what_goes_wrong_in_a_script_has_the_same_consequence() {
+        for (said, remedy) in [
+            (
+                "-ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Operation\r\n",
+                Remedy::Person,
+            ),
+            (
+                "-ERR The user executing the script can't run this command or subcommand script: \
+                 0, on @user_script:1.\r\n",
+                Remedy::Credentials,
+            ),
+            (
+                "-ERR ACL failure in script: User x has no permissions script: 0, on \
+                 @user_script:1.\r\n",
+                Remedy::Credentials,
+            ),
+            ("-ERR user_script:1: attempt to index a nil value\r\n", Remedy::Retry),
+        ] {
+            let reply = redis::cmd("EVAL").query::<()>(&mut Saying(Box::leak([said].into())));
+            assert_eq!(Error::redis("ask")(reply.unwrap_err()).remedy(), remedy, "{said}");
+        }
+    }
 
     /// Ctrl-C while an answer was waited for was told as the loss of Redis.
     #[test]

@@ -153,12 +153,12 @@ impl Keys {
 
     /// String with a TTL: the lease of a running instance.
     pub fn lock(&self, instance: &InstanceName) -> String {
-        self.lock_of(instance.as_str())
+        format!("{}instance_lock:{instance}", self.prefix)
     }
 
     /// As [`Keys::lock`], for the name of a consumer as Redis tells it.
-    pub fn lock_of(&self, consumer: &str) -> String {
-        format!("{}instance_lock:{consumer}", self.prefix)
+    pub fn lock_of(&self, consumer: &[u8]) -> Vec<u8> {
+        [self.prefix.as_bytes(), b"instance_lock:", consumer].concat()
     }
 
     /// List of one element, with a TTL: the outcome of an event whose sender asked for an answer.

@@ -49,10 +49,10 @@ pub struct Session {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Neighbours {
     /// Without a lease, and nothing was heard of them for long: they hold up no refusal.
-    pub silent: Vec<String>,
+    pub silent: Vec<Vec<u8>>,
     /// Without a lease, working: instances of the reference application, or dead ones with events
     /// in hand that may have been such. They tell nobody what they have reserved.
-    pub reference: Vec<String>,
+    pub reference: Vec<Vec<u8>>,
 }
 
 impl Session {

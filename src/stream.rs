@@ -164,15 +164,16 @@ pub fn group(
 /// An instance as a group knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consumer {
-    /// Its name.
-    pub name: String,
+    /// Its name; whatever somebody called himself.
+    pub name: Vec<u8>,
     /// How many entries it has in hand.
     pub pending: u64,
     /// Milliseconds since it last asked for something.
     pub idle_ms: u64,
 }
 
-/// The consumers of a group. A name that is not text is no instance's and passed over.
+/// The consumers of a group. Those whose names are no text are among them: what they have in hand
+/// holds up refusals like anybody's.
 ///
 /// # Errors
 /// What Redis or the link said; there is no such group.
@@ -190,7 +191,7 @@ pub fn consumers(
     Ok(list
         .iter()
         .filter_map(|info| {
-            let name = info.get("name").and_then(script::text)?.to_owned();
+            let name = bytes(info.get("name")?).to_owned();
             Some(Consumer { name, pending: number(info, "pending"), idle_ms: number(info, "idle") })
         })
         .collect())

@@ -22,7 +22,7 @@ pub enum Lease {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
     /// Its name.
-    pub name: String,
+    pub name: Vec<u8>,
     /// Its lock.
     pub lease: Lease,
     /// How many events it has in hand.

@@ -45,7 +45,8 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
     const DOING: &str = "count what waits";
     let key = stream.key(keys);
     let group = stream::group(connection, key, stream.group())?;
-    let oldest_pending: Vec<(String, String, u64, u64)> = match group {
+    // The name of the consumer may be any.
+    let oldest_pending: Vec<(String, Vec<u8>, u64, u64)> = match group {
         None => Vec::new(),
         Some(_) => redis::cmd("XPENDING")
             .arg(key)
@@ -184,7 +185,7 @@ fn to_words(instances: &[Instance], waiting: &[Waiting], stock: &Stock) -> Strin
             lines,
             "{:<18} {}: {lease}, {} in hand, idle for {}",
             if n == 0 { "instances" } else { "" },
-            shown(instance.name.as_bytes()),
+            shown(&instance.name),
             instance.in_hand,
             span(instance.idle_ms)
         );

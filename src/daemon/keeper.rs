@@ -59,6 +59,9 @@ const TIDY_PAGE: usize = 500;
 /// A consumer without pending entries whose instance is gone for so long is removed.
 const FORGET_AFTER_MS: u64 = 3_600_000;
 
+/// Fields of a hash and their values. Others can write there too: they need be no text.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What the supervisor tells the keeper.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Order {
@@ -164,6 +167,8 @@ impl Keeper<'_> {
         let others = others(self.session, &mut self.connection)?;
         note_neighbours(self.session, &others);
         let abandoned_ms = self.session.options.abandoned_after.as_millis() as u64;
+        // What is taken over goes as fast as the workers take it; meanwhile the lease is not renewed.
+        let until = Instant::now() + self.session.options.lease / 3;
         for other in others {
             let (name, group) = self.name_and_group(other.stream);
             let name = name.to_owned();
@@ -173,26 +178,34 @@ impl Keeper<'_> {
                 Lock::Held => false,
             };
             if gone && other.pending > 0 {
-                self.take_over(other.stream, &name, group, &other.name)?;
+                if Instant::now() < until {
+                    self.take_over(other.stream, &name, group, &other.name, until)?;
+                }
             } else if other.lock == Lock::Gone && other.idle_ms > FORGET_AFTER_MS {
                 FORGET
-                    .keys(&[&self.session.lock(), &name, &self.session.keys.lock_of(&other.name)])
+                    .keys(&[
+                        self.session.lock().as_bytes(),
+                        name.as_bytes(),
+                        &self.session.keys.lock_of(&other.name),
+                    ])
                     .arg(&self.session.token)
                     .arg(group)
                     .arg(&other.name)
                     .run(&mut self.connection, "remove a consumer that is gone")?;
-                debug!(target: LOG, "consumer {:?} of {name} is long gone: removed", other.name);
+                debug!(target: LOG, "consumer {:?} of {name} is long gone: removed", shown(&other.name));
             }
         }
         Ok(())
     }
 
+    /// Takes over what an instance has in hand, as far as it can be done until then.
     fn take_over(
         &mut self,
         stream: Stream,
         name: &str,
         group: &str,
-        from: &str,
+        from: &[u8],
+        until: Instant,
     ) -> Result<(), Error> {
         let session = self.session;
         let (to_lending, to_shelving) = (&self.to_lending, &self.to_shelving);
@@ -220,10 +233,10 @@ impl Keeper<'_> {
                     }
                 }
             }
-            !session.is_stopping()
+            !session.is_stopping() && Instant::now() < until
         })?;
         if count > 0 {
-            info!(target: LOG, "took over {count} events of {name} from instance {from:?}, which is gone");
+            info!(target: LOG, "took over {count} events of {name} from instance {:?}, which is gone", shown(from));
         }
         Ok(())
     }
@@ -348,7 +361,7 @@ impl Keeper<'_> {
         const DOING: &str = "sweep the states of books";
         let until = Instant::now() + TIDY_TIME;
         loop {
-            let (next, page): (u64, Vec<(String, String)>) = redis::cmd("HSCAN")
+            let (next, page): (u64, Fields) = redis::cmd("HSCAN")
                 .arg(&self.session.keys.book_states)
                 .arg(cursor)
                 .arg("COUNT")
@@ -366,7 +379,8 @@ impl Keeper<'_> {
                 let fetched: Vec<(&[u8], EventId)> = orphans
                     .iter()
                     .filter_map(|(book, state)| {
-                        Some((book.as_bytes(), state.strip_prefix('?')?.parse().ok()?))
+                        let id = std::str::from_utf8(state.strip_prefix(b"?")?).ok()?;
+                        Some((book.as_slice(), id.parse().ok()?))
                     })
                     .collect();
                 let (session, connection) = (self.session, &mut self.connection);
@@ -387,7 +401,7 @@ impl Keeper<'_> {
     fn remove_old_tries(&mut self, cursor: u64) -> Result<u64, Error> {
         const DOING: &str = "remove old notes of tries";
         let keys = &self.session.keys;
-        let (next, page): (u64, Vec<(String, String)>) = redis::cmd("HSCAN")
+        let (next, page): (u64, Fields) = redis::cmd("HSCAN")
             .arg(&keys.lone_tries)
             .arg(cursor)
             .arg("COUNT")
@@ -399,8 +413,12 @@ impl Keeper<'_> {
             let touched = [&lock, &keys.lone_tries, &keys.requests, &keys.returns];
             let mut call = OLD_TRIES.keys(&touched).arg(&self.session.token).arg(LENDING_GROUP);
             for (event, _) in page {
-                if let Some((action, id)) = event.split_once(':') {
-                    call = call.arg(event).arg(action).arg(id);
+                // What names no event, somebody else has put there.
+                let parts = std::str::from_utf8(event).ok().and_then(|it| it.split_once(':'));
+                if let Some((action, id)) = parts
+                    && let Ok(id) = id.parse::<EventId>()
+                {
+                    call = call.arg(event).arg(action).arg(id.to_string());
                 }
             }
             call.run(&mut self.connection, DOING)?;
@@ -409,25 +427,29 @@ impl Keeper<'_> {
     }
 
     /// Sweeps some books. Returns those that are reserved for decided requests.
-    fn sweep_page(
-        &mut self,
-        page: &[(String, String)],
-        step: &str,
-    ) -> Result<Vec<(String, String)>, Error> {
+    fn sweep_page(&mut self, page: &[(Vec<u8>, Vec<u8>)], step: &str) -> Result<Fields, Error> {
         const DOING: &str = "sweep the states of books";
         let keys = &self.session.keys;
         let lock = self.session.lock();
-        let touched = [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let touched =
+            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
         let mut call = SWEEP.keys(&touched).arg(&self.session.token);
         call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
         for (book, state) in page {
             call = call.arg(book).arg(state);
         }
         let reply = call.run(&mut self.connection, DOING)?;
-        let words: Vec<String> =
-            reply.rest.iter().skip(1).filter_map(|word| text(word).map(str::to_owned)).collect();
-        Ok(words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+        let mut words = reply.rest.into_iter().skip(1).map(|word| match word {
+            redis::Value::BulkString(bytes) => bytes,
+            _ => Vec::new(),
+        });
+        Ok(std::iter::from_fn(|| Some((words.next()?, words.next()?))).collect())
     }
+}
+
+/// A consumer's name for the log, where it is escaped.
+fn shown(name: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(name)
 }
 
 /// The lock of another instance.
@@ -441,7 +463,7 @@ enum Lock {
 /// Another instance, as a consumer of one stream.
 struct Other {
     stream: Stream,
-    name: String,
+    name: Vec<u8>,
     pending: u64,
     idle_ms: u64,
     lock: Lock,
@@ -462,7 +484,7 @@ fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, 
     for of in STREAMS {
         let (name, group) = of.name_and_group(session);
         for consumer in stream::consumers(connection, name, group)? {
-            if consumer.name == session.consumer() {
+            if consumer.name == session.consumer().as_bytes() {
                 continue;
             }
             let left: i64 = redis::cmd("PTTL")
@@ -505,8 +527,9 @@ fn note_neighbours(session: &Session, others: &[Other]) {
         if others.iter().any(|other| other.name == *name && other.pending > 0) {
             warn!(
                 target: LOG,
-                "instance {name:?} has events in hand, no lease, and did nothing for {} s: it \
-                 holds up no refusal any longer",
+                "instance {:?} has events in hand, no lease, and did nothing for {} s: it holds \
+                 up no refusal any longer",
+                shown(name),
                 session.options.silent_after.as_secs()
             );
         }

@@ -7,11 +7,11 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use redis::Connection;
+use redis::{Connection, Value};
 
 use crate::error::Error;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::script::{Script, text};
+use crate::script::Script;
 use crate::session::Session;
 
 static ACQUIRE: LazyLock<Script> =
@@ -27,8 +27,8 @@ pub enum Acquired {
     Ours(String),
     /// Another holds it.
     Held {
-        /// The lock's value.
-        value: String,
+        /// The lock's value; whatever somebody has put there.
+        value: Vec<u8>,
         /// What is left of it; none if it has no TTL.
         left: Option<Duration>,
     },
@@ -73,10 +73,10 @@ impl Lease {
             .arg(self.length.as_millis() as u64)
             .arg(if force { "force" } else { instead_of })
             .run(connection, DOING)?;
-        match (reply.word.as_str(), reply.rest.first().and_then(text), reply.number(1)) {
+        match (reply.word.as_str(), reply.rest.first(), reply.number(1)) {
             ("ACQUIRED", ..) => Ok(Acquired::Ours(format!("{}:{}", self.process, self.number))),
-            ("HELD", Some(value), Some(ms)) => Ok(Acquired::Held {
-                value: value.to_owned(),
+            ("HELD", Some(Value::BulkString(value)), Some(ms)) => Ok(Acquired::Held {
+                value: value.clone(),
                 left: u64::try_from(ms).ok().map(Duration::from_millis),
             }),
             _ => Err(reply.unexpected(DOING)),
@@ -86,7 +86,7 @@ impl Lease {
 
 /// Watches a lock that another holds: does its holder live, and renew it?
 pub struct Watch {
-    value: String,
+    value: Vec<u8>,
     left: Option<Duration>,
     since: Instant,
     /// When it was first found renewed.
@@ -95,7 +95,7 @@ pub struct Watch {
 
 impl Watch {
     /// Begins to watch a lock as it was found.
-    pub fn new(value: String, left: Option<Duration>) -> Self {
+    pub fn new(value: Vec<u8>, left: Option<Duration>) -> Self {
         Self { value, left, since: Instant::now(), renewed: None }
     }
 
@@ -103,7 +103,7 @@ impl Watch {
     /// left it cannot be told from one that works); or it has another value, or more time than it
     /// should have left, for the second time. The first may be the last word of a process that
     /// has died since; what it had under way comes all at once.
-    pub fn shows_life(&mut self, value: &str, left: Option<Duration>) -> bool {
+    pub fn shows_life(&mut self, value: &[u8], left: Option<Duration>) -> bool {
         // Times on the way to Redis and back differ; a renewal adds a third of a lease or more.
         const SLACK: Duration = Duration::from_millis(100);
         const AT_ONCE: Duration = Duration::from_millis(200);
@@ -154,19 +154,19 @@ mod tests {
     fn a_lock_shows_life_when_it_is_renewed_or_replaced_twice_or_without_a_ttl() {
         let secs = |s| Some(Duration::from_secs(s));
         let pause = || std::thread::sleep(Duration::from_millis(250));
-        let mut watch = Watch::new("a:1".into(), secs(4));
-        assert!(!watch.shows_life("a:1", secs(4)));
-        assert!(!watch.shows_life("a:1", secs(3)));
-        assert!(!watch.shows_life("a:1", secs(6)), "perhaps its last word");
-        assert!(!watch.shows_life("a:2", secs(6)), "and this came with it");
+        let mut watch = Watch::new(b"a:1".into(), secs(4));
+        assert!(!watch.shows_life(b"a:1", secs(4)));
+        assert!(!watch.shows_life(b"a:1", secs(3)));
+        assert!(!watch.shows_life(b"a:1", secs(6)), "perhaps its last word");
+        assert!(!watch.shows_life(b"a:2", secs(6)), "and this came with it");
         pause();
-        assert!(!watch.shows_life("a:2", secs(5)));
-        assert!(watch.shows_life("a:2", secs(6)));
-        let mut watch = Watch::new("a:1".into(), secs(4));
-        assert!(!watch.shows_life("a:2", secs(3)));
+        assert!(!watch.shows_life(b"a:2", secs(5)));
+        assert!(watch.shows_life(b"a:2", secs(6)));
+        let mut watch = Watch::new(b"a:1".into(), secs(4));
+        assert!(!watch.shows_life(b"a:2", secs(3)));
         pause();
-        assert!(watch.shows_life("a:3", secs(3)));
-        assert!(watch.shows_life("a:3", None));
-        assert!(Watch::new("locked".into(), None).shows_life("locked", None));
+        assert!(watch.shows_life(b"a:3", secs(3)));
+        assert!(watch.shows_life(b"a:3", None));
+        assert!(Watch::new(b"locked".into(), None).shows_life(b"locked", None));
     }
 }

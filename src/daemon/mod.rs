@@ -5,6 +5,7 @@ pub mod lease;
 pub mod logging;
 pub mod notify;
 pub mod options;
+pub mod readers;
 pub mod setup;
 pub mod supervisor;
 pub mod takeover;

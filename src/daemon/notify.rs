@@ -9,6 +9,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+/// How long a message may wait for systemd to read those before it: the thread that tells is the one
+/// that obeys signals.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// The way to systemd; leads nowhere if systemd did not start us.
 pub struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
@@ -18,8 +22,8 @@ pub struct Notifier {
 impl Notifier {
     /// As the environment says: `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
     pub fn from_env() -> Self {
-        let socket = std::env::var_os("NOTIFY_SOCKET")
-            .and_then(|path| Some((UnixDatagram::unbound().ok()?, address(&path)?)));
+        let socket =
+            std::env::var_os("NOTIFY_SOCKET").and_then(|path| Some((socket()?, address(&path)?)));
         let usec = std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok());
         Self { socket, watchdog: usec.map(Duration::from_micros) }
     }
@@ -55,6 +59,13 @@ impl Notifier {
             let _ = socket.send_to_addr(message.as_bytes(), address);
         }
     }
+}
+
+/// A socket on which nothing waits for long.
+fn socket() -> Option<UnixDatagram> {
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_write_timeout(Some(PATIENCE)).ok()?;
+    Some(socket)
 }
 
 /// A path, or with `@` in front a name in the abstract namespace.

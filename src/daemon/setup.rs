@@ -2,23 +2,32 @@
 //! the right types, the consumer groups. And what an operator should know of its settings.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use crate::daemon::LOG;
 use log::warn;
 use redis::Connection;
 
 use crate::error::Error;
+use crate::event::{Action, EventKey};
+use crate::ids::EventId;
 use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
+use crate::script::{Script, text};
 use crate::stream::group as group_of;
+
+static PERMITS: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../../lua/permits.lua")));
 
 /// The oldest Redis that has what is used here (XAUTOCLAIM's relatives, SMISMEMBER, BLMOVE).
 const OLDEST_REDIS: (u64, u64) = (6, 2);
 
 fn info(connection: &mut Connection, section: &str) -> Result<HashMap<String, String>, Error> {
-    let text: String = redis::cmd("INFO")
+    // A path in it may be no text.
+    let text: Vec<u8> = redis::cmd("INFO")
         .arg(section)
         .query(connection)
         .map_err(Error::redis("ask Redis what it is"))?;
+    let text = String::from_utf8_lossy(&text);
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
 }
@@ -39,6 +48,30 @@ pub fn check_version(connection: &mut Connection) -> Result<(), Error> {
             )))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether scripts may run every command that is in them: one that may not go on in the middle would
+/// leave half of its work.
+///
+/// # Errors
+/// The permission that is missing; what Redis or the link said.
+pub fn check_permissions(
+    connection: &mut Connection,
+    keys: &Keys,
+    lock: &str,
+) -> Result<(), Error> {
+    const DOING: &str = "go to work";
+    // No event has this id.
+    let absent = keys.answer(EventKey { id: EventId::default(), action: Action::Request });
+    let reply = PERMITS.keys(&[lock, &absent]).run(connection, DOING)?;
+    match (reply.word.as_str(), reply.rest.first().and_then(text)) {
+        ("PERMITTED", _) => Ok(()),
+        ("DENIED", Some(command)) => {
+            let what = format!("this user may not run {command} in scripts");
+            Err(Error::redis(DOING)(redis::make_extension_error("NOPERM".into(), Some(what))))
+        }
+        _ => Err(reply.unexpected(DOING)),
     }
 }
 

@@ -21,7 +21,7 @@ use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
 use super::takeover::{self, TryStep};
-use super::{logging, setup};
+use super::{logging, readers, setup};
 use crate::connect::Target;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
@@ -319,6 +319,8 @@ impl Supervisor {
 
     /// What has to be done before the first event is read.
     fn prepare(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
+        readers::end_others(session, control)?;
+        setup::check_permissions(control, &self.keys, &session.lock())?;
         if setup::is_group_lost(control, &self.keys)? {
             // The others notice at once, on their blocking reads; till then their workers go on
             // with events that are about to be delivered anew.
@@ -462,6 +464,7 @@ impl Connections {
             let id = redis::cmd("CLIENT").arg("ID").query(&mut connection);
             // Without it the reader cannot be woken, only waited for.
             session.register_reader(n, id.unwrap_or(0));
+            readers::mark(session, &mut connection);
             Ok::<_, Error>(connection)
         };
         Ok(Self {

@@ -42,7 +42,7 @@ pub fn claim_all(
     connection: &mut Connection,
     stream: &str,
     group: &str,
-    from: &str,
+    from: &[u8],
     mut pass_on: impl FnMut(Vec<Claimed>) -> bool,
 ) -> Result<(), Error> {
     const DOING: &str = "take over events";
@@ -50,7 +50,7 @@ pub fn claim_all(
     let mut seen = "-".to_owned();
     loop {
         let reply = CLAIM
-            .keys(&[&session.lock(), stream, &session.keys.lock_of(from)])
+            .keys(&[session.lock().as_bytes(), stream.as_bytes(), &session.keys.lock_of(from)])
             .arg(&session.token)
             .arg(group)
             .arg(session.consumer())
@@ -129,7 +129,7 @@ pub fn died_with(
     keys: &[EventKey],
 ) -> Result<Vec<DiedWith>, Error> {
     let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
-    let notes: Vec<Option<String>> = redis::cmd("HMGET")
+    let notes: Vec<Option<Vec<u8>>> = redis::cmd("HMGET")
         .arg(&session.keys.lone_tries)
         .arg(names)
         .query(connection)
@@ -138,7 +138,9 @@ pub fn died_with(
     Ok(notes
         .iter()
         .map(|note| {
-            let mut parts = note.as_deref().unwrap_or_default().split(' ');
+            // What is no text was not noted by us.
+            let note = note.as_deref().and_then(|note| std::str::from_utf8(note).ok());
+            let mut parts = note.unwrap_or_default().split(' ');
             DiedWith { in_group: number(parts.next()), alone: number(parts.next()) }
         })
         .collect())

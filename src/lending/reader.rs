@@ -168,7 +168,7 @@ fn read_own_pending(
 ) -> Result<(), Error> {
     let stream = session.keys.stream(action);
     if session.first {
-        let own = session.consumer();
+        let own = session.consumer().as_bytes();
         return takeover::claim_all(session, connection, stream, LENDING_GROUP, own, |claimed| {
             session.beat("lending-reader");
             let batch = claimed.into_iter().map(|one| delivered(action, one)).collect();

@@ -143,10 +143,10 @@ fn anybody_runs(connection: &mut Connection, keys: &Keys, event: EventKey) -> Re
             _ => return Err(error),
         },
     };
-    let locks: Vec<String> = consumers
+    let locks: Vec<Vec<u8>> = consumers
         .iter()
         .filter_map(|consumer| match consumer.get("name") {
-            Some(Value::BulkString(name)) => Some(keys.lock_of(&String::from_utf8_lossy(name))),
+            Some(Value::BulkString(name)) => Some(keys.lock_of(name)),
             _ => None,
         })
         .collect();

@@ -257,3 +257,128 @@ fn a_wrong_type_on_a_shared_key_refuses_the_start() {
         assert!(!left, "{key}: the lock is left");
     }
 }
+
+/// Bytes that are no text.
+const NO_TEXT: &[u8] = b"\xff\xfe";
+/// It looks like the id of an event, and is larger than any.
+const NO_ID: &str = "5-99999999999999999999999";
+
+fn set_field(redis: &Redis, hash: &str, field: &[u8], value: &[u8]) {
+    redis.cmd(&[b"HSET", hash.as_bytes(), field, value]);
+}
+
+/// Serves these requests, each of which is to be accepted, without a word of trouble.
+fn assert_served_without_trouble(redis: &Redis, requests: &[String], tidied: impl Fn() -> bool) {
+    let mut daemon = Daemon::start(redis, &["--lease", "1", "worker1"]);
+    for request in requests {
+        assert_eq!(redis.outcome_of_request(request)["outcome"], "accepted");
+    }
+    assert!(eventually(DEADLINE, tidied), "{}", daemon.log());
+    redis.outcome_of_request(&redis.request("user9", "another"));
+    assert!(!daemon.log().contains("trying again"), "{}", daemon.log());
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// The keeper read the states of books as text, failed at the first that is none, and took the
+/// session with it; so did the next session's, for ever. A state that names an id larger than any
+/// made the scripts fail in the same way.
+#[test]
+fn states_of_books_that_are_no_text_or_name_no_event_are_swept_and_end_no_session() {
+    let redis = Redis::new();
+    let states = "lending_book_states";
+    let mut requests = Vec::new();
+    set_field(&redis, states, NO_TEXT, b"=1-0");
+    for (n, of) in [NO_ID, "x", "", "5-", "5-0-0"].iter().enumerate() {
+        for kind in ["=", "?", ">"] {
+            let book = format!("book{n}{kind}");
+            set_field(&redis, states, book.as_bytes(), format!("{kind}{of}").as_bytes());
+            requests.push(redis.request(&format!("user{kind}{n}"), &book));
+        }
+    }
+    for (kind, user) in [(b'=', "user6"), (b'?', "user7"), (b'>', "user8")] {
+        let state = [&[kind][..], NO_TEXT].concat();
+        set_field(&redis, states, user.as_bytes(), &state);
+        requests.push(redis.request(user, user));
+    }
+    assert_served_without_trouble(&redis, &requests, || {
+        let states: std::collections::BTreeMap<Vec<u8>, Vec<u8>> = redis.ask(&["HGETALL", states]);
+        states.len() == requests.len()
+    });
+}
+
+/// The same with notes of events that wait for each other.
+#[test]
+fn notes_of_ties_that_are_of_no_event_end_no_session() {
+    let redis = Redis::new();
+    for (event, books) in [(NO_TEXT, NO_TEXT), (b"x", b"y"), (b"", b""), (b"#front", b"x")] {
+        set_field(&redis, "lending_ties", event, books);
+    }
+    redis.request_at("5-0", "user1", "geb");
+    let requests = ["5-1", "5-2"].map(|id| redis.request_at(id, "user2", id));
+    redis.give_back_at("5-0", "user3", "kim");
+    assert_served_without_trouble(&redis, &requests, || true);
+}
+
+/// The same with the notes of tries of events that instances died with.
+#[test]
+fn notes_of_tries_that_are_no_text_or_name_no_event_end_no_session() {
+    let redis = Redis::new();
+    let notes = "lending_lone_tries";
+    for event in [&b"request:x"[..], b"request:5-", b"x:5-0", b"x", b"", NO_TEXT] {
+        set_field(&redis, notes, event, b"1 0");
+    }
+    set_field(&redis, notes, format!("return:{NO_ID}").as_bytes(), b"1 0");
+    let request = redis.request_at("9-0", "user1", "geb");
+    set_field(&redis, notes, b"request:9-0", NO_TEXT);
+    set_field(&redis, notes, b"request:8-0", NO_TEXT);
+    let died = Other::gone(&redis, "worker1");
+    died.take(REQUESTS);
+    let claim = ["XCLAIM", REQUESTS, "lending_service", "worker1", "0", "9-0", "RETRYCOUNT", "5"];
+    redis.cmd(&claim);
+    assert_served_without_trouble(&redis, &[request], || {
+        !redis.ask::<bool>(&["HEXISTS", notes, "request:8-0"])
+    });
+}
+
+/// What the main storage has noted of a book named an id larger than any: Redis would not tell
+/// whether that request is undecided, and whoever asked for the book waited for ever.
+#[test]
+fn a_book_that_is_out_for_a_request_that_cannot_be_is_waited_for_by_nobody() {
+    let redis = Redis::new();
+    set_field(&redis, SHELVES, b"geb", NO_ID.as_bytes());
+    set_field(&redis, SHELVES, b"kim", NO_TEXT);
+    let requests = ["geb,momo", "kim,emma"].map(|books| redis.request(&books[..3], books));
+    assert_served_without_trouble(&redis, &requests, || true);
+    let unavailable = redis.outcomes().into_iter().filter(|it| it.contains_key("unavailable"));
+    assert_eq!(unavailable.count(), 2);
+}
+
+/// Consumers whose names are no text were passed over: what such a one had in hand when it died was
+/// taken over by nobody, and held up every refusal (I5).
+#[test]
+fn what_a_consumer_had_in_hand_whose_name_is_no_text_is_taken_over() {
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["lent"], "1-0").lay_down(&redis);
+    let mut requests = vec![redis.request("user1", "geb"), redis.request("user2", "kim,lent")];
+    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0"]);
+    let read = ["XREADGROUP", "GROUP", "lending_service"].map(str::as_bytes);
+    let one = ["COUNT", "1", "STREAMS", REQUESTS, ">"].map(str::as_bytes);
+    redis.cmd(&[&read[..], &[NO_TEXT], &one].concat());
+    for asked in [&["status"][..], &["status", "--json"]] {
+        let said = TestCommand::library_admin(&redis, asked).exits(0).stdout;
+        assert!(said.contains("gone"), "{said}");
+    }
+    requests.push(redis.request("user3", "momo"));
+    assert_served_without_trouble(&redis, &requests, || true);
+}
+
+/// A lock whose value is no text was no answer that the start understood: it asked again for ever.
+#[test]
+fn a_lock_that_is_no_text_is_held_like_any_other() {
+    let redis = Redis::new();
+    redis.cmd(&[b"SET", b"instance_lock:worker1".as_slice(), NO_TEXT]);
+    let mut refused = Daemon::spawn(&redis, &["worker1"]);
+    assert_eq!(refused.exit_status(), 75, "{}", refused.log());
+    redis.cmd(&["PEXPIRE", "instance_lock:worker1", "1000"]);
+    assert_eq!(Daemon::start(&redis, &["worker1"]).stop(), 0);
+}

@@ -168,6 +168,22 @@ fn each_signal_to_stop_is_obeyed_during_the_blocking_read() {
     }
 }
 
+/// Nobody read what it told its supervisor: when the socket was full, after an outage of some
+/// seconds, it waited there for ever, and did not even stop when asked to.
+#[test]
+fn a_supervisor_that_does_not_listen_holds_nothing_up() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    let files = std::fs::read_dir(redis.directory()).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    let socket = paths.into_iter().find(|path| path.extension().is_some_and(|it| it == "notify"));
+    let full = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"STATUS=full", socket.as_ref().unwrap()).is_ok() {}
+    redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    assert_eq!(redis.outcome_of_request(&redis.request("user1", "geb"))["outcome"], "accepted");
+    assert_eq!(daemon.stop(), 0);
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let (redis, mut daemon) = library(&Ledger::new());
@@ -302,6 +318,78 @@ fn a_wrong_password_and_a_missing_permission_end_it_with_a_message() {
         let mut daemon = Daemon::spawn(&redis, &args);
         assert_eq!(daemon.exit_status(), 77, "{said}: {}", daemon.log());
     }
+}
+
+/// What a script may not do, Redis says in words of its own: the daemon tried again for ever. Worse,
+/// the script had acknowledged events by then: they were lost (I4).
+#[test]
+fn a_permission_that_is_missing_ends_it_with_a_message_before_anything_is_lost() {
+    let commands = [
+        "type",
+        "xlen",
+        "xgroup",
+        "xinfo",
+        "xrange",
+        "xpending",
+        "xreadgroup",
+        "xclaim",
+        "evalsha",
+        "get",
+        "pexpire",
+        "hscan",
+        "hmget",
+        "xack",
+        "xadd",
+        "hset",
+        "xdel",
+        "xtrim",
+        "hdel",
+        "smismember",
+        "mget",
+        "mset",
+        "scard",
+        "hlen",
+        "hget",
+        "hexists",
+        "sadd",
+        "srem",
+        "rpush",
+        "xrevrange",
+        "exists",
+        "del",
+    ];
+    std::thread::scope(|scope| {
+        for commands in commands.chunks(8) {
+            scope.spawn(|| commands.iter().for_each(|command| assert_ends_without(command)));
+        }
+    });
+}
+
+/// What happens needs every command, and the daemon's user lacks one.
+fn assert_ends_without(command: &str) {
+    let redis = Redis::new();
+    Ledger::new()
+        .lent("user1", &["geb"], "1-0")
+        .stored(&["stored"], "1-0")
+        .nowhere(&["emma"], "1-0")
+        .lay_down(&redis);
+    redis.request_at("2-0", "user2", "momo,stored");
+    Other::gone(&redis, "dead").take(REQUESTS);
+    redis.give_back_at("3-0", "user1", "geb");
+    redis.hand_off("*", "emma");
+    let but = format!("-{command}");
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">right", "~*", "+@all", &but]);
+    let args = ["--username", "clerk", "--password", "right", "--lease", "1", "worker1"];
+    let mut daemon = Daemon::spawn(&redis, &args);
+    assert_eq!(daemon.exit_status(), 77, "without {command}: {}", daemon.log());
+    let said = daemon.log().to_lowercase();
+    let named = said.contains(command) || said.contains("could not take the lease");
+    assert!(named, "without {command}: {said}");
+    redis.cmd(&["ACL", "SETUSER", "clerk", "+@all"]);
+    let _daemon = Daemon::start(&redis, &["-f", "--lease", "1", "worker1"]);
+    assert_eq!(redis.outcome_of_request("2-0")["in_hand"], "2", "without {command}");
+    assert_eq!(redis.outcome_of_return("3-0")["outcome"], "returned", "without {command}");
+    redis.assert_at_rest();
 }
 
 #[test]

@@ -151,6 +151,8 @@ fn an_outage_and_its_end_are_told_once_each() {
     let redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut daemon = Daemon::start(&redis, &["worker1"]);
     redis.outcome_of_request(&redis.request("user1", "geb"));
+    // What is told of the request comes after its outcome.
+    assert!(eventually(DEADLINE, || daemon.log().contains("ACCEPTED")));
     let before = daemon.log().lines().count();
     redis.kill9();
     assert!(eventually(DEADLINE, || daemon.log().lines().count() > before));

@@ -89,6 +89,87 @@ fn a_hand_off_that_was_in_hand_when_instances_died_is_done_at_once() {
     assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
 }
 
+/// The keeper took over all that a dead instance had in hand in one go, as fast as it was decided, and
+/// renewed no lease meanwhile: it ran out, others took over in turn, and so on.
+#[test]
+fn the_lease_is_kept_while_very_much_is_taken_over() {
+    const EVENTS: usize = 60_000;
+    let redis = Redis::new();
+    let event = |n: usize| {
+        let (user, book) = (format!("user{n}"), format!("book{n}"));
+        ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", &book].map(str::to_owned).to_vec()
+    };
+    redis.pipeline(&(0..EVENTS).map(event).collect::<Vec<_>>());
+    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0"]);
+    let read = ["XREADGROUP", "GROUP", "lending_service", "dead", "COUNT", "1000000", "STREAMS"];
+    redis.cmd(&[&read[..], &[REQUESTS, ">"]].concat());
+    let daemon = Daemon::start(&redis, &["--lease", "1", "worker1"]);
+    assert!(eventually(3 * DEADLINE, || redis.length(OUTCOMES) == EVENTS));
+    assert!(!daemon.log().contains("trying again"), "the lease was lost");
+}
+
+/// Two requests and two hand-offs come after a process hangs and another takes its name: the first of
+/// each were delivered to the one that hangs, whose reads were the first in line, and found only
+/// after ten seconds.
+#[test]
+fn what_comes_when_a_name_is_taken_by_force_is_not_delivered_to_the_one_that_hangs() {
+    let (redis, mut old) = library(&Ledger::new().nowhere(&["emma", "faust"], "1-0"));
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    redis.hand_off("*", "emma");
+    redis.wait_until_drained(DEADLINE);
+    old.signal(Signal::STOP);
+    let _new = Daemon::start(&redis, &["-f", "worker1"]);
+    let begin = Instant::now();
+    redis.hand_off("*", "faust");
+    let ids = ["user2", "user3"].map(|user| redis.request(user, user));
+    for id in ids {
+        assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    }
+    redis.assert_at_rest();
+    assert!(begin.elapsed() < Duration::from_secs(2), "it took {:?}", begin.elapsed());
+    old.signal(Signal::CONT);
+    assert_eq!(old.exit_status(), 69);
+}
+
+#[test]
+fn who_takes_a_name_by_force_leaves_the_readers_of_others_alone() {
+    let (redis, _old) = library(&Ledger::new());
+    let others =
+        ["worker1:1", "worker", "worker11", "worker 1"].map(|name| Daemon::start(&redis, &[name]));
+    let _of_a_branch = Daemon::start(&redis.branch("a"), &["worker1"]);
+    let _in_another_database = Daemon::start(&redis, &["--db", "1", "worker1"]);
+    let readers = || -> Vec<String> {
+        let clients = text(redis.ask(&["CLIENT", "LIST"]));
+        let readers = clients.lines().filter(|line| line.contains(" name=libraryd:"));
+        readers.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+    };
+    let before = readers();
+    assert_eq!(before.len(), 14);
+    let _new = Daemon::start(&redis, &["-f", "worker1"]);
+    let now = readers();
+    assert_eq!(before.iter().filter(|reader| !now.contains(reader)).count(), 2);
+    for other in &others {
+        assert!(!other.log().contains("trying again"), "{}", other.log());
+    }
+}
+
+#[test]
+fn a_user_who_may_not_name_or_close_connections_serves_and_takes_names_all_the_same() {
+    let redis = Redis::new();
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">right", "~*", "+@all", "-client", "-watch"]);
+    let args = ["--username", "clerk", "--password", "right", "worker1", "-f"];
+    let mut old = Daemon::start(&redis, &args);
+    let mut new = Daemon::start(&redis, &args);
+    assert_eq!(old.exit_status(), 69);
+    redis.cmd(&["ACL", "SETUSER", "clerk", "+watch", "+client|list", "+client|setname"]);
+    let mut newer = Daemon::start(&redis, &args);
+    assert_eq!(new.exit_status(), 69);
+    let _newest = Daemon::start(&redis, &args);
+    assert_eq!(newer.exit_status(), 69);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    redis.assert_at_rest();
+}
+
 #[test]
 fn a_link_on_which_nothing_arrives_any_more_is_given_up_in_seconds() {
     /// A reply may take five seconds, a blocking read two more.

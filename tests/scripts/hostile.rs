@@ -70,7 +70,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
     library.take("dead", Action::Request, 1);
     let tries = [first_try(&request), first_try(&back)];
     let books = [book("x"), book("y")];
-    let other = keys.lock_of("dead");
+    let other = keys.lock(&"dead".parse().unwrap());
     vec![
         ("decide", decide::command(&by.session, &Neighbours::default(), &tries, true)),
         ("fetch", fetch::command(&by.session, books.iter().map(|b| (b, id(8, 0))), true)),
@@ -88,7 +88,14 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             "sweep",
             call(
                 "sweep",
-                &[&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests],
+                &[
+                    &lock,
+                    &keys.book_states,
+                    &keys.loans,
+                    &keys.handoffs,
+                    &keys.requests,
+                    &keys.storage,
+                ],
                 &[
                     token,
                     LENDING_GROUP,
@@ -123,7 +130,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             "forget",
             call(
                 "forget",
-                &[&lock, &keys.requests, &keys.lock_of("reference")],
+                &[&lock, &keys.requests, &keys.lock(&"reference".parse().unwrap())],
                 &[token, LENDING_GROUP, "reference"],
             ),
         ),
@@ -179,7 +186,7 @@ fn a_key_of_a_wrong_type_leaves_nothing_half_written() {
             let of_one = key.starts_with("user:")
                 || key.starts_with("request:")
                 || key.starts_with("lending_answer:")
-                || *key == library.keys.lock_of("dead");
+                || *key == library.keys.lock(&"dead".parse().unwrap());
             assert!(
                 before == after || of_one,
                 "{name}.lua with {key} spoilt did its work: {reply:?}"
@@ -292,6 +299,24 @@ fn an_event_of_thousands_of_fields_is_kept_in_the_dead_letters() {
         .collect();
     assert_eq!(kept, names);
     assert_eq!(dump.stream(&keys.outcomes).entries.len(), 1);
+}
+
+/// Redis refuses an id that is larger than any: the request could not be given up, and whoever tried
+/// lost the session.
+#[test]
+fn a_request_for_a_book_whose_state_names_no_handoff_can_be_given_up() {
+    let mut library = Library::new();
+    let by = library.instance("worker1");
+    let states = library.keys.book_states.clone();
+    library.redis.ask::<()>(&["HSET", &states, "geb", ">5-99999999999999999999999"]);
+    let request = event(Action::Request, id(5, 0), "user1", "geb");
+    library.add(&request);
+    library.take("worker1", Action::Request, 1);
+    let Ok(Value::Array(may_have)) = library.reject(&by, request.key, "hostile", true) else {
+        panic!("it cannot be looked at")
+    };
+    assert_eq!(may_have.iter().map(show).collect::<Vec<_>>(), ["MAY_HAVE", "geb"]);
+    assert!(library.reject(&by, request.key, "hostile", false).is_ok());
 }
 
 /// Anything that a client may have put into a field.

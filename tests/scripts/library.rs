@@ -20,7 +20,7 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 18] = [
+pub const SCRIPTS: [(&str, &str); 19] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
@@ -31,6 +31,7 @@ pub const SCRIPTS: [(&str, &str); 18] = [
     ("lone_try", include_str!("../../lua/lone_try.lua")),
     ("old_tries", include_str!("../../lua/old_tries.lua")),
     ("order", include_str!("../../lua/order.lua")),
+    ("permits", include_str!("../../lua/permits.lua")),
     ("reject", include_str!("../../lua/reject.lua")),
     ("renew", include_str!("../../lua/renew.lua")),
     ("resign", include_str!("../../lua/resign.lua")),
@@ -352,7 +353,7 @@ impl Library {
     /// Claims what is pending for another instance; the reply's words.
     pub fn claim(&mut self, by: &Instance, stream: &str, from: &str) -> Vec<String> {
         let group = if stream == self.keys.handoffs { SHELVING_GROUP } else { LENDING_GROUP };
-        let lock = self.keys.lock_of(from);
+        let lock = self.keys.lock(&from.parse().unwrap());
         let args = [&by.session.token, group, by.name(), from, "1000", "-", "1000000", "3600000"];
         self.words("claim", &[&by.session.lock(), stream, &lock], &args)
     }
@@ -362,8 +363,8 @@ impl Library {
     pub fn sweep(&mut self, by: &Instance, step: &str, seen: &[(String, String)]) -> Vec<String> {
         let keys = self.keys.clone();
         let lock = by.session.lock();
-        let touched: [&str; 5] =
-            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests];
+        let touched: [&str; 6] =
+            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
         let mut args: Vec<&str> = vec![&by.session.token, LENDING_GROUP, SHELVING_GROUP, step];
         args.extend(seen.iter().flat_map(|(book, state)| [book.as_str(), state.as_str()]));
         self.words("sweep", &touched, &args)

@@ -175,7 +175,7 @@ impl Check<'_> {
                     .arg(SHELVING_GROUP)
                     .arg(&["-", "+", "1"])
                     .to_owned();
-                let oldest: Vec<(String, String, u64, u64)> =
+                let oldest: Vec<(String, Vec<u8>, u64, u64)> =
                     self.ask(&oldest, "look for the oldest hand-off")?;
                 let oldest = oldest.first().and_then(|(id, ..)| id.parse().ok());
                 oldest.map_or(Some(group.last_delivered), EventId::previous)

@@ -32,6 +32,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
         ("forget", false, include_str!("../../../lua/forget.lua")),
         ("lone_try", false, include_str!("../../../lua/lone_try.lua")),
         ("old_tries", true, include_str!("../../../lua/old_tries.lua")),
+        ("permits", false, include_str!("../../../lua/permits.lua")),
         ("reject", true, include_str!("../../../lua/reject.lua")),
         ("renew", false, include_str!("../../../lua/renew.lua")),
         ("resign", false, include_str!("../../../lua/resign.lua")),

@@ -1,0 +1,36 @@
+-- permits.lua: whether the scripts of the daemon may run every command that is in them.
+--
+-- Lua has no rollback: a script that finds in the middle that it may not go on has acknowledged
+-- events whose outcomes it cannot write any more (I4). So each command is tried before there is
+-- anything to lose, in a form that changes nothing: on the lock, which is a string, on a key that is
+-- not there, or with one argument too few. The user's permission is looked at before all that.
+--
+-- KEYS  1 the instance's lock, held   2 a key that is not there
+-- Returns {"PERMITTED"} | {"DENIED", command}
+
+local lock, absent = KEYS[1], KEYS[2]
+
+local harmless = {
+  {'XACK', lock, 'group', '0-1'}, {'XADD', lock, '*', 'field', 'value'}, {'XDEL', lock, '0-1'},
+  {'XCLAIM', lock, 'group', 'consumer', 0, '0-1'}, {'XTRIM', lock, 'MINID', '0-1'},
+  {'XGROUP', 'DELCONSUMER', lock, 'group', 'consumer'}, {'XPENDING', lock, 'group', '-', '+', 1},
+  {'XRANGE', lock, '-', '+'}, {'XREVRANGE', lock, '+', '-'}, {'XLEN', lock},
+  {'XINFO', 'GROUPS', lock}, {'HSET', lock, 'field', 'value'}, {'HDEL', lock, 'field'},
+  {'HGET', lock, 'field'}, {'HGETALL', lock}, {'HMGET', lock, 'field'}, {'HEXISTS', lock, 'field'},
+  {'HLEN', lock}, {'SADD', lock, 'member'}, {'SREM', lock, 'member'}, {'SCARD', lock},
+  {'SISMEMBER', lock, 'member'}, {'SMEMBERS', lock}, {'SMISMEMBER', lock, 'member'},
+  {'RPUSH', lock, 'element'}, {'MSET', absent, 'value', absent}, {'MGET', absent},
+  {'DEL', absent}, {'EXISTS', absent}, {'EXPIRE', absent, 1}, {'PEXPIRE', absent, 1},
+  {'PTTL', absent}, {'TYPE', absent}, {'GET', lock}, {'SET', lock, 'value', 'no option'},
+}
+
+for _, call in ipairs(harmless) do
+  local reply = redis.pcall(unpack(call))
+  local err = type(reply) == 'table' and reply.err or ''
+  -- The words of Redis 6 and 7.0, and of later ones.
+  if string.find(err, "The user executing the script can't", 1, true)
+    or string.find(err, 'ACL failure in script', 1, true) or string.find(err, 'NOPERM', 1, true) then
+    return {'DENIED', call[1]}
+  end
+end
+return {'PERMITTED'}
