@@ -1094,6 +1094,43 @@ fn history_tells_the_latest_outcomes_and_how_far_back_it_reaches() {
 }
 
 #[test]
+fn hostile_bytes_in_an_outcome_or_a_file_name_send_no_codes_to_a_terminal_and_stay_valid_json() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let fields = [
+        ("event_id", &b"1-0\x1b[31m\nforged"[..]),
+        ("action", b"request\x1b]0;t\x07"),
+        ("user_id", b"u\x9b\xff"),
+        ("outcome", b"accepted"),
+        ("book_ids", b"a\x1b[2J,\xe2\x80\xaeb"),
+    ];
+    let mut add = redis::cmd("XADD");
+    add.arg("lending_outcomes_event_stream").arg("5000-0");
+    fields.iter().for_each(|(name, value)| drop(add.arg(name).arg(value)));
+    add.exec(&mut db).unwrap();
+    let quiet = "library-req: outcomes are kept from 1970-01-01T00:00:05.000Z on\n";
+    server.run(&["history", "--show-user"]).is(
+        0,
+        "1970-01-01T00:00:05.000Z request\\u{1b}]0;t\\u{7} 1-0\\u{1b}[31m\\u{a}forged: \
+         lent to u\u{fffd}\u{fffd}: a\\u{1b}[2J, \\u{202e}b\n",
+        quiet,
+    );
+    server.run(&["history", "--json"]).is(
+        0,
+        "{\"time\":\"1970-01-01T00:00:05.000Z\",\"event_id\":\"1-0\\u001b[31m\\nforged\",\
+         \"action\":\"request\\u001b]0;t\\u0007\",\"outcome\":\"accepted\",\
+         \"book_ids\":[\"a\\u001b[2J\",\"\\u202eb\"]}\n",
+        quiet,
+    );
+    // What others chose is in messages too.
+    for args in [&["batch", "no\u{1b}[31m\nfile"][..], &["--no\u{1b}[31m"]] {
+        let ended = server.run(args);
+        assert_eq!(ended.status, Some(2), "{ended:?}");
+        assert!(ended.err.contains("no\\u{1b}[31m") && !ended.err.contains('\u{1b}'), "{ended:?}");
+    }
+}
+
+#[test]
 fn watch_tells_outcomes_as_they_happen_and_survives_a_restart_of_redis() {
     let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut db = server.connect();

@@ -171,12 +171,13 @@ impl Filter {
         if !self.show_user {
             outcome.user_id = "a user".into();
         }
-        format!(
-            "{time} {} {}: {}\n",
-            outcome.action,
-            outcome.event_id,
-            show::words(&outcome, To::Others, colours)
-        )
+        let mut line = time + " ";
+        push_escaped(&mut line, &outcome.action);
+        line.push(' ');
+        push_escaped(&mut line, &outcome.event_id);
+        line.push_str(": ");
+        line.push_str(&show::words(&outcome, To::Others, colours));
+        line + "\n"
     }
 }
 

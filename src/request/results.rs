@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::event::EventKey;
-use crate::outcome::{BOOK_LISTS, Outcome, push_json_string};
+use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
 
 /// What became of one line.
 #[derive(Debug)]
@@ -160,10 +160,18 @@ impl Drop for Results {
     }
 }
 
-/// A field as RFC 4180 has it, after a comma.
+/// A field as RFC 4180 has it, after a comma. No id has a control character in it: where one is,
+/// somebody wants to forge a line or to send codes to a terminal.
 fn push_csv(record: &mut String, value: &str) {
     record.push(',');
-    if value.contains([',', '"', '\n', '\r']) {
+    let mut escaped = String::new();
+    let value = if value.contains(char::is_control) {
+        push_escaped(&mut escaped, value);
+        &escaped
+    } else {
+        value
+    };
+    if value.contains([',', '"']) {
         record.push('"');
         record.push_str(&value.replace('"', "\"\""));
         record.push('"');
@@ -176,6 +184,13 @@ fn push_csv(record: &mut String, value: &str) {
 mod tests {
     use super::*;
     use crate::event::Action;
+
+    #[test]
+    fn a_field_of_csv_forges_no_line_and_sends_no_code_to_a_terminal() {
+        let mut record = String::new();
+        push_csv(&mut record, "a\n\u{1b}[31m,\"b\"");
+        assert_eq!(record, ",\"a\\u{a}\\u{1b}[31m,\"\"b\"\"\"");
+    }
 
     #[test]
     fn a_result_reads_the_same_as_csv_and_as_json() {

@@ -141,9 +141,13 @@ pub fn print(text: &str) -> Result<bool, Failure> {
     }
 }
 
-/// Writes one line to stderr. If nobody can read even that, nothing is left to be done.
+/// Writes one line to stderr, whatever is in it: names of files and words of a server are in
+/// messages too. If nobody can read even that, nothing is left to be done.
 pub fn say(line: &str) {
-    let _ = io::stderr().lock().write_all(format!("library-req: {line}\n").as_bytes());
+    let mut said = String::from("library-req: ");
+    push_escaped(&mut said, line);
+    said.push('\n');
+    let _ = io::stderr().lock().write_all(said.as_bytes());
 }
 
 /// Prints the answer in the form that was asked for.
