@@ -1106,7 +1106,9 @@ fn hostile_bytes_in_an_outcome_or_a_file_name_send_no_codes_to_a_terminal_and_st
     ];
     let mut add = redis::cmd("XADD");
     add.arg("lending_outcomes_event_stream").arg("5000-0");
-    fields.iter().for_each(|(name, value)| drop(add.arg(name).arg(value)));
+    for (name, value) in fields {
+        add.arg(name).arg(value);
+    }
     add.exec(&mut db).unwrap();
     let quiet = "library-req: outcomes are kept from 1970-01-01T00:00:05.000Z on\n";
     server.run(&["history", "--show-user"]).is(
@@ -1248,6 +1250,79 @@ fn a_full_disk_for_the_bad_lines_sends_nothing() {
     assert!(ended.err.contains("cannot write /dev/full"), "{ended:?}");
     assert!(ended.err.contains("nothing was sent"), "{ended:?}");
     assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
+#[test]
+fn a_batch_that_would_write_over_its_own_input_or_results_is_refused() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let file = server.dir.path().join("events");
+    let (file, same) = (file.to_str().unwrap(), server.dir.path().join("./events"));
+    let (same, new) = (same.to_str().unwrap(), server.dir.path().join("new"));
+    let lines = "nonsense\nrequest u geb\n";
+    std::fs::write(file, lines).unwrap();
+    let new = new.to_str().unwrap();
+    for (options, fault) in [
+        (&["--results", same][..], "--results would write over the batch itself"),
+        (&["--rejected", same], "--rejected would write over the batch itself"),
+        (&["--results", new, "--rejected", new], "--results and --rejected name the same file"),
+    ] {
+        let ended =
+            server.run(&[&["batch", file, "--partial", "--timeout", "0"], options].concat());
+        assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
+        assert!(ended.err.contains(fault) && ended.err.contains("nothing was sent"), "{ended:?}");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), lines, "{options:?}");
+    }
+    assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
+#[test]
+fn bad_lines_are_kept_whole_however_long_and_for_nobody_elses_eyes() {
+    let server = Server::start();
+    let file = server.dir.path().join("events");
+    // Cut, it would ask for another book than the one that was meant.
+    let long = format!("request u{}the-selfish-gene", " ".repeat(10_000_000));
+    let other = "x".repeat(1_000_000);
+    std::fs::write(&file, format!("{long}\nrequest u geb\nnonsense\n{other}")).unwrap();
+    let rejected = server.dir.path().join("events.rejected");
+    // Of an older run, open to all.
+    std::fs::write(&rejected, "old").unwrap();
+    let ended = server.run(&["batch", file.to_str().unwrap()]);
+    assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
+    let kept = std::fs::read_to_string(&rejected).unwrap();
+    assert!(kept == format!("{long}\nnonsense\n{other}\n"), "{} bytes", kept.len());
+    let mode = |path| std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).unwrap());
+    assert_eq!(mode(&rejected) & 0o777, 0o600);
+    // It has a zero byte far behind: it is no list of events at all, and the bad lines of before stay.
+    std::fs::write(&file, format!("{long}\0\n")).unwrap();
+    let ended = server.run(&["batch", file.to_str().unwrap()]);
+    assert!(ended.status == Some(2) && ended.err.contains("zero byte in line 1"), "{ended:?}");
+    assert!(std::fs::read_to_string(&rejected).unwrap() == kept);
+    assert!(!server.dir.path().join("events.rejected.part").exists());
+}
+
+#[test]
+fn results_follow_a_link_and_never_take_the_place_of_the_systems_own() {
+    let server = Server::start();
+    let path = |name: &str| server.dir.path().join(name);
+    let link = path("link");
+    std::os::unix::fs::symlink(path("real"), &link).unwrap();
+    std::fs::write(path("real"), "old").unwrap();
+    let args = ["batch", "--timeout", "0", "--results"];
+    let input = b"request u geb\n";
+    let ended = server.run_with_input(&[&args[..], &[link.to_str().unwrap()]].concat(), input);
+    assert_eq!(ended.status, Some(3), "{ended:?}");
+    let results = std::fs::read_to_string(path("real")).unwrap();
+    assert!(results.starts_with("line,") && results.lines().count() == 2, "{results}");
+    assert!(link.is_symlink());
+    // What the shell has redirected to a file.
+    let log = std::fs::OpenOptions::new().append(true).create(true).open(path("log")).unwrap();
+    (&log).write_all(b"before\n").unwrap();
+    let mut command = server.command(&[&args[..], &["/proc/self/fd/1"]].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(log).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(std::fs::read_to_string(path("log")).unwrap(), format!("before\n{results}"));
 }
 
 /// What a command writes to a terminal. `script` gives it one.

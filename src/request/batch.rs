@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,9 @@ use super::failure::{DONE, Failure, OUTPUT, UNANSWERED, USAGE};
 use super::interrupt::Interrupt;
 use super::lines::{Line, Lines, Words};
 use super::options::{Batch, REMEMBERED, Run};
+use super::private_file::{PrivateFile, place};
 use super::progress::Progress;
-use super::results::{Fate, Format, Results, create_private};
+use super::results::{Fate, Format, Results};
 use super::show::{Form, counted, say, status};
 use super::spool::{Entry, Filling, Spool};
 use super::submit::{self, Chunk, Draft, Fingerprint, Name, Packed, Refused, SEQ_STEP, nth_id};
@@ -41,6 +42,7 @@ const SLICE: Duration = Duration::from_millis(500);
 
 /// Does what the command line asks for.
 pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
+    check_places(order)?;
     let spool = check(order)?;
     if spool.bad > 0 && !order.partial {
         return Err(Failure::usage(format!(
@@ -142,21 +144,28 @@ fn check(order: &Batch) -> Result<Spool, Failure> {
     let mut spool = Filling::new().map_err(unspooled)?;
     let mut rejects =
         Rejects { path: order.rejected.as_deref(), file: None, told: BufWriter::new(io::stderr()) };
+    let is_text = |text: &[u8], line: u64| match text.contains(&0) {
+        true => Err(Failure::usage(format!(
+            "{name} has a zero byte in line {line}: it is no text; nothing was sent"
+        ))),
+        false => Ok(()),
+    };
     let mut lines = Lines::new(input);
     let (mut words, mut draft) = (Words::default(), Draft::new());
     while let Some(line) = lines.next().map_err(unreadable)? {
-        if line.text.contains(&0) {
-            return Err(Failure::usage(format!(
-                "{name} has a zero byte in line {}: it is no text; nothing was sent",
-                line.number
-            )));
-        }
+        is_text(line.text, line.number)?;
+        let number = line.number;
         match line.parse(&mut words, &mut draft) {
             Ok(false) => {}
-            Ok(true) => spool.event(line.number, &draft).map_err(unspooled)?,
+            Ok(true) => spool.event(number, &draft).map_err(unspooled)?,
             Err(fault) => {
                 rejects.add(&line, &fault)?;
-                spool.bad(line.number, &fault).map_err(unspooled)?;
+                while let Some(piece) = lines.more().map_err(unreadable)? {
+                    is_text(piece, number)?;
+                    rejects.write(piece)?;
+                }
+                rejects.write(b"\n")?;
+                spool.bad(number, &fault).map_err(unspooled)?;
             }
         }
     }
@@ -172,36 +181,56 @@ fn check(order: &Batch) -> Result<Spool, Failure> {
 /// Where bad lines go.
 struct Rejects<'a> {
     path: Option<&'a Path>,
-    file: Option<BufWriter<File>>,
+    file: Option<BufWriter<PrivateFile>>,
     /// stderr writes each line by itself; a file full of bad lines would take for ever.
     told: BufWriter<io::Stderr>,
 }
 
 impl Rejects<'_> {
+    /// Tells what is wrong with a line, and begins to keep its text.
     fn add(&mut self, line: &Line<'_>, fault: &str) -> Result<(), Failure> {
         let _ = writeln!(self.told, "library-req: line {}: {fault}", line.number);
+        self.write(line.text)
+    }
+
+    fn write(&mut self, text: &[u8]) -> Result<(), Failure> {
         let Some(path) = self.path else {
             return Ok(());
         };
-        let mut write = || {
-            let file = match &mut self.file {
-                Some(file) => file,
-                none => none.insert(BufWriter::new(create_private(path)?)),
-            };
-            file.write_all(line.text)?;
-            file.write_all(b"\n")
+        let mut write = || match &mut self.file {
+            Some(file) => file.write_all(text),
+            none => none.insert(BufWriter::new(PrivateFile::create(path)?)).write_all(text),
         };
         write().map_err(|error| unwritable(path, &error, "nothing was sent"))
     }
 
     fn done(mut self) -> Result<(), Failure> {
         let _ = self.told.flush();
-        if let (Some(mut file), Some(path)) = (self.file, self.path) {
-            file.flush().map_err(|error| unwritable(path, &error, "nothing was sent"))?;
+        if let (Some(file), Some(path)) = (self.file, self.path) {
+            let file = file.into_inner().map_err(io::IntoInnerError::into_error);
+            file.and_then(PrivateFile::done)
+                .map_err(|error| unwritable(path, &error, "nothing was sent"))?;
             say(&format!("the bad lines are in {}", path.display()));
         }
         Ok(())
     }
+}
+
+/// Refuses to write over what is read, or to write two things to one place.
+fn check_places(order: &Batch) -> Result<(), Failure> {
+    let of = |path: &Option<PathBuf>| path.as_deref().and_then(place);
+    let (file, results, rejected) = (of(&order.file), of(&order.results), of(&order.rejected));
+    let same = |one: &Option<PathBuf>, other| one.is_some() && one == other;
+    let fault = if same(&file, &results) {
+        "--results would write over the batch itself"
+    } else if same(&file, &rejected) {
+        "--rejected would write over the batch itself"
+    } else if same(&results, &rejected) {
+        "--results and --rejected name the same file"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::usage(format!("{fault}: nothing was sent")))
 }
 
 /// With `--no-wait`: `OK` for every line that is queued, and the others' faults.

@@ -24,6 +24,7 @@ pub mod submit;
 pub mod query;
 // What is said.
 pub mod failure;
+pub mod private_file;
 pub mod progress;
 pub mod results;
 pub mod show;
