@@ -512,6 +512,7 @@ fn a_bad_command_line_ends_with_2_one_line_of_fault_and_one_of_usage() {
         (&["request", "u", "b", "--timeout", "inf"], "--timeout wants a number of seconds"),
         (&["request", "u", "b", "--frob"], "unknown option --frob"),
         (&["request", "u", "b", "--id", "x", "--remember", "31d"], "from 1s to 30d, not \"31d\""),
+        (&["request", "u", "b", "--remember", "2h"], "--remember does not go without --id"),
         (&["request", "u", "b", "--id", ""], "--id \"\" is empty"),
         (&["request", "u", "b", "--json", "--quiet"], "--json and --quiet exclude each other"),
         (&["request", "u", "b", "-a", "localhost"], "write redis://localhost"),
