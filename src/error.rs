@@ -59,6 +59,17 @@ impl Error {
         }
     }
 
+    /// Whether this Redis user may not do that.
+    pub fn lacks_permission(&self) -> bool {
+        // Within a script it is an error like others, told by its words: those of Redis 7.0, and
+        // those of later ones.
+        const IN_SCRIPT: [&str; 2] =
+            ["The user executing the script can't", "ACL failure in script"];
+        let Self::Redis { source, .. } = self else { return false };
+        let told = |detail: &str| IN_SCRIPT.iter().any(|words| detail.contains(words));
+        source.code() == Some("NOPERM") || source.detail().is_some_and(told)
+    }
+
     /// Whether a signal came while Redis was waited for: nothing is wrong with the link then.
     pub fn is_interrupted(&self) -> bool {
         let Self::Redis { source, .. } = self else { return false };
@@ -82,11 +93,11 @@ impl Error {
                 if source.kind() == redis::ErrorKind::InvalidClientConfig {
                     return Remedy::Person;
                 }
-                if is_unauthenticated(source) {
+                if is_unauthenticated(source) || self.lacks_permission() {
                     return Remedy::Credentials;
                 }
                 match source.code() {
-                    Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Remedy::Credentials,
+                    Some("NOAUTH" | "WRONGPASS") => Remedy::Credentials,
                     // A wrong type on a key that all share: no event is at fault, and working on
                     // would lend from half a library.
                     Some("WRONGTYPE") => Remedy::Person,

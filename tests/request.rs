@@ -744,6 +744,22 @@ fn the_gate_lets_a_chunk_in_once_after_the_one_before_it_and_above_all_ids() {
 }
 
 #[test]
+fn a_permission_that_is_missing_within_a_script_ends_a_batch_at_once() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let rights = ["SETUSER", "half", "on", ">pw", "~*", "+@all", "-xadd"];
+    redis::cmd("ACL").arg(&rights).exec(&mut db).unwrap();
+    let begun = Instant::now();
+    let args = ["--username=half", "--password=pw", "batch"];
+    let ended = server.run_with_input(&args, b"request u geb\n");
+    assert!(begun.elapsed() < Duration::from_secs(5), "it is not tried again and again");
+    assert_eq!(ended.status, Some(4), "{ended:?}");
+    for words in ["this Redis user needs more permissions", "at least 0 events are queued"] {
+        assert!(ended.err.contains(words), "{ended:?}");
+    }
+}
+
+#[test]
 fn a_batch_among_other_senders_keeps_its_order_and_is_sent_once() {
     let server = Server::start();
     let mut db = server.connect();
