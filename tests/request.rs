@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use library_lending::event::{Action, AnswerWish};
 use library_lending::keys::Keys;
 use library_lending::request::submit::{Chunk, Fingerprint, Name};
-use redis::{Commands as _, Connection};
+use redis::{Commands as _, Connection, ConnectionLike as _};
 
 const REQUESTS: &str = "lending_requests_event_stream";
 const RETURNS: &str = "book_return_requests_event_stream";
@@ -694,8 +694,9 @@ fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_
     server.run_with_input(&args, lines.as_bytes()).is(0, "", "");
     assert!(sent_lines(&mut db) == lines);
     // Each chunk once: nothing was shut out. All but the first in a transaction.
-    assert_eq!((calls(&mut db, "eval"), calls(&mut db, "exec")), (10, 9));
-    for (n, forbidden) in ["-client|reply", "-xsetid", "-xdel"].into_iter().enumerate() {
+    assert_eq!((calls(&mut db, "eval"), calls(&mut db, "xsetid")), (10, 1));
+    let forbidden = ["-client|reply", "-xsetid", "-xdel", "-multi", "-exec"];
+    for (n, forbidden) in forbidden.into_iter().enumerate() {
         let user = format!("user{n}");
         let rights = ["SETUSER", &user, "on", ">pw", "~*", "+@all", forbidden];
         redis::cmd("ACL").arg(&rights).exec(&mut db).unwrap();
@@ -703,7 +704,9 @@ fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_
         let name = ["--username", &user, "--password", "pw", "--batch-id", &user];
         server.run_with_input(&[&args[..], &name].concat(), lines.as_bytes()).is(0, "", "");
         assert!(sent_lines(&mut db) == lines, "{forbidden}");
-        assert_eq!(calls(&mut db, "exec"), 9, "{forbidden}");
+        // No chunk goes past the script: only the question is there, of those who may ask it.
+        let asked = (calls(&mut db, "eval"), calls(&mut db, "client|reply"));
+        assert_eq!(asked, (10 * (n + 2), 19 + n), "{forbidden}");
     }
 }
 
@@ -744,6 +747,90 @@ fn the_gate_lets_a_chunk_in_once_after_the_one_before_it_and_above_all_ids() {
 }
 
 #[test]
+fn a_chunk_is_in_once_whatever_permission_is_taken_away_before_its_transaction_runs() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let keys = Keys::new(None);
+    let mut chunk = Chunk::new(AnswerWish::None);
+    chunk.push(Action::Request, "u", "geb");
+    chunk.push(Action::Return, "u", "geb");
+    let name = Name { key: "c:1".into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+    let script = chunk.command(&keys, Some(&name), None);
+    let give = |db: &mut Connection, right: &str| {
+        let rights = ["SETUSER", "half", "reset", "on", ">pw", "~*", "+@all", right];
+        redis::cmd("ACL").arg(&rights).exec(db).unwrap();
+    };
+    let taken = "+@all -eval -@scripting -set -get -@read -type -xinfo -xsetid -xadd -xdel -@write";
+    for taken in taken.split(' ') {
+        // In its turn; out of it; below what is there; and there already.
+        for (before, top, known) in [(1, 0, 0), (0, 0, 0), (1, 9, 0), (1, 0, 1), (1, 9, 1)] {
+            if top + known > 0 && ["-eval", "-@scripting"].contains(&taken) {
+                // Two mishaps in one instant, which nothing tells (see gate.lua).
+                continue;
+            }
+            redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+            give(&mut db, "+@all");
+            let mut half = server.connect();
+            redis::cmd("AUTH").arg(&["half", "pw"]).exec(&mut half).unwrap();
+            if before == 1 {
+                let _: () = db.set("c:0", "is there").unwrap();
+            }
+            if known == 1 {
+                db.req_packed_command(&script).unwrap();
+                let _: () = db.del(&[REQUESTS, RETURNS]).unwrap();
+            }
+            if top > 0 {
+                let event = [REQUESTS, "9-0", "f", "v"];
+                redis::cmd("XADD").arg(&event).exec(&mut db).unwrap();
+                redis::cmd("XDEL").arg(&event[..2]).exec(&mut db).unwrap();
+            }
+            let first = "5-1000000".parse().unwrap();
+            let packed = chunk.plain_commands(&keys, &name, Some("c:0"), first);
+            let exec = b"*1\r\n$4\r\nEXEC\r\n";
+            let at = packed.windows(exec.len()).position(|it| it == exec).unwrap();
+            half.send_packed_command(&packed[..at]).unwrap();
+            until("all is queued", || {
+                let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
+                clients.contains(" multi=4 ")
+            });
+            give(&mut db, taken);
+            half.send_packed_command(&packed[at..]).unwrap();
+            let _ = half.recv_response();
+            let _ = half.recv_response();
+            give(&mut db, "+@all");
+            let _: redis::Value = db.req_packed_command(&script).unwrap();
+            let events = |stream: &str, db: &mut Connection| {
+                let events = entries(db, stream).into_iter();
+                events.filter(|(_, fields)| fields[0] == "user_id").count()
+            };
+            let there = [REQUESTS, RETURNS].map(|stream| events(stream, &mut db) + known);
+            assert_eq!(there, [1, 1], "{taken}, {before} {top} {known}");
+        }
+    }
+}
+
+#[test]
+fn a_chunk_is_not_added_before_the_one_that_comes_before_it() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let keys = Keys::new(None);
+    let mut chunk = Chunk::new(AnswerWish::None);
+    chunk.push(Action::Request, "u", "geb");
+    let name = Name { key: "c:1".into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+    let mut send = |before: &str| {
+        let command = chunk.command(&keys, Some(&name), Some(before));
+        let words: Vec<String> =
+            redis::from_redis_value(db.req_packed_command(&command).unwrap()).unwrap();
+        (words[0].clone(), entries(&mut db, REQUESTS).len())
+    };
+    assert_eq!(send("c:0"), ("OUT_OF_TURN".into(), 0));
+    let _: () = server.connect().set("c:0", "is there").unwrap();
+    assert_eq!(send("c:0"), ("ADDED".into(), 1));
+    // It is there, and stays there when the one before is forgotten.
+    assert_eq!(send("none").0, "KNOWN");
+}
+
+#[test]
 fn a_permission_that_is_missing_within_a_script_ends_a_batch_at_once() {
     let server = Server::start();
     let mut db = server.connect();
@@ -756,6 +843,38 @@ fn a_permission_that_is_missing_within_a_script_ends_a_batch_at_once() {
     assert_eq!(ended.status, Some(4), "{ended:?}");
     for words in ["this Redis user needs more permissions", "at least 0 events are queued"] {
         assert!(ended.err.contains(words), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_batch_whose_permissions_are_taken_away_in_the_middle_can_be_run_again() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(12_000);
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    let args = ["batch", file.to_str().unwrap(), "--no-wait", "-q"];
+    let args = [&args[..], &["--username", "half", "--password", "pw"]].concat();
+    for taken in ["-set", "-get", "-xadd", "-eval", "-client|reply", "-type", "-@write"] {
+        redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+        let give = |db: &mut Connection, right: &str| {
+            let rights = ["SETUSER", "half", "on", ">pw", "~*", "+@all", right];
+            redis::cmd("ACL").arg(&rights).exec(db).unwrap();
+        };
+        give(&mut db, "+@all");
+        let batch = server.start_run(&args);
+        until("some are sent", || {
+            redis::cmd("XLEN").arg(RETURNS).query::<usize>(&mut db).unwrap() >= 500
+        });
+        give(&mut db, taken);
+        let ended = Ended::of(batch.wait_with_output().unwrap());
+        // Now and then it is done before.
+        assert!(matches!(ended.status, Some(0 | 4)), "{taken}: {ended:?}");
+        let said = ended.err.contains("run the same again to go on");
+        assert_eq!(said, ended.status == Some(4), "{taken}: {ended:?}");
+        give(&mut db, "+@all");
+        server.run(&args).is(0, "", "");
+        assert!(sent_lines(&mut db) == lines, "all lines, each once, in order: {taken}");
     }
 }
 

@@ -424,12 +424,11 @@ impl Courier<'_> {
         let number = self.placed.len() + nth;
         let name = self.name(number);
         let UnderWay { chunk, chosen } = &self.under_way[nth];
+        let before = number.checked_sub(1).map(|before| self.name(before).key);
+        let before = before.as_deref();
         let packed = match chosen {
-            Some(first) => {
-                let before = number.checked_sub(1).map(|before| self.name(before).key);
-                chunk.plain_commands(&self.run.keys, &name, before.as_deref(), *first)
-            }
-            None => chunk.command(&self.run.keys, Some(&name)),
+            Some(first) => chunk.plain_commands(&self.run.keys, &name, before, *first),
+            None => chunk.command(&self.run.keys, Some(&name), before),
         };
         let link = self.link.as_mut().expect("it is made before the first chunk");
         link.send_packed_command(&packed).map_err(Error::redis("queue events"))
@@ -639,17 +638,31 @@ impl Courier<'_> {
 /// Whether a connection may do what a chunk without the script needs beyond what the script does.
 /// What these commands say else does not matter: they change nothing.
 fn may_gate(link: &mut Connection, keys: &Keys) -> RedisResult<bool> {
+    let commands: [&[&str]; 4] = [
+        &["CLIENT", "REPLY", "ON"],
+        &["XSETID", &keys.requests, "no id"],
+        &["XDEL", &keys.requests, "0-1"],
+        &["EXEC"],
+    ];
+    // Who may not EXEC would be caught in a transaction.
+    Ok(may(link, &commands)? && may(link, &[&["MULTI"], &["EXEC"]])?)
+}
+
+fn may(link: &mut Connection, commands: &[&[&str]]) -> RedisResult<bool> {
     let mut packed = Packed::default();
-    packed.words(&["CLIENT", "REPLY", "ON"]);
-    packed.words(&["XSETID", &keys.requests, "no id"]);
-    packed.words(&["XDEL", &keys.requests, "0-1"]);
+    commands.iter().for_each(|command| packed.words(command));
     link.send_packed_command(&packed.into_bytes())?;
     let mut may = true;
-    for nth in 0..3 {
+    for command in commands {
         match link.recv_response().and_then(Value::extract_error) {
             Ok(_) => {}
             Err(error) if error.is_io_error() => return Err(error),
-            Err(error) => may &= nth > 0 && error.code() != Some("NOPERM"),
+            // A server that does not know CLIENT REPLY cannot do it either.
+            Err(error) => {
+                // EXEC puts its own code before the reason.
+                let refused = matches!(error.code(), Some("NOPERM" | "EXECABORT"));
+                may &= command[0] != "CLIENT" && !refused;
+            }
         }
     }
     Ok(may)

@@ -136,7 +136,7 @@ fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, Eve
     });
     let draft = &order.draft;
     chunk.push(draft.action, &draft.user, &draft.books);
-    let command = chunk.command(&run.keys, name.as_ref());
+    let command = chunk.command(&run.keys, name.as_ref(), None);
     let mut sent = Sent::Nothing;
     loop {
         let error = match run.target.connect(Duration::ZERO) {
