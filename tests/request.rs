@@ -903,6 +903,25 @@ fn a_batch_among_other_senders_keeps_its_order_and_is_sent_once() {
 }
 
 #[test]
+fn one_event_of_another_sender_shuts_out_only_what_is_under_way() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(30_000);
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    let batch = server.start_run(&["batch", file.to_str().unwrap(), "--no-wait", "-q"]);
+    until("some are sent", || {
+        redis::cmd("XLEN").arg(RETURNS).query::<usize>(&mut db).unwrap() >= 500
+    });
+    let event = [REQUESTS, "*", "user_id", "other", "book_ids", "x"];
+    redis::cmd("XADD").arg(&event).exec(&mut db).unwrap();
+    Ended::of(batch.wait_with_output().unwrap()).is(0, "", "");
+    // Of 60 chunks, those that were under way are sent twice.
+    let sent = calls(&mut db, "eval");
+    assert!((60..=70).contains(&sent), "{sent} times");
+}
+
+#[test]
 fn a_batch_that_was_killed_in_the_middle_and_run_again_is_sent_once_and_in_order() {
     let server = Server::start();
     let mut db = server.connect();

@@ -37,6 +37,9 @@ use crate::outcome::Outcome;
 /// Chunks that are sent before the reply to the first of them is read: enough that neither side
 /// waits for the other, few enough that the replies fit into the link's buffers.
 const MAX_UNDER_WAY: usize = 4;
+/// Chunks that go by the script after one was shut out: at least, and where that happens all the time.
+const SHORTEST_DETOUR: usize = 4;
+const LONGEST_DETOUR: usize = 64;
 /// How long one command blocks at most: so often the progress is shown.
 const SLICE: Duration = Duration::from_millis(500);
 
@@ -73,6 +76,8 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
         fingerprint: spool.fingerprint,
         link: None,
         may_gate: false,
+        detour: 0,
+        next_detour: SHORTEST_DETOUR,
         fresh: false,
         under_way: VecDeque::new(),
         placed: Vec::new(),
@@ -299,6 +304,10 @@ struct Courier<'a> {
     link: Option<Connection>,
     /// Whether this Redis lets us add chunks without the script.
     may_gate: bool,
+    /// How many chunks still go by the script, since one was shut out.
+    detour: usize,
+    /// How many it will be the next time.
+    next_detour: usize,
     /// Whether the last chunk is there only now, so that the next one is not there yet.
     fresh: bool,
     /// Sent, not confirmed; their numbers follow those that are placed.
@@ -400,7 +409,13 @@ impl Courier<'_> {
         while self.under_way.len() >= most {
             self.receive()?;
         }
-        let chosen = (self.may_gate && self.fresh).then(|| id_after(self.newest));
+        let past_the_script = self.may_gate && self.fresh && self.detour == 0;
+        self.detour = self.detour.saturating_sub(1);
+        // Nor can ids be chosen behind chunks whose ids the script still chooses.
+        while past_the_script && self.under_way.iter().any(|it| it.chosen.is_none()) {
+            self.receive()?;
+        }
+        let chosen = past_the_script.then(|| id_after(self.newest));
         if let Some(first) = chosen {
             self.newest = nth_id(first, chunk.len() - 1);
         }
@@ -461,6 +476,9 @@ impl Courier<'_> {
                     self.known += events as u64;
                 }
                 self.fresh = !placed.known;
+                if chosen.is_some() {
+                    self.next_detour = (self.next_detour - 1).max(SHORTEST_DETOUR);
+                }
                 self.newest = self.newest.max(nth_id(placed.first.id, events - 1));
                 self.placed.push(Placed { first: placed.first.id, events });
                 self.under_way.pop_front();
@@ -483,8 +501,11 @@ impl Courier<'_> {
         }
     }
 
-    /// Sends again what is under way, by the script, on the same connection.
+    /// Sends again what is under way, by the script, on the same connection. Whoever got ahead may
+    /// come again: the next chunks go the same way, the more the oftener this happens.
     fn send_by_script(&mut self) -> Result<(), Failure> {
+        self.detour = self.next_detour;
+        self.next_detour = (2 * self.next_detour).min(LONGEST_DETOUR);
         let link = self.link.as_mut().expect("it is made before the first chunk");
         // The first one's reply is read. What became of the others is told again.
         for behind in self.under_way.iter().skip(1) {
