@@ -1513,4 +1513,27 @@ fn a_batch_shows_a_bar_on_a_terminal_and_takes_it_away() {
     assert!(shown.contains("[####################] 2 of 2 sent, 0 answered"), "{shown:?}");
     assert!(shown.ends_with("2 unanswered so far (run the same again to ask)\r\n"), "{shown:?}");
     assert!(shown.contains("\r\u{1b}[K"), "it is taken away: {shown:?}");
+    let dumb = on_a_terminal(&server, &command, &[("TERM", "dumb")]);
+    assert!(dumb.contains("unanswered so far") && !dumb.contains('\u{1b}'), "{dumb:?}");
+}
+
+#[test]
+fn results_and_words_on_the_same_terminal_begin_where_the_bar_was() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, many_lines(3_000)).unwrap();
+    let command = format!("batch {} --timeout 1", file.display());
+    // More than is written at once: the first of it while the bar is there.
+    let shown = on_a_terminal(&server, &command, &[]);
+    assert!(shown.contains("answered") && shown.contains("\r\u{1b}[Kline,action,"), "{shown:.300}");
+    let line =
+        format!("timeout --foreground -s INT 1 {} {command}0", env!("CARGO_BIN_EXE_library-req"));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("LIBRARY_ADDRESS", server.address());
+    let output = script.env("TERM", "xterm").stdin(Stdio::null()).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("answered"), "{shown:?}");
+    assert!(shown.contains("\r\u{1b}[Klibrary-req: interrupted; "), "{shown:?}");
+    assert!(!entries(&mut db, REQUESTS).is_empty());
 }

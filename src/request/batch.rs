@@ -23,7 +23,7 @@ use super::interrupt::Interrupt;
 use super::lines::{Line, Lines, Words};
 use super::options::{Batch, REMEMBERED, Run};
 use super::private_file::{PrivateFile, place};
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use super::results::{Fate, Format, Results};
 use super::show::{Form, counted, say, status};
 use super::spool::{Entry, Filling, Spool};
@@ -93,7 +93,6 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
         confirm(&spool, run.form).map_err(|error| courier.output(&error))?;
         Tally::default()
     };
-    courier.progress.clear();
     match results.done() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(courier.output(&error));
@@ -243,6 +242,7 @@ fn confirm(spool: &Spool, form: Form) -> io::Result<()> {
     if form == Form::Quiet {
         return Ok(());
     }
+    progress::clear();
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut write = || {
         if spool.bad == 0 {
@@ -349,7 +349,6 @@ impl Courier<'_> {
 
     /// Redis failed for good. Running again is always safe.
     fn failure(&mut self, error: &Error) -> Failure {
-        self.progress.clear();
         let sent = format!(
             "at least {} events are queued; run the same again to go on: none is queued twice",
             self.queued()
@@ -359,7 +358,6 @@ impl Courier<'_> {
 
     /// Results cannot be written, or the spool not read.
     fn output(&mut self, error: &io::Error) -> Failure {
-        self.progress.clear();
         Failure {
             message: format!(
                 "cannot write the results: {error}; {} events are queued; run the same again for \
@@ -486,17 +484,14 @@ impl Courier<'_> {
                 self.progress.sent(events as u64);
                 Ok(())
             }
-            Err(Refused::OtherContent(event)) => {
-                self.progress.clear();
-                Err(Failure::usage(format!(
-                    "batch {} was sent within a day with other content (see {} {}); the first {} \
+            Err(Refused::OtherContent(event)) => Err(Failure::usage(format!(
+                "batch {} was sent within a day with other content (see {} {}); the first {} \
                      events are queued, nothing else was sent",
-                    self.id,
-                    event.action,
-                    event.id,
-                    self.queued()
-                )))
-            }
+                self.id,
+                event.action,
+                event.id,
+                self.queued()
+            ))),
             Err(Refused::Error(error) | Refused::Lost(error)) => self.recover(error),
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use super::private_file::PrivateFile;
+use super::progress;
 use crate::event::EventKey;
 use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
 
@@ -45,7 +46,10 @@ enum Sink {
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Stdout(out) => out.write(bytes),
+            Self::Stdout(out) => {
+                progress::clear();
+                out.write(bytes)
+            }
             Self::Nowhere => Ok(bytes.len()),
             Self::File(file) => file.write(bytes),
         }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
 use super::failure::{DONE, Failure, OUTPUT, REFUSED};
+use super::progress;
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{Outcome, Verdict, push_escaped};
 
@@ -147,6 +148,7 @@ pub fn say(line: &str) {
     let mut said = String::from("library-req: ");
     push_escaped(&mut said, line);
     said.push('\n');
+    progress::clear();
     let _ = io::stderr().lock().write_all(said.as_bytes());
 }
 
