@@ -1358,6 +1358,64 @@ fn watch_says_if_outcomes_were_dropped_before_it_could_read_them() {
 }
 
 #[test]
+fn watch_says_if_outcomes_were_dropped_while_nobody_read_what_it_writes() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let mut child = server.start_run(&["watch"]);
+    until_blocked(&mut db, "xread");
+    // More than a pipe holds: it cannot go on until somebody reads.
+    let book = "b".repeat(200);
+    for n in 1..=900 {
+        let fields = ["outcome", "accepted", "book_ids", &*book];
+        record(&mut db, &format!("{n}-0"), "request:1-0", "u", &fields);
+    }
+    let mut away = 0;
+    until("it asks for no more", || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
+        away = if clients.contains("flags=b") { 0 } else { away + 1 };
+        away == 50
+    });
+    for n in 1_001..=1_003 {
+        record(&mut db, &format!("{n}-0"), "request:1-0", "u", &["outcome", "accepted"]);
+    }
+    let trim = ["lending_outcomes_event_stream", "MINID", "1003"];
+    redis::cmd("XTRIM").arg(&trim).exec(&mut db).unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    let last =
+        std::io::BufRead::lines(lines).map(Result::unwrap).find(|line| line.contains("01.003Z"));
+    assert!(last.is_some());
+    child.kill().unwrap();
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    let dropped = "outcomes before 1970-01-01T00:00:01.003Z were dropped before they could be read";
+    assert!(ended.err.contains(dropped), "{ended:?}");
+}
+
+#[test]
+fn watch_raises_no_alarm_about_the_first_outcomes_of_a_library() {
+    let mut server = Server::start();
+    let mut db = server.connect();
+    let mut child = server.start_run(&["watch"]);
+    until_blocked(&mut db, "xread");
+    server.stop();
+    let kill = |name: &str| {
+        let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    };
+    kill("-STOP");
+    server.restart();
+    let mut db = server.connect();
+    record(&mut db, "1000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "geb"]);
+    kill("-CONT");
+    let mut line = String::new();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert!(line.contains("geb"), "{line}");
+    child.kill().unwrap();
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert!(ended.err.contains("is back") && !ended.err.contains("dropped"), "{ended:?}");
+}
+
+#[test]
 fn a_fifo_is_read_to_its_end_and_a_file_that_grows_meanwhile_is_refused() {
     let server = Server::start();
     let mut db = server.connect();
