@@ -1170,6 +1170,20 @@ fn loans_tell_all_books_of_one_user_among_many() {
         "",
     );
     server.run(&["loans", "nobody"]).is(0, "nobody has no books\n", "");
+    // A count that has gone astray contradicts no book that is there.
+    let _: () = db.set("user:me:count", 0).unwrap();
+    let _: () = db.hset("lending_books_of_users", "me", "geb,momo").unwrap();
+    server.run(&["loans", "me"]).is(
+        0,
+        "me has 2 of 5 books: geb, momo\n",
+        "library-req: the count of me is 0: it changes right now, or library-admin check tells why\n",
+    );
+    let _: () = db.set("user:me:count", 3).unwrap();
+    server.run(&["loans", "me"]).is(
+        0,
+        "me has 2 of 5 books: geb, momo\n",
+        "library-req: the count of me is 3: it changes right now, or library-admin check tells why\n",
+    );
 }
 
 #[test]

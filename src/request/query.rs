@@ -414,15 +414,22 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
         line.push_str("]}\n");
     } else {
         push_escaped(&mut line, user.as_str());
-        let _ = match count {
+        let _ = match books.len() {
             0 => write!(line, " has no books"),
-            count => write!(line, " has {count} of {MOST_BOOKS_IN_HAND} books"),
+            found => write!(line, " has {found} of {MOST_BOOKS_IN_HAND} books"),
         };
         for (n, book) in books.iter().enumerate() {
             line.push_str(if n > 0 { ", " } else { ": " });
             push_escaped(&mut line, book);
         }
         line.push('\n');
+    }
+    if books.len() as u64 != count {
+        // An event may have been decided between our reading of one and the other.
+        say(&format!(
+            "the count of {} is {count}: it changes right now, or library-admin check tells why",
+            user.as_str()
+        ));
     }
     print(&line)?;
     Ok(DONE)
