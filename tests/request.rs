@@ -229,6 +229,31 @@ fn an_event_has_the_fields_of_the_reference_client_and_a_wish_for_an_answer() {
 }
 
 #[test]
+fn what_is_only_queued_is_told_as_json_too_where_that_is_asked_for() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let ended = server.run(&["request", "u", "geb", "--no-wait", "--json"]);
+    let id = &entries(&mut db, REQUESTS)[0].0;
+    let out = format!("{{\"event_id\":\"{id}\",\"action\":\"request\",\"outcome\":\"queued\"}}\n");
+    ended.is(0, &out, "");
+    let input = b"return u geb\nnonsense\nrequest u geb\n";
+    let ended = server.run_with_input(&["batch", "--no-wait", "--json", "--partial"], input);
+    let (returned, requested) = (&entries(&mut db, RETURNS)[0].0, &entries(&mut db, REQUESTS)[1].0);
+    let lines = [
+        format!(
+            "{{\"line\":1,\"action\":\"return\",\"event_id\":\"{returned}\",\"outcome\":\"queued\"}}\n"
+        ),
+        "{\"line\":2,\"outcome\":\"bad_line\",\"cause\":\"begins with \\\"nonsense\\\", not with \
+         request or return\"}\n"
+            .to_owned(),
+        format!(
+            "{{\"line\":3,\"action\":\"request\",\"event_id\":\"{requested}\",\"outcome\":\"queued\"}}\n"
+        ),
+    ];
+    assert_eq!((ended.status, &*ended.out), (Some(2), &*lines.concat()), "{ended:?}");
+}
+
+#[test]
 fn the_outcome_is_printed_in_words_or_as_json_and_stays_for_later_readers() {
     let server = Server::start();
     let mut db = server.connect();

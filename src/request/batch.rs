@@ -90,7 +90,7 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
     let tally = if order.wait {
         courier.collect(&spool, &mut results)?
     } else {
-        confirm(&spool, run.form).map_err(|error| courier.output(&error))?;
+        confirm(&spool, run.form, &courier.placed).map_err(|error| courier.output(&error))?;
         Tally::default()
     };
     match results.done() {
@@ -238,32 +238,51 @@ fn check_places(order: &Batch) -> Result<(), Failure> {
 }
 
 /// With `--no-wait`: `OK` for every line that is queued, and the others' faults.
-fn confirm(spool: &Spool, form: Form) -> io::Result<()> {
-    if form == Form::Quiet {
-        return Ok(());
-    }
+fn confirm(spool: &Spool, form: Form, placed: &[Placed]) -> io::Result<()> {
     progress::clear();
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut write = || {
-        if spool.bad == 0 {
-            for _ in 0..spool.events {
-                out.write_all(b"OK\n")?;
-            }
-            return out.flush();
-        }
-        let mut entries = spool.read()?;
-        while let Some(entry) = entries.next()? {
-            match entry {
-                Entry::Event { .. } => out.write_all(b"OK\n")?,
-                Entry::Bad { line, fault } => writeln!(out, "line {line}: {fault}")?,
-            }
-        }
-        out.flush()
+    let written = match form {
+        Form::Words => confirm_in_words(spool),
+        Form::Json => confirm_as_json(spool, placed),
+        Form::Quiet => Ok(()),
     };
-    match write() {
+    match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }
+}
+
+fn confirm_in_words(spool: &Spool) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    if spool.bad == 0 {
+        for _ in 0..spool.events {
+            out.write_all(b"OK\n")?;
+        }
+        return out.flush();
+    }
+    let mut entries = spool.read()?;
+    while let Some(entry) = entries.next()? {
+        match entry {
+            Entry::Event { .. } => out.write_all(b"OK\n")?,
+            Entry::Bad { line, fault } => writeln!(out, "line {line}: {fault}")?,
+        }
+    }
+    out.flush()
+}
+
+fn confirm_as_json(spool: &Spool, placed: &[Placed]) -> io::Result<()> {
+    let mut ids = placed.iter().flat_map(|it| (0..it.events).map(|nth| nth_id(it.first, nth)));
+    let mut results = Results::to_stdout(Format::Json, false);
+    let mut entries = spool.read()?;
+    while let Some(entry) = entries.next()? {
+        match entry {
+            Entry::Event { line, action, .. } => {
+                let id = ids.next().unwrap_or_default();
+                results.add(line, &Fate::Queued(EventKey { id, action }))?;
+            }
+            Entry::Bad { line, fault } => results.add(line, &Fate::Bad(fault))?,
+        }
+    }
+    results.done()
 }
 
 /// What came of the events.

@@ -81,9 +81,14 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
         ));
     }
     if !order.wait {
-        if run.form != Form::Quiet {
-            print("OK\n")?;
-        }
+        match run.form {
+            Form::Words => print("OK\n")?,
+            Form::Json => print(&format!(
+                "{{\"event_id\":\"{}\",\"action\":\"{}\",\"outcome\":\"queued\"}}\n",
+                event.id, event.action
+            ))?,
+            Form::Quiet => true,
+        };
         return Ok(DONE);
     }
     let queued = Sent::Queued(event);

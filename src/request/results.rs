@@ -14,6 +14,8 @@ use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
 pub enum Fate<'a> {
     /// Its event has an outcome.
     Decided(EventKey, &'a Outcome),
+    /// Its event is queued; nobody waits for its outcome.
+    Queued(EventKey),
     /// Its event is queued; no outcome came in time.
     Unanswered(EventKey),
     /// It was no event.
@@ -94,6 +96,7 @@ impl Results {
             Fate::Decided(event, outcome) => {
                 (Some(event), outcome.verdict.as_str(), outcome.cause.as_deref())
             }
+            Fate::Queued(event) => (Some(event), "queued", None),
             Fate::Unanswered(event) => (Some(event), "unanswered", None),
             Fate::Bad(fault) => (None, "bad_line", Some(*fault)),
         };
