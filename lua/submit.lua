@@ -3,12 +3,14 @@
 --
 -- KEYS  1 requests (stream)  2 returns (stream)
 --       3 the submission (string; only for a chunk that has a name)
+--       4 that of the chunk before it (string; only for one of several, not for the first)
 -- ARGV  1 how long the submission is kept, in ms  2 the chunk's fingerprint (both unused
 --       without KEYS 3), then four for each event: action, user id, book ids, wish for an
 --       answer ('' for none)
 -- Returns {"ADDED", id of the first event}: the next one's sequence number is greater by a
 --       million, whatever its stream, and so on
 --     | {"KNOWN", what was kept: action, ":", id of the first event, " ", fingerprint}
+--     | {"OUT_OF_TURN"}: the chunk before it is not there, nothing was added
 --     | {"WRONG_TYPE", key}: a stream's key holds something else, nothing was added
 --     | {"NO_IDS_LEFT"}: a stream has reached the end of all ids, nothing was added
 --
@@ -16,15 +18,20 @@
 -- `*` counts for each stream alone, so the ids are given here. The clock is read here because it
 -- is the one that XADD reads. Everything is read and checked before the first write.
 
-local requests, returns, submission = KEYS[1], KEYS[2], KEYS[3]
+local requests, returns, submission, submission_before = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local ttl_ms, fingerprint = ARGV[1], ARGV[2]
 local FIRST_EVENT, PER_EVENT = 3, 4
 
 if submission then
   local kept = redis.call('GET', submission)
-  if kept then
+  -- An empty one is on its way out: see below, and gate.lua.
+  if kept and kept ~= '' then
     return {'KNOWN', kept}
   end
+end
+-- Chunks are sent before the replies to others are read: where one fails, those behind it must too.
+if submission_before and #(redis.call('GET', submission_before) or '') == 0 then
+  return {'OUT_OF_TURN'}
 end
 
 -- The sequence numbers are multiples of a million, so that who reads an id can tell that it may be

@@ -59,6 +59,12 @@ impl Error {
         }
     }
 
+    /// Whether this Redis user may not do that.
+    pub fn lacks_permission(&self) -> bool {
+        let Self::Redis { source, .. } = self else { return false };
+        code_within(source) == Some("NOPERM")
+    }
+
     /// Whether a signal came while Redis was waited for: nothing is wrong with the link then.
     pub fn is_interrupted(&self) -> bool {
         let Self::Redis { source, .. } = self else { return false };

@@ -164,8 +164,8 @@ pub fn push_json_name(json: &mut String, name: &str) {
     json.push(':');
 }
 
-/// Appends `text` as a JSON string. Control characters and everything that is not plain text for
-/// every reader is escaped, as RFC 8259 asks.
+/// Appends `text` as a JSON string. Control characters are escaped, as RFC 8259 asks, and so is what
+/// turns the direction of writing: somebody may look at it on a terminal.
 pub fn push_json_string(json: &mut String, text: &str) {
     json.push('"');
     for c in text.chars() {
@@ -175,13 +175,19 @@ pub fn push_json_string(json: &mut String, text: &str) {
             '\n' => json.push_str("\\n"),
             '\r' => json.push_str("\\r"),
             '\t' => json.push_str("\\t"),
-            c if c.is_control() => {
+            c if c.is_control() || turns(c) => {
                 let _ = write!(json, "\\u{:04x}", c as u32);
             }
             c => json.push(c),
         }
     }
     json.push('"');
+}
+
+/// Whether a character turns the direction of writing, or breaks a line.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}' | '\u{2029}'
+        | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Appends `text` with everything escaped that could forge a line or send codes to a terminal:
@@ -192,9 +198,7 @@ pub fn push_escaped(line: &mut String, text: &str) {
         return;
     }
     for c in text.chars() {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}' | '\u{2029}'
-            | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns {
+        if c.is_control() || turns(c) {
             line.extend(c.escape_unicode());
         } else {
             line.push(c);

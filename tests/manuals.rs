@@ -205,14 +205,17 @@ fn the_parsers_take_the_options_of_the_help_and_no_command_takes_those_of_anothe
             for (long, option) in options(&helps) {
                 let mut names = vec![long];
                 names.extend(option.short.as_deref());
+                let takes = help.options.iter().any(|it| it.long == long);
                 for typed in names {
                     let mut args: Vec<&str> = vec!["--address", NO_REDIS];
                     args.extend(help.command.as_deref());
                     args.extend(needed(help));
+                    if takes && long == "--remember" {
+                        args.extend(["--id", "some"]);
+                    }
                     args.push(typed);
                     args.extend(option.value.as_deref().map(sample));
                     let output = program(name, &args).current_dir(&directory).output().unwrap();
-                    let takes = help.options.iter().any(|it| it.long == long);
                     let is_wrong = output.status.code() == Some(2);
                     assert_eq!(takes, !is_wrong, "{name} {args:?}: {}", said(&output));
                 }

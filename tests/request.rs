@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use library_lending::event::{Action, AnswerWish};
 use library_lending::keys::Keys;
 use library_lending::request::submit::{Chunk, Fingerprint, Name};
-use redis::{Commands as _, Connection};
+use redis::{Commands as _, Connection, ConnectionLike as _};
 
 const REQUESTS: &str = "lending_requests_event_stream";
 const RETURNS: &str = "book_return_requests_event_stream";
@@ -226,6 +226,31 @@ fn an_event_has_the_fields_of_the_reference_client_and_a_wish_for_an_answer() {
     assert_eq!(entries(&mut db, REQUESTS)[1].1[4..], ["answer", "wait"]);
     server.run(&["request", "user1", "geb", "--no-wait", "--id", "x"]);
     assert_eq!(entries(&mut db, REQUESTS)[2].1[4..], ["answer", "keep"]);
+}
+
+#[test]
+fn what_is_only_queued_is_told_as_json_too_where_that_is_asked_for() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let ended = server.run(&["request", "u", "geb", "--no-wait", "--json"]);
+    let id = &entries(&mut db, REQUESTS)[0].0;
+    let out = format!("{{\"event_id\":\"{id}\",\"action\":\"request\",\"outcome\":\"queued\"}}\n");
+    ended.is(0, &out, "");
+    let input = b"return u geb\nnonsense\nrequest u geb\n";
+    let ended = server.run_with_input(&["batch", "--no-wait", "--json", "--partial"], input);
+    let (returned, requested) = (&entries(&mut db, RETURNS)[0].0, &entries(&mut db, REQUESTS)[1].0);
+    let lines = [
+        format!(
+            "{{\"line\":1,\"action\":\"return\",\"event_id\":\"{returned}\",\"outcome\":\"queued\"}}\n"
+        ),
+        "{\"line\":2,\"outcome\":\"bad_line\",\"cause\":\"begins with \\\"nonsense\\\", not with \
+         request or return\"}\n"
+            .to_owned(),
+        format!(
+            "{{\"line\":3,\"action\":\"request\",\"event_id\":\"{requested}\",\"outcome\":\"queued\"}}\n"
+        ),
+    ];
+    assert_eq!((ended.status, &*ended.out), (Some(2), &*lines.concat()), "{ended:?}");
 }
 
 #[test]
@@ -512,6 +537,7 @@ fn a_bad_command_line_ends_with_2_one_line_of_fault_and_one_of_usage() {
         (&["request", "u", "b", "--timeout", "inf"], "--timeout wants a number of seconds"),
         (&["request", "u", "b", "--frob"], "unknown option --frob"),
         (&["request", "u", "b", "--id", "x", "--remember", "31d"], "from 1s to 30d, not \"31d\""),
+        (&["request", "u", "b", "--remember", "2h"], "--remember does not go without --id"),
         (&["request", "u", "b", "--id", ""], "--id \"\" is empty"),
         (&["request", "u", "b", "--json", "--quiet"], "--json and --quiet exclude each other"),
         (&["request", "u", "b", "-a", "localhost"], "write redis://localhost"),
@@ -693,8 +719,9 @@ fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_
     server.run_with_input(&args, lines.as_bytes()).is(0, "", "");
     assert!(sent_lines(&mut db) == lines);
     // Each chunk once: nothing was shut out. All but the first in a transaction.
-    assert_eq!((calls(&mut db, "eval"), calls(&mut db, "exec")), (10, 9));
-    for (n, forbidden) in ["-client|reply", "-xsetid", "-xdel"].into_iter().enumerate() {
+    assert_eq!((calls(&mut db, "eval"), calls(&mut db, "xsetid")), (10, 1));
+    let forbidden = ["-client|reply", "-xsetid", "-xdel", "-multi", "-exec"];
+    for (n, forbidden) in forbidden.into_iter().enumerate() {
         let user = format!("user{n}");
         let rights = ["SETUSER", &user, "on", ">pw", "~*", "+@all", forbidden];
         redis::cmd("ACL").arg(&rights).exec(&mut db).unwrap();
@@ -702,7 +729,9 @@ fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_
         let name = ["--username", &user, "--password", "pw", "--batch-id", &user];
         server.run_with_input(&[&args[..], &name].concat(), lines.as_bytes()).is(0, "", "");
         assert!(sent_lines(&mut db) == lines, "{forbidden}");
-        assert_eq!(calls(&mut db, "exec"), 9, "{forbidden}");
+        // No chunk goes past the script: only the question is there, of those who may ask it.
+        let asked = (calls(&mut db, "eval"), calls(&mut db, "client|reply"));
+        assert_eq!(asked, (10 * (n + 2), 19 + n), "{forbidden}");
     }
 }
 
@@ -743,6 +772,138 @@ fn the_gate_lets_a_chunk_in_once_after_the_one_before_it_and_above_all_ids() {
 }
 
 #[test]
+fn a_chunk_is_in_once_whatever_permission_is_taken_away_before_its_transaction_runs() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let keys = Keys::new(None);
+    let mut chunk = Chunk::new(AnswerWish::None);
+    chunk.push(Action::Request, "u", "geb");
+    chunk.push(Action::Return, "u", "geb");
+    let name = Name { key: "c:1".into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+    let script = chunk.command(&keys, Some(&name), None);
+    let give = |db: &mut Connection, right: &str| {
+        let rights = ["SETUSER", "half", "reset", "on", ">pw", "~*", "+@all", right];
+        redis::cmd("ACL").arg(&rights).exec(db).unwrap();
+    };
+    let taken = "+@all -eval -@scripting -set -get -@read -type -xinfo -xsetid -xadd -xdel -@write";
+    for taken in taken.split(' ') {
+        // In its turn; out of it; below what is there; and there already.
+        for (before, top, known) in [(1, 0, 0), (0, 0, 0), (1, 9, 0), (1, 0, 1), (1, 9, 1)] {
+            if top + known > 0 && ["-eval", "-@scripting"].contains(&taken) {
+                // Two mishaps in one instant, which nothing tells (see gate.lua).
+                continue;
+            }
+            redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+            give(&mut db, "+@all");
+            let mut half = server.connect();
+            redis::cmd("AUTH").arg(&["half", "pw"]).exec(&mut half).unwrap();
+            if before == 1 {
+                let _: () = db.set("c:0", "is there").unwrap();
+            }
+            if known == 1 {
+                db.req_packed_command(&script).unwrap();
+                let _: () = db.del(&[REQUESTS, RETURNS]).unwrap();
+            }
+            if top > 0 {
+                let event = [REQUESTS, "9-0", "f", "v"];
+                redis::cmd("XADD").arg(&event).exec(&mut db).unwrap();
+                redis::cmd("XDEL").arg(&event[..2]).exec(&mut db).unwrap();
+            }
+            let first = "5-1000000".parse().unwrap();
+            let packed = chunk.plain_commands(&keys, &name, Some("c:0"), first);
+            let exec = b"*1\r\n$4\r\nEXEC\r\n";
+            let at = packed.windows(exec.len()).position(|it| it == exec).unwrap();
+            half.send_packed_command(&packed[..at]).unwrap();
+            until("all is queued", || {
+                let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
+                clients.contains(" multi=4 ")
+            });
+            give(&mut db, taken);
+            half.send_packed_command(&packed[at..]).unwrap();
+            let _ = half.recv_response();
+            let _ = half.recv_response();
+            give(&mut db, "+@all");
+            let _: redis::Value = db.req_packed_command(&script).unwrap();
+            let events = |stream: &str, db: &mut Connection| {
+                let events = entries(db, stream).into_iter();
+                events.filter(|(_, fields)| fields[0] == "user_id").count()
+            };
+            let there = [REQUESTS, RETURNS].map(|stream| events(stream, &mut db) + known);
+            assert_eq!(there, [1, 1], "{taken}, {before} {top} {known}");
+        }
+    }
+}
+
+#[test]
+fn a_chunk_is_not_added_before_the_one_that_comes_before_it() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let keys = Keys::new(None);
+    let mut chunk = Chunk::new(AnswerWish::None);
+    chunk.push(Action::Request, "u", "geb");
+    let name = Name { key: "c:1".into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+    let mut send = |before: &str| {
+        let command = chunk.command(&keys, Some(&name), Some(before));
+        let words: Vec<String> =
+            redis::from_redis_value(db.req_packed_command(&command).unwrap()).unwrap();
+        (words[0].clone(), entries(&mut db, REQUESTS).len())
+    };
+    assert_eq!(send("c:0"), ("OUT_OF_TURN".into(), 0));
+    let _: () = server.connect().set("c:0", "is there").unwrap();
+    assert_eq!(send("c:0"), ("ADDED".into(), 1));
+    // It is there, and stays there when the one before is forgotten.
+    assert_eq!(send("none").0, "KNOWN");
+}
+
+#[test]
+fn a_permission_that_is_missing_within_a_script_ends_a_batch_at_once() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let rights = ["SETUSER", "half", "on", ">pw", "~*", "+@all", "-xadd"];
+    redis::cmd("ACL").arg(&rights).exec(&mut db).unwrap();
+    let begun = Instant::now();
+    let args = ["--username=half", "--password=pw", "batch"];
+    let ended = server.run_with_input(&args, b"request u geb\n");
+    assert!(begun.elapsed() < Duration::from_secs(5), "it is not tried again and again");
+    assert_eq!(ended.status, Some(4), "{ended:?}");
+    for words in ["this Redis user needs more permissions", "at least 0 events are queued"] {
+        assert!(ended.err.contains(words), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_batch_whose_permissions_are_taken_away_in_the_middle_can_be_run_again() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(12_000);
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    let args = ["batch", file.to_str().unwrap(), "--no-wait", "-q"];
+    let args = [&args[..], &["--username", "half", "--password", "pw"]].concat();
+    for taken in ["-set", "-get", "-xadd", "-eval", "-client|reply", "-type", "-@write"] {
+        redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+        let give = |db: &mut Connection, right: &str| {
+            let rights = ["SETUSER", "half", "on", ">pw", "~*", "+@all", right];
+            redis::cmd("ACL").arg(&rights).exec(db).unwrap();
+        };
+        give(&mut db, "+@all");
+        let batch = server.start_run(&args);
+        until("some are sent", || {
+            redis::cmd("XLEN").arg(RETURNS).query::<usize>(&mut db).unwrap() >= 500
+        });
+        give(&mut db, taken);
+        let ended = Ended::of(batch.wait_with_output().unwrap());
+        // Now and then it is done before.
+        assert!(matches!(ended.status, Some(0 | 4)), "{taken}: {ended:?}");
+        let said = ended.err.contains("run the same again to go on");
+        assert_eq!(said, ended.status == Some(4), "{taken}: {ended:?}");
+        give(&mut db, "+@all");
+        server.run(&args).is(0, "", "");
+        assert!(sent_lines(&mut db) == lines, "all lines, each once, in order: {taken}");
+    }
+}
+
+#[test]
 fn a_batch_among_other_senders_keeps_its_order_and_is_sent_once() {
     let server = Server::start();
     let mut db = server.connect();
@@ -764,6 +925,25 @@ fn a_batch_among_other_senders_keeps_its_order_and_is_sent_once() {
     let ours: String = sent.split_inclusive('\n').filter(|line| !line.contains("other")).collect();
     assert!(ours == lines, "all lines, each once, in order");
     assert_eq!(sent.lines().count(), 20_000 + others);
+}
+
+#[test]
+fn one_event_of_another_sender_shuts_out_only_what_is_under_way() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines = many_lines(30_000);
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, &lines).unwrap();
+    let batch = server.start_run(&["batch", file.to_str().unwrap(), "--no-wait", "-q"]);
+    until("some are sent", || {
+        redis::cmd("XLEN").arg(RETURNS).query::<usize>(&mut db).unwrap() >= 500
+    });
+    let event = [REQUESTS, "*", "user_id", "other", "book_ids", "x"];
+    redis::cmd("XADD").arg(&event).exec(&mut db).unwrap();
+    Ended::of(batch.wait_with_output().unwrap()).is(0, "", "");
+    // Of 60 chunks, those that were under way are sent twice.
+    let sent = calls(&mut db, "eval");
+    assert!((60..=70).contains(&sent), "{sent} times");
 }
 
 #[test]
@@ -1015,6 +1195,20 @@ fn loans_tell_all_books_of_one_user_among_many() {
         "",
     );
     server.run(&["loans", "nobody"]).is(0, "nobody has no books\n", "");
+    // A count that has gone astray contradicts no book that is there.
+    let _: () = db.set("user:me:count", 0).unwrap();
+    let _: () = db.hset("lending_books_of_users", "me", "geb,momo").unwrap();
+    server.run(&["loans", "me"]).is(
+        0,
+        "me has 2 of 5 books: geb, momo\n",
+        "library-req: the count of me is 0: it changes right now, or library-admin check tells why\n",
+    );
+    let _: () = db.set("user:me:count", 3).unwrap();
+    server.run(&["loans", "me"]).is(
+        0,
+        "me has 2 of 5 books: geb, momo\n",
+        "library-req: the count of me is 3: it changes right now, or library-admin check tells why\n",
+    );
 }
 
 #[test]
@@ -1094,6 +1288,45 @@ fn history_tells_the_latest_outcomes_and_how_far_back_it_reaches() {
 }
 
 #[test]
+fn hostile_bytes_in_an_outcome_or_a_file_name_send_no_codes_to_a_terminal_and_stay_valid_json() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let fields = [
+        ("event_id", &b"1-0\x1b[31m\nforged"[..]),
+        ("action", b"request\x1b]0;t\x07"),
+        ("user_id", b"u\x9b\xff"),
+        ("outcome", b"accepted"),
+        ("book_ids", b"a\x1b[2J,\xe2\x80\xaeb"),
+    ];
+    let mut add = redis::cmd("XADD");
+    add.arg("lending_outcomes_event_stream").arg("5000-0");
+    for (name, value) in fields {
+        add.arg(name).arg(value);
+    }
+    add.exec(&mut db).unwrap();
+    let quiet = "library-req: outcomes are kept from 1970-01-01T00:00:05.000Z on\n";
+    server.run(&["history", "--show-user"]).is(
+        0,
+        "1970-01-01T00:00:05.000Z request\\u{1b}]0;t\\u{7} 1-0\\u{1b}[31m\\u{a}forged: \
+         lent to u\u{fffd}\u{fffd}: a\\u{1b}[2J, \\u{202e}b\n",
+        quiet,
+    );
+    server.run(&["history", "--json"]).is(
+        0,
+        "{\"time\":\"1970-01-01T00:00:05.000Z\",\"event_id\":\"1-0\\u001b[31m\\nforged\",\
+         \"action\":\"request\\u001b]0;t\\u0007\",\"outcome\":\"accepted\",\
+         \"book_ids\":[\"a\\u001b[2J\",\"\\u202eb\"]}\n",
+        quiet,
+    );
+    // What others chose is in messages too.
+    for args in [&["batch", "no\u{1b}[31m\nfile"][..], &["--no\u{1b}[31m"]] {
+        let ended = server.run(args);
+        assert_eq!(ended.status, Some(2), "{ended:?}");
+        assert!(ended.err.contains("no\\u{1b}[31m") && !ended.err.contains('\u{1b}'), "{ended:?}");
+    }
+}
+
+#[test]
 fn watch_tells_outcomes_as_they_happen_and_survives_a_restart_of_redis() {
     let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut db = server.connect();
@@ -1164,6 +1397,64 @@ fn watch_says_if_outcomes_were_dropped_before_it_could_read_them() {
 }
 
 #[test]
+fn watch_says_if_outcomes_were_dropped_while_nobody_read_what_it_writes() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let mut child = server.start_run(&["watch"]);
+    until_blocked(&mut db, "xread");
+    // More than a pipe holds: it cannot go on until somebody reads.
+    let book = "b".repeat(200);
+    for n in 1..=900 {
+        let fields = ["outcome", "accepted", "book_ids", &*book];
+        record(&mut db, &format!("{n}-0"), "request:1-0", "u", &fields);
+    }
+    let mut away = 0;
+    until("it asks for no more", || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
+        away = if clients.contains("flags=b") { 0 } else { away + 1 };
+        away == 50
+    });
+    for n in 1_001..=1_003 {
+        record(&mut db, &format!("{n}-0"), "request:1-0", "u", &["outcome", "accepted"]);
+    }
+    let trim = ["lending_outcomes_event_stream", "MINID", "1003"];
+    redis::cmd("XTRIM").arg(&trim).exec(&mut db).unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    let last =
+        std::io::BufRead::lines(lines).map(Result::unwrap).find(|line| line.contains("01.003Z"));
+    assert!(last.is_some());
+    child.kill().unwrap();
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    let dropped = "outcomes before 1970-01-01T00:00:01.003Z were dropped before they could be read";
+    assert!(ended.err.contains(dropped), "{ended:?}");
+}
+
+#[test]
+fn watch_raises_no_alarm_about_the_first_outcomes_of_a_library() {
+    let mut server = Server::start();
+    let mut db = server.connect();
+    let mut child = server.start_run(&["watch"]);
+    until_blocked(&mut db, "xread");
+    server.stop();
+    let kill = |name: &str| {
+        let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    };
+    kill("-STOP");
+    server.restart();
+    let mut db = server.connect();
+    record(&mut db, "1000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "geb"]);
+    kill("-CONT");
+    let mut line = String::new();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert!(line.contains("geb"), "{line}");
+    child.kill().unwrap();
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert!(ended.err.contains("is back") && !ended.err.contains("dropped"), "{ended:?}");
+}
+
+#[test]
 fn a_fifo_is_read_to_its_end_and_a_file_that_grows_meanwhile_is_refused() {
     let server = Server::start();
     let mut db = server.connect();
@@ -1213,6 +1504,79 @@ fn a_full_disk_for_the_bad_lines_sends_nothing() {
     assert!(entries(&mut db, REQUESTS).is_empty());
 }
 
+#[test]
+fn a_batch_that_would_write_over_its_own_input_or_results_is_refused() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let file = server.dir.path().join("events");
+    let (file, same) = (file.to_str().unwrap(), server.dir.path().join("./events"));
+    let (same, new) = (same.to_str().unwrap(), server.dir.path().join("new"));
+    let lines = "nonsense\nrequest u geb\n";
+    std::fs::write(file, lines).unwrap();
+    let new = new.to_str().unwrap();
+    for (options, fault) in [
+        (&["--results", same][..], "--results would write over the batch itself"),
+        (&["--rejected", same], "--rejected would write over the batch itself"),
+        (&["--results", new, "--rejected", new], "--results and --rejected name the same file"),
+    ] {
+        let ended =
+            server.run(&[&["batch", file, "--partial", "--timeout", "0"], options].concat());
+        assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
+        assert!(ended.err.contains(fault) && ended.err.contains("nothing was sent"), "{ended:?}");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), lines, "{options:?}");
+    }
+    assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
+#[test]
+fn bad_lines_are_kept_whole_however_long_and_for_nobody_elses_eyes() {
+    let server = Server::start();
+    let file = server.dir.path().join("events");
+    // Cut, it would ask for another book than the one that was meant.
+    let long = format!("request u{}the-selfish-gene", " ".repeat(10_000_000));
+    let other = "x".repeat(1_000_000);
+    std::fs::write(&file, format!("{long}\nrequest u geb\nnonsense\n{other}")).unwrap();
+    let rejected = server.dir.path().join("events.rejected");
+    // Of an older run, open to all.
+    std::fs::write(&rejected, "old").unwrap();
+    let ended = server.run(&["batch", file.to_str().unwrap()]);
+    assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
+    let kept = std::fs::read_to_string(&rejected).unwrap();
+    assert!(kept == format!("{long}\nnonsense\n{other}\n"), "{} bytes", kept.len());
+    let mode = |path| std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).unwrap());
+    assert_eq!(mode(&rejected) & 0o777, 0o600);
+    // It has a zero byte far behind: it is no list of events at all, and the bad lines of before stay.
+    std::fs::write(&file, format!("{long}\0\n")).unwrap();
+    let ended = server.run(&["batch", file.to_str().unwrap()]);
+    assert!(ended.status == Some(2) && ended.err.contains("zero byte in line 1"), "{ended:?}");
+    assert!(std::fs::read_to_string(&rejected).unwrap() == kept);
+    assert!(!server.dir.path().join("events.rejected.part").exists());
+}
+
+#[test]
+fn results_follow_a_link_and_never_take_the_place_of_the_systems_own() {
+    let server = Server::start();
+    let path = |name: &str| server.dir.path().join(name);
+    let link = path("link");
+    std::os::unix::fs::symlink(path("real"), &link).unwrap();
+    std::fs::write(path("real"), "old").unwrap();
+    let args = ["batch", "--timeout", "0", "--results"];
+    let input = b"request u geb\n";
+    let ended = server.run_with_input(&[&args[..], &[link.to_str().unwrap()]].concat(), input);
+    assert_eq!(ended.status, Some(3), "{ended:?}");
+    let results = std::fs::read_to_string(path("real")).unwrap();
+    assert!(results.starts_with("line,") && results.lines().count() == 2, "{results}");
+    assert!(link.is_symlink());
+    // What the shell has redirected to a file.
+    let log = std::fs::OpenOptions::new().append(true).create(true).open(path("log")).unwrap();
+    (&log).write_all(b"before\n").unwrap();
+    let mut command = server.command(&[&args[..], &["/proc/self/fd/1"]].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(log).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(std::fs::read_to_string(path("log")).unwrap(), format!("before\n{results}"));
+}
+
 /// What a command writes to a terminal. `script` gives it one.
 fn on_a_terminal(server: &Server, command: &str, variables: &[(&str, &str)]) -> String {
     let line = format!("{} {command}", env!("CARGO_BIN_EXE_library-req"));
@@ -1246,4 +1610,27 @@ fn a_batch_shows_a_bar_on_a_terminal_and_takes_it_away() {
     assert!(shown.contains("[####################] 2 of 2 sent, 0 answered"), "{shown:?}");
     assert!(shown.ends_with("2 unanswered so far (run the same again to ask)\r\n"), "{shown:?}");
     assert!(shown.contains("\r\u{1b}[K"), "it is taken away: {shown:?}");
+    let dumb = on_a_terminal(&server, &command, &[("TERM", "dumb")]);
+    assert!(dumb.contains("unanswered so far") && !dumb.contains('\u{1b}'), "{dumb:?}");
+}
+
+#[test]
+fn results_and_words_on_the_same_terminal_begin_where_the_bar_was() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, many_lines(3_000)).unwrap();
+    let command = format!("batch {} --timeout 1", file.display());
+    // More than is written at once: the first of it while the bar is there.
+    let shown = on_a_terminal(&server, &command, &[]);
+    assert!(shown.contains("answered") && shown.contains("\r\u{1b}[Kline,action,"), "{shown:.300}");
+    let line =
+        format!("timeout --foreground -s INT 1 {} {command}0", env!("CARGO_BIN_EXE_library-req"));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("LIBRARY_ADDRESS", server.address());
+    let output = script.env("TERM", "xterm").stdin(Stdio::null()).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("answered"), "{shown:?}");
+    assert!(shown.contains("\r\u{1b}[Klibrary-req: interrupted; "), "{shown:?}");
+    assert!(!entries(&mut db, REQUESTS).is_empty());
 }

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,9 @@ use super::failure::{DONE, Failure, OUTPUT, UNANSWERED, USAGE};
 use super::interrupt::Interrupt;
 use super::lines::{Line, Lines, Words};
 use super::options::{Batch, REMEMBERED, Run};
-use super::progress::Progress;
-use super::results::{Fate, Format, Results, create_private};
+use super::private_file::{PrivateFile, place};
+use super::progress::{self, Progress};
+use super::results::{Fate, Format, Results};
 use super::show::{Form, counted, say, status};
 use super::spool::{Entry, Filling, Spool};
 use super::submit::{self, Chunk, Draft, Fingerprint, Name, Packed, Refused, SEQ_STEP, nth_id};
@@ -36,11 +37,15 @@ use crate::outcome::Outcome;
 /// Chunks that are sent before the reply to the first of them is read: enough that neither side
 /// waits for the other, few enough that the replies fit into the link's buffers.
 const MAX_UNDER_WAY: usize = 4;
+/// Chunks that go by the script after one was shut out: at least, and where that happens all the time.
+const SHORTEST_DETOUR: usize = 4;
+const LONGEST_DETOUR: usize = 64;
 /// How long one command blocks at most: so often the progress is shown.
 const SLICE: Duration = Duration::from_millis(500);
 
 /// Does what the command line asks for.
 pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
+    check_places(order)?;
     let spool = check(order)?;
     if spool.bad > 0 && !order.partial {
         return Err(Failure::usage(format!(
@@ -71,6 +76,8 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
         fingerprint: spool.fingerprint,
         link: None,
         may_gate: false,
+        detour: 0,
+        next_detour: SHORTEST_DETOUR,
         fresh: false,
         under_way: VecDeque::new(),
         placed: Vec::new(),
@@ -83,10 +90,9 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
     let tally = if order.wait {
         courier.collect(&spool, &mut results)?
     } else {
-        confirm(&spool, run.form).map_err(|error| courier.output(&error))?;
+        confirm(&spool, run.form, &courier.placed).map_err(|error| courier.output(&error))?;
         Tally::default()
     };
-    courier.progress.clear();
     match results.done() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(courier.output(&error));
@@ -142,21 +148,28 @@ fn check(order: &Batch) -> Result<Spool, Failure> {
     let mut spool = Filling::new().map_err(unspooled)?;
     let mut rejects =
         Rejects { path: order.rejected.as_deref(), file: None, told: BufWriter::new(io::stderr()) };
+    let is_text = |text: &[u8], line: u64| match text.contains(&0) {
+        true => Err(Failure::usage(format!(
+            "{name} has a zero byte in line {line}: it is no text; nothing was sent"
+        ))),
+        false => Ok(()),
+    };
     let mut lines = Lines::new(input);
     let (mut words, mut draft) = (Words::default(), Draft::new());
     while let Some(line) = lines.next().map_err(unreadable)? {
-        if line.text.contains(&0) {
-            return Err(Failure::usage(format!(
-                "{name} has a zero byte in line {}: it is no text; nothing was sent",
-                line.number
-            )));
-        }
+        is_text(line.text, line.number)?;
+        let number = line.number;
         match line.parse(&mut words, &mut draft) {
             Ok(false) => {}
-            Ok(true) => spool.event(line.number, &draft).map_err(unspooled)?,
+            Ok(true) => spool.event(number, &draft).map_err(unspooled)?,
             Err(fault) => {
                 rejects.add(&line, &fault)?;
-                spool.bad(line.number, &fault).map_err(unspooled)?;
+                while let Some(piece) = lines.more().map_err(unreadable)? {
+                    is_text(piece, number)?;
+                    rejects.write(piece)?;
+                }
+                rejects.write(b"\n")?;
+                spool.bad(number, &fault).map_err(unspooled)?;
             }
         }
     }
@@ -172,64 +185,104 @@ fn check(order: &Batch) -> Result<Spool, Failure> {
 /// Where bad lines go.
 struct Rejects<'a> {
     path: Option<&'a Path>,
-    file: Option<BufWriter<File>>,
+    file: Option<BufWriter<PrivateFile>>,
     /// stderr writes each line by itself; a file full of bad lines would take for ever.
     told: BufWriter<io::Stderr>,
 }
 
 impl Rejects<'_> {
+    /// Tells what is wrong with a line, and begins to keep its text.
     fn add(&mut self, line: &Line<'_>, fault: &str) -> Result<(), Failure> {
         let _ = writeln!(self.told, "library-req: line {}: {fault}", line.number);
+        self.write(line.text)
+    }
+
+    fn write(&mut self, text: &[u8]) -> Result<(), Failure> {
         let Some(path) = self.path else {
             return Ok(());
         };
-        let mut write = || {
-            let file = match &mut self.file {
-                Some(file) => file,
-                none => none.insert(BufWriter::new(create_private(path)?)),
-            };
-            file.write_all(line.text)?;
-            file.write_all(b"\n")
+        let mut write = || match &mut self.file {
+            Some(file) => file.write_all(text),
+            none => none.insert(BufWriter::new(PrivateFile::create(path)?)).write_all(text),
         };
         write().map_err(|error| unwritable(path, &error, "nothing was sent"))
     }
 
     fn done(mut self) -> Result<(), Failure> {
         let _ = self.told.flush();
-        if let (Some(mut file), Some(path)) = (self.file, self.path) {
-            file.flush().map_err(|error| unwritable(path, &error, "nothing was sent"))?;
+        if let (Some(file), Some(path)) = (self.file, self.path) {
+            let file = file.into_inner().map_err(io::IntoInnerError::into_error);
+            file.and_then(PrivateFile::done)
+                .map_err(|error| unwritable(path, &error, "nothing was sent"))?;
             say(&format!("the bad lines are in {}", path.display()));
         }
         Ok(())
     }
 }
 
-/// With `--no-wait`: `OK` for every line that is queued, and the others' faults.
-fn confirm(spool: &Spool, form: Form) -> io::Result<()> {
-    if form == Form::Quiet {
+/// Refuses to write over what is read, or to write two things to one place.
+fn check_places(order: &Batch) -> Result<(), Failure> {
+    let of = |path: &Option<PathBuf>| path.as_deref().and_then(place);
+    let (file, results, rejected) = (of(&order.file), of(&order.results), of(&order.rejected));
+    let same = |one: &Option<PathBuf>, other| one.is_some() && one == other;
+    let fault = if same(&file, &results) {
+        "--results would write over the batch itself"
+    } else if same(&file, &rejected) {
+        "--rejected would write over the batch itself"
+    } else if same(&results, &rejected) {
+        "--results and --rejected name the same file"
+    } else {
         return Ok(());
-    }
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut write = || {
-        if spool.bad == 0 {
-            for _ in 0..spool.events {
-                out.write_all(b"OK\n")?;
-            }
-            return out.flush();
-        }
-        let mut entries = spool.read()?;
-        while let Some(entry) = entries.next()? {
-            match entry {
-                Entry::Event { .. } => out.write_all(b"OK\n")?,
-                Entry::Bad { line, fault } => writeln!(out, "line {line}: {fault}")?,
-            }
-        }
-        out.flush()
     };
-    match write() {
+    Err(Failure::usage(format!("{fault}: nothing was sent")))
+}
+
+/// With `--no-wait`: `OK` for every line that is queued, and the others' faults.
+fn confirm(spool: &Spool, form: Form, placed: &[Placed]) -> io::Result<()> {
+    progress::clear();
+    let written = match form {
+        Form::Words => confirm_in_words(spool),
+        Form::Json => confirm_as_json(spool, placed),
+        Form::Quiet => Ok(()),
+    };
+    match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }
+}
+
+fn confirm_in_words(spool: &Spool) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    if spool.bad == 0 {
+        for _ in 0..spool.events {
+            out.write_all(b"OK\n")?;
+        }
+        return out.flush();
+    }
+    let mut entries = spool.read()?;
+    while let Some(entry) = entries.next()? {
+        match entry {
+            Entry::Event { .. } => out.write_all(b"OK\n")?,
+            Entry::Bad { line, fault } => writeln!(out, "line {line}: {fault}")?,
+        }
+    }
+    out.flush()
+}
+
+fn confirm_as_json(spool: &Spool, placed: &[Placed]) -> io::Result<()> {
+    let mut ids = placed.iter().flat_map(|it| (0..it.events).map(|nth| nth_id(it.first, nth)));
+    let mut results = Results::to_stdout(Format::Json, false);
+    let mut entries = spool.read()?;
+    while let Some(entry) = entries.next()? {
+        match entry {
+            Entry::Event { line, action, .. } => {
+                let id = ids.next().unwrap_or_default();
+                results.add(line, &Fate::Queued(EventKey { id, action }))?;
+            }
+            Entry::Bad { line, fault } => results.add(line, &Fate::Bad(fault))?,
+        }
+    }
+    results.done()
 }
 
 /// What came of the events.
@@ -270,6 +323,10 @@ struct Courier<'a> {
     link: Option<Connection>,
     /// Whether this Redis lets us add chunks without the script.
     may_gate: bool,
+    /// How many chunks still go by the script, since one was shut out.
+    detour: usize,
+    /// How many it will be the next time.
+    next_detour: usize,
     /// Whether the last chunk is there only now, so that the next one is not there yet.
     fresh: bool,
     /// Sent, not confirmed; their numbers follow those that are placed.
@@ -311,7 +368,6 @@ impl Courier<'_> {
 
     /// Redis failed for good. Running again is always safe.
     fn failure(&mut self, error: &Error) -> Failure {
-        self.progress.clear();
         let sent = format!(
             "at least {} events are queued; run the same again to go on: none is queued twice",
             self.queued()
@@ -321,7 +377,6 @@ impl Courier<'_> {
 
     /// Results cannot be written, or the spool not read.
     fn output(&mut self, error: &io::Error) -> Failure {
-        self.progress.clear();
         Failure {
             message: format!(
                 "cannot write the results: {error}; {} events are queued; run the same again for \
@@ -371,7 +426,13 @@ impl Courier<'_> {
         while self.under_way.len() >= most {
             self.receive()?;
         }
-        let chosen = (self.may_gate && self.fresh).then(|| id_after(self.newest));
+        let past_the_script = self.may_gate && self.fresh && self.detour == 0;
+        self.detour = self.detour.saturating_sub(1);
+        // Nor can ids be chosen behind chunks whose ids the script still chooses.
+        while past_the_script && self.under_way.iter().any(|it| it.chosen.is_none()) {
+            self.receive()?;
+        }
+        let chosen = past_the_script.then(|| id_after(self.newest));
         if let Some(first) = chosen {
             self.newest = nth_id(first, chunk.len() - 1);
         }
@@ -395,12 +456,11 @@ impl Courier<'_> {
         let number = self.placed.len() + nth;
         let name = self.name(number);
         let UnderWay { chunk, chosen } = &self.under_way[nth];
+        let before = number.checked_sub(1).map(|before| self.name(before).key);
+        let before = before.as_deref();
         let packed = match chosen {
-            Some(first) => {
-                let before = number.checked_sub(1).map(|before| self.name(before).key);
-                chunk.plain_commands(&self.run.keys, &name, before.as_deref(), *first)
-            }
-            None => chunk.command(&self.run.keys, Some(&name)),
+            Some(first) => chunk.plain_commands(&self.run.keys, &name, before, *first),
+            None => chunk.command(&self.run.keys, Some(&name), before),
         };
         let link = self.link.as_mut().expect("it is made before the first chunk");
         link.send_packed_command(&packed).map_err(Error::redis("queue events"))
@@ -433,6 +493,9 @@ impl Courier<'_> {
                     self.known += events as u64;
                 }
                 self.fresh = !placed.known;
+                if chosen.is_some() {
+                    self.next_detour = (self.next_detour - 1).max(SHORTEST_DETOUR);
+                }
                 self.newest = self.newest.max(nth_id(placed.first.id, events - 1));
                 self.placed.push(Placed { first: placed.first.id, events });
                 self.under_way.pop_front();
@@ -440,23 +503,23 @@ impl Courier<'_> {
                 self.progress.sent(events as u64);
                 Ok(())
             }
-            Err(Refused::OtherContent(event)) => {
-                self.progress.clear();
-                Err(Failure::usage(format!(
-                    "batch {} was sent within a day with other content (see {} {}); the first {} \
+            Err(Refused::OtherContent(event)) => Err(Failure::usage(format!(
+                "batch {} was sent within a day with other content (see {} {}); the first {} \
                      events are queued, nothing else was sent",
-                    self.id,
-                    event.action,
-                    event.id,
-                    self.queued()
-                )))
-            }
+                self.id,
+                event.action,
+                event.id,
+                self.queued()
+            ))),
             Err(Refused::Error(error) | Refused::Lost(error)) => self.recover(error),
         }
     }
 
-    /// Sends again what is under way, by the script, on the same connection.
+    /// Sends again what is under way, by the script, on the same connection. Whoever got ahead may
+    /// come again: the next chunks go the same way, the more the oftener this happens.
     fn send_by_script(&mut self) -> Result<(), Failure> {
+        self.detour = self.next_detour;
+        self.next_detour = (2 * self.next_detour).min(LONGEST_DETOUR);
         let link = self.link.as_mut().expect("it is made before the first chunk");
         // The first one's reply is read. What became of the others is told again.
         for behind in self.under_way.iter().skip(1) {
@@ -610,17 +673,31 @@ impl Courier<'_> {
 /// Whether a connection may do what a chunk without the script needs beyond what the script does.
 /// What these commands say else does not matter: they change nothing.
 fn may_gate(link: &mut Connection, keys: &Keys) -> RedisResult<bool> {
+    let commands: [&[&str]; 4] = [
+        &["CLIENT", "REPLY", "ON"],
+        &["XSETID", &keys.requests, "no id"],
+        &["XDEL", &keys.requests, "0-1"],
+        &["EXEC"],
+    ];
+    // Who may not EXEC would be caught in a transaction.
+    Ok(may(link, &commands)? && may(link, &[&["MULTI"], &["EXEC"]])?)
+}
+
+fn may(link: &mut Connection, commands: &[&[&str]]) -> RedisResult<bool> {
     let mut packed = Packed::default();
-    packed.words(&["CLIENT", "REPLY", "ON"]);
-    packed.words(&["XSETID", &keys.requests, "no id"]);
-    packed.words(&["XDEL", &keys.requests, "0-1"]);
+    commands.iter().for_each(|command| packed.words(command));
     link.send_packed_command(&packed.into_bytes())?;
     let mut may = true;
-    for nth in 0..3 {
+    for command in commands {
         match link.recv_response().and_then(Value::extract_error) {
             Ok(_) => {}
             Err(error) if error.is_io_error() => return Err(error),
-            Err(error) => may &= nth > 0 && error.code() != Some("NOPERM"),
+            // A server that does not know CLIENT REPLY cannot do it either.
+            Err(error) => {
+                // EXEC puts its own code before the reason.
+                let refused = matches!(error.code(), Some("NOPERM" | "EXECABORT"));
+                may &= command[0] != "CLIENT" && !refused;
+            }
         }
     }
     Ok(may)

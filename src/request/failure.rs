@@ -65,12 +65,10 @@ impl Failure {
             Error::Redis { source, .. } if source.is_io_error() => {
                 " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)"
             }
-            _ if error.remedy() == Remedy::Credentials => match error.code() {
-                Some("NOPERM") => " (this Redis user needs more permissions)",
-                _ => {
-                    " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
-                }
-            },
+            _ if error.lacks_permission() => " (this Redis user needs more permissions)",
+            _ if error.remedy() == Remedy::Credentials => {
+                " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
+            }
             _ => "",
         };
         Self { message: format!("Redis at {target}: {error}{hint}; {sent}"), status: REDIS }

@@ -20,6 +20,8 @@ pub struct Lines<R> {
     input: R,
     line: Vec<u8>,
     number: u64,
+    /// Whether a line that was cut has more to read.
+    more: bool,
 }
 
 /// One line.
@@ -36,7 +38,7 @@ pub struct Line<'a> {
 impl<R: BufRead> Lines<R> {
     /// The lines of `input`.
     pub fn new(input: R) -> Self {
-        Self { input, line: Vec::new(), number: 0 }
+        Self { input, line: Vec::new(), number: 0, more: false }
     }
 
     /// The next line, `None` at the end.
@@ -45,25 +47,20 @@ impl<R: BufRead> Lines<R> {
     /// The input cannot be read.
     #[allow(clippy::should_implement_trait)] // It lends its buffer out: no iterator.
     pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+        if std::mem::take(&mut self.more) {
+            self.input.skip_until(b'\n')?;
+        }
         self.line.clear();
         let most = MAX_LINE_BYTES + 1;
         if (&mut self.input).take(most as u64).read_until(b'\n', &mut self.line)? == 0 {
             return Ok(None);
         }
-        let cut = match self.line.pop() {
-            Some(b'\n') => false,
-            Some(_) if self.line.len() == MAX_LINE_BYTES => {
-                self.input.skip_until(b'\n')?;
-                true
-            }
-            // The last line need not end with a line break.
-            last => {
-                self.line.extend(last);
-                false
-            }
-        };
+        // The last line need not end with a line break.
+        let whole = self.line.pop_if(|last| *last == b'\n').is_some();
+        let cut = !whole && self.line.len() == most;
+        self.more = cut;
         self.number += 1;
-        if self.line.last() == Some(&b'\r') {
+        if !cut && self.line.last() == Some(&b'\r') {
             self.line.pop();
         }
         let mut text = &self.line[..];
@@ -72,6 +69,20 @@ impl<R: BufRead> Lines<R> {
             text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         }
         Ok(Some(Line { number: self.number, text, cut }))
+    }
+
+    /// The next piece of a line that was cut, `None` at its end.
+    ///
+    /// # Errors
+    /// The input cannot be read.
+    pub fn more(&mut self) -> io::Result<Option<&[u8]>> {
+        self.line.clear();
+        if !self.more {
+            return Ok(None);
+        }
+        (&mut self.input).take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut self.line)?;
+        self.more = !self.line.is_empty() && self.line.pop_if(|last| *last == b'\n').is_none();
+        Ok(Some(&self.line))
     }
 }
 
@@ -213,6 +224,21 @@ mod tests {
         while let Some(line) = lines.next().unwrap() {
             seen.push((line.number, line.text.len(), line.cut));
         }
-        assert_eq!(seen, [(1, 1, false), (2, 0, false), (3, MAX_LINE_BYTES, true), (4, 4, false)]);
+        let begun = MAX_LINE_BYTES + 1;
+        assert_eq!(seen, [(1, 1, false), (2, 0, false), (3, begun, true), (4, 4, false)]);
+
+        let mut lines = Lines::new(io::BufReader::with_capacity(7, &input[..]));
+        let mut long = 0;
+        while let Some(line) = lines.next().unwrap() {
+            if line.number == 3 {
+                long += line.text.len();
+                while let Some(piece) = lines.more().unwrap() {
+                    long += piece.len();
+                }
+            } else {
+                assert_eq!(lines.more().unwrap(), None);
+            }
+        }
+        assert_eq!(long, 2 * MAX_LINE_BYTES);
     }
 }

@@ -24,6 +24,7 @@ pub mod submit;
 pub mod query;
 // What is said.
 pub mod failure;
+pub mod private_file;
 pub mod progress;
 pub mod results;
 pub mod show;
@@ -80,9 +81,14 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
         ));
     }
     if !order.wait {
-        if run.form != Form::Quiet {
-            print("OK\n")?;
-        }
+        match run.form {
+            Form::Words => print("OK\n")?,
+            Form::Json => print(&format!(
+                "{{\"event_id\":\"{}\",\"action\":\"{}\",\"outcome\":\"queued\"}}\n",
+                event.id, event.action
+            ))?,
+            Form::Quiet => true,
+        };
         return Ok(DONE);
     }
     let queued = Sent::Queued(event);
@@ -135,7 +141,7 @@ fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, Eve
     });
     let draft = &order.draft;
     chunk.push(draft.action, &draft.user, &draft.books);
-    let command = chunk.command(&run.keys, name.as_ref());
+    let command = chunk.command(&run.keys, name.as_ref(), None);
     let mut sent = Sent::Nothing;
     loop {
         let error = match run.target.connect(Duration::ZERO) {

@@ -456,6 +456,10 @@ impl Typed {
         let Some(raw) = self.value("remember") else {
             return Ok(REMEMBERED);
         };
+        if !self.has("id") {
+            // Sent twice, it would be queued twice: not what was meant.
+            return Err(Usage("--remember does not go without --id".into()));
+        }
         match raw.to_str().and_then(since) {
             Some(Since::Ago(ms @ 1_000..=MAX_KEEP_MS)) => Ok(Duration::from_millis(ms)),
             _ => Err(wants("--remember", "a time from 1s to 30d", raw)),

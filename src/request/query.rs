@@ -171,12 +171,13 @@ impl Filter {
         if !self.show_user {
             outcome.user_id = "a user".into();
         }
-        format!(
-            "{time} {} {}: {}\n",
-            outcome.action,
-            outcome.event_id,
-            show::words(&outcome, To::Others, colours)
-        )
+        let mut line = time + " ";
+        push_escaped(&mut line, &outcome.action);
+        line.push(' ');
+        push_escaped(&mut line, &outcome.event_id);
+        line.push_str(": ");
+        line.push_str(&show::words(&outcome, To::Others, colours));
+        line + "\n"
     }
 }
 
@@ -282,10 +283,8 @@ pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
     let mut connection = connect(run)?;
     let mut seen = last_id(run, &mut connection).map_err(failed(run))?;
     let colours = show::colours();
-    // After a gap, outcomes may be gone before they were read.
-    let mut gap = false;
     loop {
-        let step = watch_step(run, &mut connection, seen, gap);
+        let step = watch_step(run, &mut connection, seen);
         match step {
             Ok((entries, trimmed)) => {
                 if let Some(oldest) = trimmed {
@@ -294,7 +293,6 @@ pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
                         rfc3339(oldest.ms)
                     ));
                 }
-                gap = entries.len() == STEP;
                 let mut text = String::new();
                 for (id, outcome) in entries {
                     seen = id;
@@ -308,7 +306,6 @@ pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
             }
             Err(error) if error.remedy() == Remedy::Retry => {
                 say(&format!("lost Redis at {}, trying again: {error}", run.target));
-                gap = true;
                 connection = reconnect(run)?;
                 say(&format!("Redis at {} is back", run.target));
             }
@@ -347,18 +344,29 @@ fn last_id(run: &Run, connection: &mut Connection) -> Result<EventId, Error> {
 
 type Watched = (Vec<(EventId, Option<Outcome>)>, Option<EventId>);
 
-/// The outcomes after `seen`, and with `gap` where the kept ones begin, if that is after it.
-fn watch_step(
-    run: &Run,
-    connection: &mut Connection,
-    seen: EventId,
-    gap: bool,
-) -> Result<Watched, Error> {
-    let trimmed = if gap { oldest(run, connection)?.filter(|oldest| *oldest > seen) } else { None };
-    let mut command = redis::cmd("XREAD");
-    command.arg("COUNT").arg(STEP).arg("BLOCK").arg(SLICE.as_millis() as u64);
-    command.arg("STREAMS").arg(&run.keys.outcomes).arg(seen.to_string());
-    let streams: Option<Vec<(Value, Entries)>> = ask(connection, "read the outcomes", &command)?;
+/// The outcomes after `seen`, and where the kept ones begin, if that is after it: the link was lost,
+/// or whoever reads us was slow, and some were dropped meanwhile.
+fn watch_step(run: &Run, connection: &mut Connection, seen: EventId) -> Result<Watched, Error> {
+    const DOING: &str = "read the outcomes";
+    let mut read_on = redis::cmd("XREAD");
+    read_on.arg("COUNT").arg(STEP);
+    let mut wait = read_on.clone();
+    wait.arg("BLOCK").arg(SLICE.as_millis() as u64);
+    for command in [&mut read_on, &mut wait] {
+        command.arg("STREAMS").arg(&run.keys.outcomes).arg(seen.to_string());
+    }
+    // At one instant: nothing is dropped in between.
+    let mut both = redis::pipe();
+    both.atomic().cmd("XRANGE").arg(&run.keys.outcomes).arg("-").arg("+").arg("COUNT").arg(1);
+    both.add_command(read_on);
+    let (oldest, mut streams): (Entries, Option<Vec<(Value, Entries)>>) =
+        both.query(connection).map_err(Error::redis(DOING))?;
+    if streams.is_none() {
+        streams = ask(connection, DOING, &wait)?;
+    }
+    let oldest = oldest.first().map(|(id, fields)| Ok(read(id, fields)?.0)).transpose()?;
+    // Before the first of a library there was nothing to drop.
+    let trimmed = oldest.filter(|oldest| *oldest > seen && seen != EventId::default());
     let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
     let entries: Result<_, Error> = entries.map(|(id, fields)| read(&id, &fields)).collect();
     Ok((entries?, trimmed))
@@ -406,15 +414,22 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
         line.push_str("]}\n");
     } else {
         push_escaped(&mut line, user.as_str());
-        let _ = match count {
+        let _ = match books.len() {
             0 => write!(line, " has no books"),
-            count => write!(line, " has {count} of {MOST_BOOKS_IN_HAND} books"),
+            found => write!(line, " has {found} of {MOST_BOOKS_IN_HAND} books"),
         };
         for (n, book) in books.iter().enumerate() {
             line.push_str(if n > 0 { ", " } else { ": " });
             push_escaped(&mut line, book);
         }
         line.push('\n');
+    }
+    if books.len() as u64 != count {
+        // An event may have been decided between our reading of one and the other.
+        say(&format!(
+            "the count of {} is {count}: it changes right now, or library-admin check tells why",
+            user.as_str()
+        ));
     }
     print(&line)?;
     Ok(DONE)

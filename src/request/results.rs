@@ -1,19 +1,21 @@
 //! The results of a batch: one for every line, as CSV or as JSON lines.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::private_file::PrivateFile;
+use super::progress;
 use crate::event::EventKey;
-use crate::outcome::{BOOK_LISTS, Outcome, push_json_string};
+use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
 
 /// What became of one line.
 #[derive(Debug)]
 pub enum Fate<'a> {
     /// Its event has an outcome.
     Decided(EventKey, &'a Outcome),
+    /// Its event is queued; nobody waits for its outcome.
+    Queued(EventKey),
     /// Its event is queued; no outcome came in time.
     Unanswered(EventKey),
     /// It was no event.
@@ -31,41 +33,51 @@ pub enum Format {
 
 /// Where results go.
 pub struct Results {
-    out: BufWriter<Box<dyn Write>>,
+    out: BufWriter<Sink>,
     format: Format,
-    /// A file that gets its name only when it is whole.
-    unfinished: Option<(PathBuf, PathBuf)>,
     record: String,
 }
 
-/// Opens a file for nobody else's eyes: it tells who borrows what.
-pub fn create_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+/// What results are written to.
+enum Sink {
+    Stdout(io::Stdout),
+    Nowhere,
+    File(PrivateFile),
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stdout(out) => {
+                progress::clear();
+                out.write(bytes)
+            }
+            Self::Nowhere => Ok(bytes.len()),
+            Self::File(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stdout(out) => out.flush(),
+            Self::Nowhere => Ok(()),
+            Self::File(file) => file.flush(),
+        }
+    }
 }
 
 impl Results {
     /// To stdout, or nowhere with `quiet`.
     pub fn to_stdout(format: Format, quiet: bool) -> Self {
-        let out: Box<dyn Write> = if quiet { Box::new(io::sink()) } else { Box::new(io::stdout()) };
-        Self::new(out, format, None)
+        Self::new(if quiet { Sink::Nowhere } else { Sink::Stdout(io::stdout()) }, format)
     }
 
     /// To a file, which takes the place of an older one only when it is whole.
     pub fn to_file(path: &Path, format: Format) -> io::Result<Self> {
-        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
-            // A pipe or a device is written to, not replaced.
-            let out = OpenOptions::new().write(true).open(path)?;
-            return Ok(Self::new(Box::new(out), format, None));
-        }
-        let mut part = path.to_owned().into_os_string();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let _ = std::fs::remove_file(&part);
-        let out = Box::new(create_private(&part)?);
-        Ok(Self::new(out, format, Some((part, path.to_owned()))))
+        Ok(Self::new(Sink::File(PrivateFile::create(path)?), format))
     }
 
-    fn new(out: Box<dyn Write>, format: Format, unfinished: Option<(PathBuf, PathBuf)>) -> Self {
+    fn new(out: Sink, format: Format) -> Self {
         let mut record = String::new();
         if format == Format::Csv {
             record.push_str("line,action,event_id,outcome,cause");
@@ -75,7 +87,7 @@ impl Results {
             }
             record.push('\n');
         }
-        Self { out: BufWriter::with_capacity(1 << 16, out), format, unfinished, record }
+        Self { out: BufWriter::with_capacity(1 << 16, out), format, record }
     }
 
     /// Adds the result of a line.
@@ -84,6 +96,7 @@ impl Results {
             Fate::Decided(event, outcome) => {
                 (Some(event), outcome.verdict.as_str(), outcome.cause.as_deref())
             }
+            Fate::Queued(event) => (Some(event), "queued", None),
             Fate::Unanswered(event) => (Some(event), "unanswered", None),
             Fate::Bad(fault) => (None, "bad_line", Some(*fault)),
         };
@@ -143,27 +156,25 @@ impl Results {
     /// No more is to come.
     pub fn done(mut self) -> io::Result<()> {
         self.out.write_all(self.record.as_bytes())?;
-        self.out.flush()?;
-        if let Some((part, path)) = self.unfinished.take() {
-            std::fs::rename(part, path)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Results {
-    fn drop(&mut self) {
-        // Half a result is none; the batch can be run again for a whole one.
-        if let Some((part, _)) = &self.unfinished {
-            let _ = std::fs::remove_file(part);
+        match self.out.into_inner().map_err(io::IntoInnerError::into_error)? {
+            Sink::File(file) => file.done(),
+            mut other => other.flush(),
         }
     }
 }
 
-/// A field as RFC 4180 has it, after a comma.
+/// A field as RFC 4180 has it, after a comma. No id has a control character in it: where one is,
+/// somebody wants to forge a line or to send codes to a terminal.
 fn push_csv(record: &mut String, value: &str) {
     record.push(',');
-    if value.contains([',', '"', '\n', '\r']) {
+    let mut escaped = String::new();
+    let value = if value.contains(char::is_control) {
+        push_escaped(&mut escaped, value);
+        &escaped
+    } else {
+        value
+    };
+    if value.contains([',', '"']) {
         record.push('"');
         record.push_str(&value.replace('"', "\"\""));
         record.push('"');
@@ -176,6 +187,13 @@ fn push_csv(record: &mut String, value: &str) {
 mod tests {
     use super::*;
     use crate::event::Action;
+
+    #[test]
+    fn a_field_of_csv_forges_no_line_and_sends_no_code_to_a_terminal() {
+        let mut record = String::new();
+        push_csv(&mut record, "a\n\u{1b}[31m,\"b\"");
+        assert_eq!(record, ",\"a\\u{a}\\u{1b}[31m,\"\"b\"\"\"");
+    }
 
     #[test]
     fn a_result_reads_the_same_as_csv_and_as_json() {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
 use super::failure::{DONE, Failure, OUTPUT, REFUSED};
+use super::progress;
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{Outcome, Verdict, push_escaped};
 
@@ -141,9 +142,14 @@ pub fn print(text: &str) -> Result<bool, Failure> {
     }
 }
 
-/// Writes one line to stderr. If nobody can read even that, nothing is left to be done.
+/// Writes one line to stderr, whatever is in it: names of files and words of a server are in
+/// messages too. If nobody can read even that, nothing is left to be done.
 pub fn say(line: &str) {
-    let _ = io::stderr().lock().write_all(format!("library-req: {line}\n").as_bytes());
+    let mut said = String::from("library-req: ");
+    push_escaped(&mut said, line);
+    said.push('\n');
+    progress::clear();
+    let _ = io::stderr().lock().write_all(said.as_bytes());
 }
 
 /// Prints the answer in the form that was asked for.

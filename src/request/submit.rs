@@ -6,6 +6,7 @@
 //! sent before it.
 
 use std::fmt::Write as _;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use redis::{ErrorKind, RedisResult, Value};
 use xxhash_rust::xxh3::xxh3_128;
@@ -139,13 +140,14 @@ impl Chunk {
     }
 
     /// The command that adds it, by the script. Under a name, at most once while that is
-    /// remembered.
-    pub fn command(&self, keys: &Keys, name: Option<&Name>) -> Vec<u8> {
+    /// remembered; behind the chunk with the key `before`, only if that is there.
+    pub fn command(&self, keys: &Keys, name: Option<&Name>, before: Option<&str>) -> Vec<u8> {
         let mut packed = Packed::default();
-        packed.command(7 + usize::from(name.is_some()) + 4 * self.len());
+        let key_count = 2 + usize::from(name.is_some()) + usize::from(before.is_some());
+        packed.command(5 + key_count + 4 * self.len());
         packed.text("EVAL");
         packed.text(SCRIPT);
-        packed.text(if name.is_some() { "3" } else { "2" });
+        packed.text(&key_count.to_string());
         packed.text(&keys.requests);
         packed.text(&keys.returns);
         let (mut ttl_ms, mut fingerprint) = (String::new(), String::new());
@@ -153,6 +155,9 @@ impl Chunk {
             packed.text(&name.key);
             ttl_ms = name.ttl_ms.to_string();
             fingerprint = name.fingerprint.to_string();
+        }
+        if let Some(before) = before {
+            packed.text(before);
         }
         packed.text(&ttl_ms);
         packed.text(&fingerprint);
@@ -179,6 +184,9 @@ impl Chunk {
         // The events' replies say nothing that the gate does not know before.
         packed.words(&["CLIENT", "REPLY", "OFF"]);
         packed.words(&["MULTI"]);
+        let kept = self.kept(name, first);
+        let draft = format!("{kept} {:016x}", RandomState::new().build_hasher().finish());
+        packed.words(&["SET", &name.key, &draft, "NX", "PX", &name.ttl_ms.to_string()]);
         packed.command(10 + usize::from(before.is_some()));
         packed.text("EVAL");
         packed.text(GATE);
@@ -191,8 +199,8 @@ impl Chunk {
         }
         packed.id(first);
         packed.id(last);
-        packed.text(&name.ttl_ms.to_string());
-        packed.text(&self.kept(name, first));
+        packed.text(&draft);
+        packed.text(&kept);
         let wish = self.wish.word();
         for (n, (action, user, books)) in self.events().enumerate() {
             packed.command(if wish.is_some() { 9 } else { 7 });
@@ -258,6 +266,10 @@ impl Chunk {
                     return Ok(Placed { first, known: true });
                 }
             }
+            (["OUT_OF_TURN"], _) => {
+                let why = "Redis has lost or forgotten what was sent before".to_owned();
+                return Err(Refused::Error(Error::Unfit(why)));
+            }
             (["WRONG_TYPE", key], _) => {
                 let why = format!("the key {key} holds something that is no stream");
                 return Err(Refused::Error(Error::Unfit(why)));
@@ -277,9 +289,10 @@ pub fn nth_id(first: EventId, n: usize) -> EventId {
     EventId { seq: first.seq + n as u64 * SEQ_STEP, ..first }
 }
 
-/// Reads what the script kept about a submission.
+/// Reads what is kept about a submission; of a draft too (see gate.lua), which has a third word.
 fn parse_submission(kept: &str) -> Option<(EventKey, &str)> {
-    let (event, fingerprint) = kept.split_once(' ')?;
+    let mut words = kept.split(' ');
+    let (event, fingerprint) = (words.next()?, words.next()?);
     let (action, id) = event.split_once(':')?;
     Some((EventKey { id: id.parse().ok()?, action: Action::from_word(action)? }, fingerprint))
 }
@@ -408,7 +421,7 @@ mod tests {
     #[test]
     fn the_command_has_as_many_keys_and_arguments_as_the_header_says() {
         let packed = |name: Option<&Name>| {
-            let commands = unpacked(&chunk("geb,momo").command(&Keys::new(None), name));
+            let commands = unpacked(&chunk("geb,momo").command(&Keys::new(None), name, None));
             assert_eq!(commands.len(), 1);
             assert_eq!(commands[0][1], SCRIPT);
             commands[0][2..].to_vec()
@@ -433,20 +446,27 @@ mod tests {
             let packed = chunk.plain_commands(&Keys::new(None), &name(), before, first);
             let commands = unpacked(&packed);
             let verbs: Vec<&str> = commands.iter().map(|command| &*command[0]).collect();
-            assert_eq!(verbs, ["CLIENT", "MULTI", "EVAL", "XADD", "XADD", "EXEC", "CLIENT", "GET"]);
-            assert_eq!(commands[2][1..3], [GATE, &keys.to_string()]);
-            assert_eq!(commands[2][5], "name");
-            assert_eq!(commands[2].get(6).filter(|_| keys == 4).map(|key| &**key), before);
+            let around =
+                ["CLIENT", "MULTI", "SET", "EVAL", "XADD", "XADD", "EXEC", "CLIENT", "GET"];
+            assert_eq!(verbs, around);
+            let (set, eval, xadd) = (&commands[2], &commands[3], &commands[5]);
             let kept = format!("return:17-5000000 {:032x}", 0xf);
-            assert_eq!(commands[2][3 + keys..], ["17-5000000", "17-6000000", "86400000", &kept]);
-            assert_eq!(commands[4][1..3], ["lending_requests_event_stream", "17-6000000"]);
-            assert_eq!(commands[4][3..], ["user_id", "user2", "book_ids", "geb", "answer", "keep"]);
+            let draft = &set[2];
+            assert!(draft.starts_with(&format!("{kept} ")), "{draft}");
+            assert_eq!(parse_submission(draft), parse_submission(&kept));
+            assert_eq!(set[3..], ["NX", "PX", "86400000"]);
+            assert_eq!(eval[1..3], [GATE, &keys.to_string()]);
+            assert_eq!((&*set[1], &*eval[5]), ("name", "name"));
+            assert_eq!(eval.get(6).filter(|_| keys == 4).map(|key| &**key), before);
+            assert_eq!(eval[3 + keys..], ["17-5000000", "17-6000000", draft, &kept]);
+            assert_eq!(xadd[1..3], ["lending_requests_event_stream", "17-6000000"]);
+            assert_eq!(xadd[3..], ["user_id", "user2", "book_ids", "geb", "answer", "keep"]);
         }
     }
 
     #[test]
     fn every_word_that_the_script_returns_is_understood() {
-        for word in ["ADDED", "KNOWN", "WRONG_TYPE", "NO_IDS_LEFT"] {
+        for word in ["ADDED", "KNOWN", "OUT_OF_TURN", "WRONG_TYPE", "NO_IDS_LEFT"] {
             assert!(
                 SCRIPT.contains(&format!("-- Returns {{\"{word}\""))
                     || SCRIPT.contains(&format!("--     | {{\"{word}\"")),
@@ -462,7 +482,7 @@ mod tests {
         assert_eq!(placed(&["KNOWN", &kept]).unwrap(), Placed { first, known: true });
         let other = placed(&["KNOWN", "request:9-0 abc"]);
         assert!(matches!(other, Err(Refused::OtherContent(event)) if event.id.ms == 9));
-        for words in [&["WRONG_TYPE", "key"][..], &["NO_IDS_LEFT"]] {
+        for words in [&["WRONG_TYPE", "key"][..], &["NO_IDS_LEFT"], &["OUT_OF_TURN"]] {
             assert!(matches!(placed(words), Err(Refused::Error(_))), "{words:?}");
         }
         for words in [&["ADDED", "x"][..], &["KNOWN", ""], &["?"], &[]] {

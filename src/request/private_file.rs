@@ -1,0 +1,82 @@
+//! Files that tell who borrows what: for nobody else's eyes, and whole or not there at all.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// A file that takes the place of an older one only when it is whole.
+#[derive(Debug)]
+pub struct PrivateFile {
+    file: File,
+    /// What it is called until then, and the name that it gets. None for a pipe or a device, which
+    /// is written to, not replaced.
+    unfinished: Option<(PathBuf, PathBuf)>,
+}
+
+impl PrivateFile {
+    /// Begins it.
+    ///
+    /// # Errors
+    /// The directory does not let us.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let Some(place) = place(path) else {
+            let file = OpenOptions::new().append(true).open(path)?;
+            return Ok(Self { file, unfinished: None });
+        };
+        let mut part = place.clone().into_os_string();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        // Of a run that was killed.
+        let _ = std::fs::remove_file(&part);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        Ok(Self { file, unfinished: Some((part, place)) })
+    }
+
+    /// It is whole.
+    ///
+    /// # Errors
+    /// It cannot get its name.
+    pub fn done(mut self) -> io::Result<()> {
+        match self.unfinished.take() {
+            Some((part, place)) => std::fs::rename(part, place),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Write for PrivateFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for PrivateFile {
+    fn drop(&mut self) {
+        // Half a file is none.
+        if let Some((part, _)) = &self.unfinished {
+            let _ = std::fs::remove_file(part);
+        }
+    }
+}
+
+/// Where a file of this name is or will be, links followed. `None` if it is a pipe or a device, or
+/// what the shell has opened for us (`/dev/stdout`).
+pub fn place(path: &Path) -> Option<PathBuf> {
+    let by_number = ["/dev", "/proc"].iter().any(|system| path.starts_with(system));
+    if (by_number && path.is_symlink()) || path.metadata().is_ok_and(|meta| !meta.is_file()) {
+        return None;
+    }
+    let there = path.canonicalize().ok();
+    there
+        .or_else(|| {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let directory = directory.unwrap_or(Path::new(".")).canonicalize().ok()?;
+            Some(directory.join(path.file_name()?))
+        })
+        .or_else(|| Some(path.to_owned()))
+}
