@@ -15,7 +15,8 @@
 --       4 "request", "return" or "handoff"               5 cause
 --       6 "keep" or "delete" decided events              7 storage capacity
 --       8 outcomes to keep      9 milliseconds to keep the answer
---       10 "look" or "reject"  11 group of shelving
+--       10 "look" or "reject"  11 group of shelving      12 channel of the bell
+--       13 consumer of this instance
 -- Returns {"FENCED"} | {"STALE"} | {"MAY_HAVE", book, ...}
 --       | {"DONE", name, value, ...} (the outcome's fields)
 
@@ -174,4 +175,6 @@ if action ~= 'handoff' then
     redis.call('PEXPIRE', KEYS[11], ARGV[9])
   end
 end
+-- Other instances may wait for this event. Who is not permitted to ring works on.
+redis.pcall('PUBLISH', ARGV[12], ARGV[13])
 return reply

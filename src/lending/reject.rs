@@ -58,6 +58,7 @@ fn build(
     cmd.arg(&session.token).arg(group).arg(id.to_string()).arg(action).arg(cause);
     cmd.arg(session.decided_events()).arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept);
     cmd.arg(AnswerWish::Keep.ttl_ms()).arg(step).arg(SHELVING_GROUP);
+    cmd.arg(&keys.bell).arg(session.consumer());
     cmd
 }
 
