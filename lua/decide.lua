@@ -20,7 +20,8 @@
 -- ARGV  1 token of the lease        2 storage capacity       3 most books a user may have
 --       4 outcomes to keep          5 group of lending       6 group of shelving
 --       7 "keep" or "delete" decided events                8 consumer of this instance
---       9 n, then n consumers that hold up no refusal (silent instances without a lease)
+--       9 channel of the bell
+--       10 n, then n consumers that hold up no refusal (silent instances without a lease)
 --       . m, then m consumers that run the reference application
 --       then for each event:
 --         its form, five words in one argument since few events differ in it: "request" or "return";
@@ -62,7 +63,7 @@ end
 
 ---- Arguments to tables.
 
-local at, next_key = 9, 11
+local at, next_key = 10, 11
 local function take_names()
   local names = {}
   for n = 1, tonumber(ARGV[at]) do
@@ -1319,5 +1320,11 @@ for stream, ids in pairs(decided_of) do
       redis.call('XDEL', stream, unpack(ids, first, last))
     end)
   end
+end
+
+-- Other instances may wait for what was decided here. Who is not permitted to ring works on: the
+-- others then find out by themselves.
+if #decided_of[requests] + #decided_of[returns] > 0 then
+  redis.pcall('PUBLISH', ARGV[9], me)
 end
 return replies

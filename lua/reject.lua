@@ -16,6 +16,7 @@
 --       4 "keep" or "delete" decided events              5 storage capacity
 --       6 outcomes to keep      7 milliseconds to keep the answer
 --       8 "look" (at one event) or "reject"              9 group of shelving
+--       10 channel of the bell  11 consumer of this instance
 --       then for each event: its id, the cause
 -- Returns {"FENCED"} | {"MAY_HAVE", book, ...}
 --       | {"DONE", for each event its outcome's fields, a list, or "STALE"}
@@ -179,7 +180,7 @@ local function reject(id, cause, reservation, answer)
   return tell(id, cause, fields, answer)
 end
 
-local FIRST_EVENT, FIRST_KEY = 10, 11
+local FIRST_EVENT, FIRST_KEY = 12, 11
 if ARGV[8] == 'look' then
   local id = ARGV[FIRST_EVENT]
   if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
@@ -213,5 +214,7 @@ if #done > 0 then
   if ARGV[4] ~= 'keep' then
     redis.call('XDEL', stream, unpack(done))
   end
+  -- Other instances may wait for these events. Who is not permitted to ring works on.
+  redis.pcall('PUBLISH', ARGV[10], ARGV[11])
 end
 return reply

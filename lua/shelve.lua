@@ -5,6 +5,7 @@
 --
 -- KEYS  1 the instance's lock   2 hand-offs (stream)   3 main storage (hash)
 -- ARGV  1 token of the lease    2 group of shelving    3 "keep" or "delete" events that are done
+--       4 channel of the bell      5 consumer of this instance
 --       then for each hand-off: its id, number of books, the books
 -- Returns {"FENCED"} | {"SHELVED", "done" or "stale" for each hand-off}
 
@@ -16,7 +17,7 @@ redis.call('HLEN', KEYS[3])
 redis.call('XLEN', KEYS[2])
 
 local reply, done, books = {'SHELVED'}, {}, {}
-local at = 4
+local at = 6
 while at <= #ARGV do
   local id, n = ARGV[at], tonumber(ARGV[at + 1])
   if redis.call('XACK', KEYS[2], ARGV[2], id) == 1 then
@@ -38,5 +39,9 @@ for first = 1, #books, SLICE do
 end
 if #done > 0 and ARGV[3] ~= 'keep' then
   redis.call('XDEL', KEYS[2], unpack(done))
+end
+-- Requests may wait for these books in other instances. Who is not permitted to ring works on.
+if #done > 0 then
+  redis.pcall('PUBLISH', ARGV[4], ARGV[5])
 end
 return reply

@@ -58,6 +58,9 @@ pub struct Keys {
     /// Hash of facts that outlive the consumer groups: stream -> why its group must not be
     /// recreated at 0 (contract, section 3, last paragraph).
     pub kept_events: String,
+    /// Channel, no key: instances ring here when they have decided something or put books on their
+    /// shelves, for those that wait for it. A message is the name of the one that rings.
+    pub bell: String,
 }
 
 impl Keys {
@@ -79,6 +82,7 @@ impl Keys {
             ties: key("lending_ties"),
             books_of_users: key("lending_books_of_users"),
             kept_events: key("lending_kept_events"),
+            bell: key("lending_bell"),
             prefix,
         }
     }

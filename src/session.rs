@@ -16,8 +16,14 @@ use crate::keys::Keys;
 use crate::lending::in_hand::InHand;
 
 /// The threads of a session, by name.
-pub const THREADS: [&str; 5] =
-    ["lending-reader", "lending-worker", "shelving-reader", "shelving-worker", "keeper"];
+pub const THREADS: [&str; 6] = [
+    "lending-reader",
+    "lending-worker",
+    "lending-listener",
+    "shelving-reader",
+    "shelving-worker",
+    "keeper",
+];
 
 /// Shared by the threads of one session.
 pub struct Session {

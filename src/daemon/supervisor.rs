@@ -26,7 +26,7 @@ use crate::connect::Target;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;
-use crate::lending;
+use crate::lending::{self, worker};
 use crate::session::Session;
 use crate::shelving;
 
@@ -409,6 +409,8 @@ impl Supervisor {
                 wake_readers(session, control);
             }
             match events.recv_timeout(Duration::from_millis(10)) {
+                // It ends with the worker, soon, and has nothing in work.
+                Ok(Event::Ended(lending::listener::NAME, _)) => {}
                 Ok(Event::Ended(thread, result)) => {
                     running -= 1;
                     if thread.ends_with("reader") {
@@ -451,6 +453,7 @@ enum Event {
 struct Connections {
     lending_reader: Connection,
     lending_worker: Connection,
+    lending_listener: Connection,
     shelving_reader: Connection,
     shelving_worker: Connection,
     keeper: Connection,
@@ -471,6 +474,7 @@ impl Connections {
             lending_reader: reader(0)?,
             shelving_reader: reader(1)?,
             lending_worker: target.connect(Duration::ZERO)?,
+            lending_listener: target.connect(Duration::ZERO)?,
             shelving_worker: target.connect(Duration::ZERO)?,
             keeper: target.connect(Duration::ZERO)?,
         })
@@ -487,6 +491,8 @@ impl Connections {
         let (to_lending, lending_work) = bounded(BATCHES);
         let (to_shelving, shelving_work) = bounded(BATCHES);
         let (to_room, shelved) = bounded(1);
+        let (to_listener, wanted) = bounded(1);
+        let (ring, rung) = bounded(1);
         let start =
             |name: &'static str, body: Box<dyn FnOnce() -> Result<(), Error> + Send + 'scope>| {
                 let events = events.clone();
@@ -513,10 +519,17 @@ impl Connections {
         let (lending_reading, shelving_reading) = (reading(events), reading(events));
         start("keeper", Box::new(move || keeper.run()));
         start("lending-worker", {
-            let worker =
-                lending::worker::Worker::new(session, self.lending_worker, lending_work, shelved);
+            let channels =
+                worker::Channels { from_readers: lending_work, shelved, rung, to_listener };
+            let worker = worker::Worker::new(session, self.lending_worker, channels);
             Box::new(move || worker.run())
         });
+        start(
+            lending::listener::NAME,
+            Box::new(move || {
+                lending::listener::run(session, self.lending_listener, &wanted, &ring)
+            }),
+        );
         start(
             "shelving-worker",
             Box::new(move || {

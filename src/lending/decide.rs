@@ -68,6 +68,8 @@ pub enum Verdict {
     Wait {
         /// The doubt for the next try.
         doubt: String,
+        /// Whether it waits for what is older alone, and for no book.
+        for_older: bool,
     },
     /// Decided: the outcome's fields from `outcome` on, see [`outcome::fields`].
     Done(String),
@@ -95,7 +97,7 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
     }
     cmd.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
     cmd.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
-    cmd.arg(session.decided_events()).arg(session.consumer());
+    cmd.arg(session.decided_events()).arg(session.consumer()).arg(&keys.bell);
     for names in [&neighbours.silent, &neighbours.reference] {
         cmd.arg(names.len()).arg(names);
     }
@@ -208,7 +210,9 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
                 }
                 Some("WAIT") => {
                     let finality = one.fetched.as_ref().map(|fetched| &fetched.finality);
-                    let doubt = match (parts.get(1).and_then(text), finality) {
+                    let reason = parts.get(1).and_then(text);
+                    let for_older = reason == Some("older");
+                    let doubt = match (reason, finality) {
                         // The doubt of the answers that it had, or still the one that it came with.
                         (Some("doubt"), Some(Finality::InDoubt(doubt))) => doubt.clone(),
                         (Some("doubt"), _) => one.doubt.clone(),
@@ -216,7 +220,7 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
                         // It may wait for a book that it put back itself because of the doubt.
                         _ => one.doubt.clone(),
                     };
-                    Verdict::Wait { doubt }
+                    Verdict::Wait { doubt, for_older }
                 }
                 Some("STALE") => Verdict::Stale,
                 Some("FAILED") => {

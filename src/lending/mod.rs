@@ -8,6 +8,7 @@
 pub mod busy;
 pub mod decide;
 pub mod in_hand;
+pub mod listener;
 pub mod reader;
 pub mod reject;
 pub mod suspects;

@@ -33,6 +33,9 @@ const SHORT_BLOCK_MS: u64 = 20;
 /// next read is under way.
 const MOST_IN_A_READ: usize = 512;
 
+/// So few events that were read ahead are held back while both streams are read on.
+const FEW_HELD_BACK: usize = 64;
+
 /// Reads until the session stops.
 ///
 /// # Errors
@@ -52,9 +55,13 @@ pub fn run(
         session.beat("lending-reader");
         let room = session.in_hand.room();
         let behind = merge.behind();
+        // Where both streams have as much, they are read on side by side: instances that each read
+        // on in one of them would get the requests of a user and another the returns.
+        let only = behind
+            .filter(|behind| merge.held_back.len() > FEW_HELD_BACK || room[*behind as usize] == 0);
         let reads: Vec<(Action, Read<'_>)> = [Action::Request, Action::Return]
             .into_iter()
-            .filter(|action| room[*action as usize] > 0 && behind.is_none_or(|b| b == *action))
+            .filter(|action| room[*action as usize] > 0 && only.is_none_or(|b| b == *action))
             .map(|action| {
                 let count = room[action as usize].min(MOST_IN_A_READ);
                 (action, Read { stream: session.keys.stream(action), count })

@@ -77,7 +77,7 @@ fn begin(
     });
     cmd.arg(&session.token).arg(group).arg(action).arg(session.decided_events());
     cmd.arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept).arg(AnswerWish::Keep.ttl_ms());
-    cmd.arg(step).arg(SHELVING_GROUP);
+    cmd.arg(step).arg(SHELVING_GROUP).arg(&keys.bell).arg(session.consumer());
     cmd
 }
 

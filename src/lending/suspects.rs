@@ -218,8 +218,10 @@ mod tests {
                 books: Vec::new(),
                 answer: AnswerWish::None,
             };
-            let mut due: Vec<_> =
-                group.iter().map(|ms| Waiting { event: event(ms), doubt: String::new() }).collect();
+            let mut due: Vec<_> = group
+                .iter()
+                .map(|ms| Waiting { event: event(ms), doubt: String::new(), for_older: true })
+                .collect();
             suspects.take_back(&mut due);
             tried.push(group);
         }

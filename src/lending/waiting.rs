@@ -32,6 +32,17 @@ const OLDEST_FOR_EACH: usize = 2;
 /// in hand is a handful of books.
 const OLDEST_OF_A_USER: usize = 8;
 
+/// How many of the oldest are tried again when another instance rings: first, and at most. Most
+/// wait for what is older than they, and nobody says what the other has decided.
+const FIRST_RUNG: usize = 16;
+const LAST_RUNG: usize = 64;
+
+/// Pause after a ring that brought nothing, in which no other is answered: first, and at most.
+/// Doubled each time. An instance at full speed rings a thousand times a second; what waits for
+/// another one had better not be tried as often.
+const FIRST_DEAF: Duration = Duration::from_micros(500);
+const LAST_DEAF: Duration = Duration::from_millis(8);
+
 /// An event that waits.
 #[derive(Debug)]
 pub struct Waiting {
@@ -39,6 +50,8 @@ pub struct Waiting {
     pub event: Event,
     /// The doubt for the next try, see [`crate::lending::decide::Try`].
     pub doubt: String,
+    /// Whether it waits for what is older alone, and for no book.
+    pub for_older: bool,
 }
 
 /// The room.
@@ -47,9 +60,14 @@ pub struct WaitingRoom {
     by_age: BTreeMap<EventKey, Waiting>,
     by_book: HashMap<BookId, BTreeSet<EventKey>>,
     by_user: HashMap<UserId, BTreeSet<EventKey>>,
+    for_books: BTreeSet<EventKey>,
     due: BTreeSet<EventKey>,
     pause: Duration,
     next_round: Instant,
+    rung: bool,
+    rung_count: usize,
+    deaf: Duration,
+    deaf_until: Instant,
 }
 
 impl Default for WaitingRoom {
@@ -58,9 +76,14 @@ impl Default for WaitingRoom {
             by_age: BTreeMap::new(),
             by_book: HashMap::new(),
             by_user: HashMap::new(),
+            for_books: BTreeSet::new(),
             due: BTreeSet::new(),
             pause: FIRST_PAUSE,
             next_round: Instant::now(),
+            rung: false,
+            rung_count: FIRST_RUNG,
+            deaf: FIRST_DEAF,
+            deaf_until: Instant::now(),
         }
     }
 }
@@ -102,6 +125,9 @@ impl WaitingRoom {
             self.by_book.entry(book.clone()).or_default().insert(key);
         }
         self.by_user.entry(waiting.event.user.clone()).or_default().insert(key);
+        if !waiting.for_older && key.action == Action::Request {
+            self.for_books.insert(key);
+        }
         self.by_age.insert(key, waiting);
     }
 
@@ -110,7 +136,7 @@ impl WaitingRoom {
     pub fn admit_behind(&mut self, event: Event) {
         self.stir_books(&event, |key| key.action == Action::Request);
         let key = event.key;
-        self.admit(Waiting { event, doubt: String::new() });
+        self.admit(Waiting { event, doubt: String::new(), for_older: true });
         self.due.insert(key);
     }
 
@@ -141,19 +167,39 @@ impl WaitingRoom {
         }
     }
 
-    /// Books have arrived on their shelves: every request is worth another try.
+    /// Books have arrived on their shelves: every request that waits for one is worth another try.
     pub fn shelved(&mut self) {
-        let requests = self.by_age.keys().filter(|key| key.action == Action::Request);
-        self.due.extend(requests);
+        self.due.extend(&self.for_books);
     }
 
-    /// When the next round is due, if anybody waits.
+    /// Another instance has decided something, or put books on their shelves: the oldest are worth
+    /// another try, at the next tick or when it was not in vain lately.
+    pub fn rung(&mut self) {
+        self.rung = !self.is_empty();
+    }
+
+    /// Something that waited was decided: it is worth while to listen.
+    pub fn went_on(&mut self) {
+        self.rung_count = FIRST_RUNG;
+        self.deaf = FIRST_DEAF;
+        self.deaf_until = Instant::now();
+    }
+
+    /// When the next round is due or the next ring is answered, if anybody waits.
     pub fn next_round(&self) -> Option<Instant> {
-        (!self.is_empty()).then_some(self.next_round)
+        let next = if self.rung { self.deaf_until.min(self.next_round) } else { self.next_round };
+        (!self.is_empty()).then_some(next)
     }
 
-    /// Begins a round if it is time: everybody is worth another try.
+    /// Answers a ring, and begins a round if it is time: everybody is worth another try.
     pub fn tick(&mut self, now: Instant) {
+        if self.rung && now >= self.deaf_until {
+            self.rung = false;
+            self.due.extend(self.by_age.keys().take(self.rung_count));
+            self.deaf_until = now + self.deaf;
+            self.deaf = (self.deaf * 2).min(LAST_DEAF);
+            self.rung_count = (self.rung_count * 2).min(LAST_RUNG);
+        }
         if !self.is_empty() && self.due.is_empty() && now >= self.next_round {
             self.due.extend(self.by_age.keys());
             self.pause = (self.pause * 2).min(LAST_PAUSE);
@@ -230,6 +276,7 @@ impl WaitingRoom {
             remove(&mut self.by_book, book, event.key);
         }
         remove(&mut self.by_user, &event.user, event.key);
+        self.for_books.remove(&event.key);
     }
 }
 
@@ -264,7 +311,7 @@ mod tests {
     fn room(events: &[Event]) -> WaitingRoom {
         let mut room = WaitingRoom::default();
         for event in events {
-            room.admit(Waiting { event: event.clone(), doubt: String::new() });
+            room.admit(Waiting { event: event.clone(), doubt: String::new(), for_older: true });
         }
         room
     }

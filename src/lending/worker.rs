@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::lending::LOG;
-use crossbeam_channel::{Receiver, TryRecvError, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 use log::{debug, error, warn};
 use redis::{Cmd, Connection, Value};
 
@@ -101,12 +101,23 @@ impl Asking {
     }
 }
 
+/// What the worker hears of, and whom it lets know.
+pub struct Channels {
+    /// Events.
+    pub from_readers: Receiver<Vec<Delivered>>,
+    /// Books have been put on their shelves.
+    pub shelved: Receiver<()>,
+    /// Another instance has rung.
+    pub rung: Receiver<()>,
+    /// The worker waits for what others may decide.
+    pub to_listener: Sender<()>,
+}
+
 /// The worker.
 pub struct Worker<'a> {
     session: &'a Session,
     connection: Connection,
-    from_readers: Receiver<Vec<Delivered>>,
-    shelved: Receiver<()>,
+    channels: Channels,
     open: bool,
     fresh: VecDeque<Delivered>,
     suspects: Suspects,
@@ -121,19 +132,12 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker that takes events from one channel, and from the other that books have been put on
-    /// their shelves.
-    pub fn new(
-        session: &'a Session,
-        connection: Connection,
-        from_readers: Receiver<Vec<Delivered>>,
-        shelved: Receiver<()>,
-    ) -> Self {
+    /// A worker about to begin.
+    pub fn new(session: &'a Session, connection: Connection, channels: Channels) -> Self {
         Self {
             session,
             connection,
-            from_readers,
-            shelved,
+            channels,
             open: true,
             fresh: VecDeque::new(),
             suspects: Suspects::default(),
@@ -184,14 +188,21 @@ impl<'a> Worker<'a> {
     /// Takes what has come; waits for something only if there is nothing else to do.
     fn gather(&mut self) {
         while self.open && self.fresh.len() < self.session.options.batch {
-            match self.from_readers.try_recv() {
+            match self.channels.from_readers.try_recv() {
                 Ok(batch) => self.fresh.extend(batch),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => self.open = false,
             }
         }
-        if self.shelved.try_recv().is_ok() {
+        if self.channels.shelved.try_recv().is_ok() {
             self.room.shelved();
+        }
+        if self.channels.rung.try_recv().is_ok() {
+            self.room.rung();
+        }
+        if !self.room.is_empty() {
+            // One token is enough; and who cannot listen lets them lie.
+            let _ = self.channels.to_listener.try_send(());
         }
         let idle = self.open
             && self.fresh.is_empty()
@@ -204,14 +215,18 @@ impl<'a> Worker<'a> {
         let now = Instant::now();
         let patience = self.room.next_round().map_or(IDLE, |at| IDLE.min(at - now));
         select! {
-            recv(self.from_readers) -> batch => match batch {
+            recv(self.channels.from_readers) -> batch => match batch {
                 Ok(batch) => self.fresh.extend(batch),
                 Err(_) => self.open = false,
             },
-            recv(self.shelved) -> done => match done {
+            recv(self.channels.shelved) -> done => match done {
                 Ok(()) => self.room.shelved(),
                 // The shelving worker has ended: so will this one.
-                Err(_) => self.shelved = crossbeam_channel::never(),
+                Err(_) => self.channels.shelved = crossbeam_channel::never(),
+            },
+            recv(self.channels.rung) -> ring => match ring {
+                Ok(()) => self.room.rung(),
+                Err(_) => self.channels.rung = crossbeam_channel::never(),
             },
             default(patience) => {}
         }
@@ -268,7 +283,7 @@ impl<'a> Worker<'a> {
     /// What waited has nothing, once shelving was asked: it is decided without asking again.
     fn try_again(&mut self, due: Vec<Waiting>) -> Call {
         due.iter().for_each(|waiting| self.busy.add(&waiting.event));
-        let chunk = due.into_iter().map(|Waiting { event, doubt }| {
+        let chunk = due.into_iter().map(|Waiting { event, doubt, .. }| {
             let ask = self.unasked.remove(&event.key);
             Asking { doubt, ..Asking::first(event, ask) }
         });
@@ -325,7 +340,7 @@ impl<'a> Worker<'a> {
         };
         match call {
             Call::Fetch { chunk, again } => self.fetched(reply, chunk, again)?,
-            Call::Decide { tries, .. } => self.decided(reply, tries)?,
+            Call::Decide { tries, again, .. } => self.decided(reply, tries, again)?,
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
                 self.send(Call::Reject(vec![event]))?;
@@ -360,7 +375,7 @@ impl<'a> Worker<'a> {
         self.send(Call::Decide { neighbours: self.session.neighbours(), tries, again })
     }
 
-    fn decided(&mut self, reply: Value, tries: Vec<Try>) -> Result<(), Error> {
+    fn decided(&mut self, reply: Value, tries: Vec<Try>, again: bool) -> Result<(), Error> {
         let mut asking = Vec::new();
         let mut gone = Vec::new();
         let unasked = tries
@@ -390,7 +405,9 @@ impl<'a> Worker<'a> {
                     let (event, doubt) = (one.event, String::new());
                     asking.push(Asking { event, doubt, finality, books, before });
                 }
-                Verdict::Wait { doubt } => self.room.admit(Waiting { event: one.event, doubt }),
+                Verdict::Wait { doubt, for_older } => {
+                    self.room.admit(Waiting { event: one.event, doubt, for_older });
+                }
                 Verdict::Stale => {
                     debug!(target: LOG, "{key} is decided by another instance");
                     gone.push(one.event);
@@ -403,6 +420,9 @@ impl<'a> Worker<'a> {
         }
         self.session.in_hand.drop(gone.iter().map(|event| event.key));
         self.room.decided(&gone);
+        if again && !gone.is_empty() {
+            self.room.went_on();
+        }
         if asking.is_empty() {
             return Ok(());
         }

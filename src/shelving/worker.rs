@@ -76,6 +76,7 @@ fn shelve(session: &Session, connection: &mut Connection, chunk: &[HandOff]) -> 
     let keys = [&session.lock(), &session.keys.handoffs, &session.keys.shelves];
     let mut call = SCRIPT.keys(&keys);
     call = call.arg(&session.token).arg(SHELVING_GROUP).arg(session.decided_events());
+    call = call.arg(&session.keys.bell).arg(session.consumer());
     for hand_off in chunk {
         call = call.arg(hand_off.id.to_string()).arg(hand_off.books.len());
         for book in &hand_off.books {

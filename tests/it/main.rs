@@ -12,6 +12,7 @@ mod admin;
 mod admin_check;
 mod answers;
 mod bad_input;
+mod bell;
 mod branch;
 mod command_line;
 mod contract_requests;

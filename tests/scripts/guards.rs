@@ -109,7 +109,7 @@ pub fn give_and_serve(library: &mut Library, by: &Instance, event: &Event) -> Ve
 
 pub fn waits(verdict: &Verdict) -> Result<String, String> {
     match verdict {
-        Verdict::Wait { doubt } => Ok(doubt.clone()),
+        Verdict::Wait { doubt, .. } => Ok(doubt.clone()),
         other => Err(format!("it does not wait: {}", told(other))),
     }
 }

@@ -299,6 +299,7 @@ impl Library {
         let session = &by.session;
         let mut args = vec![session.token.clone(), SHELVING_GROUP.into()];
         args.push(session.decided_events().into());
+        args.extend([session.keys.bell.clone(), session.consumer().into()]);
         for handoff in handoffs {
             args.extend([handoff.id.to_string(), handoff.books.len().to_string()]);
             args.extend(handoff.books.iter().map(ToString::to_string));

@@ -61,7 +61,7 @@ fn a_book_that_a_denied_request_of_the_reference_puts_back_is_waited_for() {
                 let answers = library.fetch(&by, &asked(&asking)).unwrap();
                 tries = with_answers(asking, answers);
             }
-            Verdict::Wait { doubt } => {
+            Verdict::Wait { doubt, .. } => {
                 if !denied {
                     denied = true;
                     library.redis.ask::<()>(&["DEL", "request:3-0:temp"]);

@@ -231,7 +231,7 @@ impl World {
                     self.decided(&one.event, &fields)?;
                     came.decided.push(key);
                 }
-                Verdict::Wait { doubt } => {
+                Verdict::Wait { doubt, .. } => {
                     self.waits(&one, &doubt, &mut waiting)?;
                     came.waiting.push(InHand { doubt, ..InHand::waiting(one.event) });
                 }

@@ -1,0 +1,123 @@
+//! The bell: what waits for another instance is tried again at once when that one has decided
+//! something. Where the bell cannot be heard, it is found by trying again and again, as ever.
+
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+
+const BELL: &str = "lending_bell";
+
+/// How long something waits before it is decided: it is then tried again every 200 ms.
+const UNTIL_ROUNDS_ARE_RARE: Duration = Duration::from_millis(500);
+
+fn is_listened_to(redis: &Redis) -> bool {
+    let (_, listeners): (String, u64) = redis.ask(&["PUBSUB", "NUMSUB", BELL]);
+    listeners > 0
+}
+
+/// A request that another instance has got, and a younger return that waits for it.
+fn one_waits_for_another(redis: &Redis, n: u32) -> (String, String) {
+    let older = format!("{n}0-0");
+    // In one go: the daemon is not to get it.
+    let take = ["XREADGROUP", "GROUP", "lending_service", "other", "COUNT", "1", "STREAMS"];
+    let commands: [&[&str]; 4] = [
+        &["MULTI"],
+        &["XADD", REQUESTS, &older, "user_id", "user1", "book_ids", "geb"],
+        &[&take[..], &[REQUESTS, ">"]].concat(),
+        &["EXEC"],
+    ];
+    redis.pipeline(&commands.map(|words| words.iter().map(ToString::to_string).collect()));
+    let younger = redis.give_back_at(&format!("{n}1-0"), "user2", "momo");
+    (older, younger)
+}
+
+/// The other instance is done with its request, and rings if it can. How long the return waits then.
+fn other_is_done(redis: &Redis, other: &Other<'_>, older: &str, younger: &str) -> Duration {
+    assert!(redis.outcomes_of("return", younger).is_empty(), "it did not wait");
+    let start = Instant::now();
+    other.acknowledge(REQUESTS, older);
+    redis.cmd(&["XDEL", REQUESTS, older]);
+    redis.cmd(&["PUBLISH", BELL, "other"]);
+    assert_eq!(redis.outcome_of_return(younger)["outcome"], "unchanged");
+    start.elapsed()
+}
+
+#[test]
+fn what_waits_for_another_instance_is_decided_when_that_one_rings() {
+    let redis = Redis::new();
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let other = Other::alive(&redis, "other");
+    let mut took: Vec<_> = (1..=9)
+        .map(|n| {
+            let (older, younger) = one_waits_for_another(&redis, n);
+            assert!(stays(UNTIL_ROUNDS_ARE_RARE, || {
+                redis.outcomes_of("return", &younger).is_empty()
+            }));
+            other_is_done(&redis, &other, &older, &younger)
+        })
+        .collect();
+    took.sort();
+    // Without the bell it takes 100 ms on average. The machine may be busy for some of them.
+    assert!(took[4] < Duration::from_millis(40), "{took:?}");
+}
+
+#[test]
+fn a_daemon_rings_when_it_has_decided_something_and_when_books_are_on_their_shelves() {
+    let redis = Redis::new();
+    let stored: Vec<_> = (0..20).map(|n| format!("stored-{n}")).collect();
+    Ledger::new().stored(&stored, "1-0").lent("user1", &["geb"], "2-0").lay_down(&redis);
+    let mut connection = redis.connect().unwrap();
+    let mut bell = connection.as_pubsub();
+    bell.subscribe(BELL).unwrap();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let mut next_ring = || bell.get_message().unwrap().get_payload::<String>().unwrap();
+    assert_eq!(next_ring(), "worker1", "it tries whether it may");
+    redis.give_back("user1", "geb");
+    assert_eq!(next_ring(), "worker1", "the return is decided");
+    assert_eq!(next_ring(), "worker1", "its book is on its shelf");
+    redis.add(REQUESTS, "*", &[("user_id", b"user1")]);
+    assert_eq!(next_ring(), "worker1", "a malformed event is in the dead letters");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_daemon_that_may_not_listen_says_so_once_and_finds_what_waits_all_the_same() {
+    let redis = Redis::new();
+    for (n, rights) in [&["resetchannels"][..], &["&*", "-subscribe"]].into_iter().enumerate() {
+        let user = ["ACL", "SETUSER", "clerk", "on", ">right", "~*", "+@all"];
+        redis.cmd(&[&user[..], rights].concat());
+        let mut daemon =
+            Daemon::start(&redis, &["--username", "clerk", "--password", "right", "worker1"]);
+        let other = Other::alive(&redis, "other");
+        for round in 1..=2 {
+            let (older, younger) = one_waits_for_another(&redis, (2 * n + round) as u32);
+            assert!(stays(UNTIL_ROUNDS_ARE_RARE, || {
+                redis.outcomes_of("return", &younger).is_empty()
+            }));
+            other_is_done(&redis, &other, &older, &younger);
+        }
+        assert!(!is_listened_to(&redis));
+        let told = daemon.log().lines().filter(|line| line.contains(BELL)).count();
+        assert_eq!(told, 1, "{}", daemon.log());
+        assert!(!daemon.log().contains("trying again until it works"), "{}", daemon.log());
+        assert_eq!(daemon.stop(), 0);
+    }
+}
+
+#[test]
+fn a_daemon_whose_listening_connection_is_killed_listens_again() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let other = Other::alive(&redis, "other");
+    let (older, younger) = one_waits_for_another(&redis, 1);
+    for _ in 0..3 {
+        assert!(eventually(DEADLINE, || is_listened_to(&redis)));
+        let killed: u64 = redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        assert_eq!(killed, 1);
+    }
+    assert!(eventually(DEADLINE, || is_listened_to(&redis)));
+    other_is_done(&redis, &other, &older, &younger);
+    // Nobody waits any more.
+    assert!(eventually(DEADLINE, || !is_listened_to(&redis)));
+    assert_eq!(daemon.stop(), 0);
+}
