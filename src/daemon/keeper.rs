@@ -4,6 +4,7 @@
 //! otherwise hold up the refusals of all others for ever. It ends when its orders say so, after
 //! the workers: until then the lease must live.
 
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -483,21 +484,23 @@ fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, 
     let mut others = Vec::new();
     for of in STREAMS {
         let (name, group) = of.name_and_group(session);
-        for consumer in stream::consumers(connection, name, group)? {
-            if consumer.name == session.consumer().as_bytes() {
-                continue;
+        let mut consumers = stream::consumers(connection, name, group)?;
+        consumers.retain(|consumer| consumer.name != session.consumer().as_bytes());
+        for page in consumers.chunks(TIDY_PAGE) {
+            let mut pipe = redis::pipe();
+            for consumer in page {
+                pipe.cmd("PTTL").arg(session.keys.lock_of(&consumer.name));
             }
-            let left: i64 = redis::cmd("PTTL")
-                .arg(session.keys.lock_of(&consumer.name))
-                .query(connection)
-                .map_err(Error::redis(DOING))?;
-            let lock = match left {
-                -2 => Lock::Gone,
-                -1 => Lock::WithoutTtl,
-                _ => Lock::Held,
-            };
-            let stream::Consumer { name, pending, idle_ms } = consumer;
-            others.push(Other { stream: of, name, pending, idle_ms, lock });
+            let left: Vec<i64> = pipe.query(connection).map_err(Error::redis(DOING))?;
+            for (consumer, left) in page.iter().cloned().zip(left) {
+                let lock = match left {
+                    -2 => Lock::Gone,
+                    -1 => Lock::WithoutTtl,
+                    _ => Lock::Held,
+                };
+                let stream::Consumer { name, pending, idle_ms } = consumer;
+                others.push(Other { stream: of, name, pending, idle_ms, lock });
+            }
         }
     }
     Ok(others)
@@ -506,13 +509,14 @@ fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, 
 /// Notes which instances hold up no refusal, and which run the reference application.
 fn note_neighbours(session: &Session, others: &[Other]) {
     let silent_ms = session.options.silent_after.as_millis() as u64;
+    // Who is heard of in one stream is not silent because of the others.
+    let heard: HashSet<&[u8]> =
+        others.iter().filter(|one| one.idle_ms <= silent_ms).map(|one| &one.name[..]).collect();
     let mut found = Neighbours::default();
     for other in others {
-        // Who is heard of in one stream is not silent because of the others.
-        let heard = others.iter().any(|one| one.name == other.name && one.idle_ms <= silent_ms);
         let list = match other.lock {
             Lock::Held => continue,
-            Lock::WithoutTtl if !heard => &mut found.silent,
+            Lock::WithoutTtl if !heard.contains(&other.name[..]) => &mut found.silent,
             Lock::WithoutTtl => &mut found.reference,
             // Which kind it was, nobody knows any more.
             Lock::Gone if other.pending > 0 => &mut found.reference,

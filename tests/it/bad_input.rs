@@ -372,6 +372,49 @@ fn what_a_consumer_had_in_hand_whose_name_is_no_text_is_taken_over() {
     assert_served_without_trouble(&redis, &requests, || true);
 }
 
+#[test]
+fn questions_and_checks_get_along_with_bytes_that_are_no_text() {
+    let redis = Redis::new();
+    for hash in [LENT_BOOKS, SHELVES, "lending_book_states", "lending_books_of_users"] {
+        set_field(&redis, hash, NO_TEXT, NO_TEXT);
+        set_field(&redis, hash, b"geb", NO_TEXT);
+        set_field(&redis, hash, b"kim", format!(">{NO_ID}").as_bytes());
+        set_field(&redis, hash, b"momo", format!("?{NO_ID}").as_bytes());
+        set_field(&redis, hash, b"emma", NO_ID.as_bytes());
+        set_field(&redis, hash, NO_ID.as_bytes(), b"x");
+    }
+    redis.cmd(&[b"SADD", STORAGE.as_bytes(), NO_TEXT, b"kim"]);
+    redis.cmd(&[&b"SET"[..], b"user:\xff:count", NO_TEXT]);
+    redis.cmd(&[&b"SADD"[..], b"request:\xff:temp", NO_TEXT]);
+    redis.cmd(&["SADD", &format!("request:{NO_ID}:temp"), "geb"]);
+    redis.add(SHELVING, "*", &[("book_ids", NO_TEXT)]);
+    redis.add(OUTCOMES, "*", &[("event_id", NO_ID.as_bytes()), ("action", NO_TEXT)]);
+    redis.add(OUTCOMES, "*", &[("event_id", NO_TEXT), ("outcome", b"accepted")]);
+    redis.add(DEAD_LETTERS, "*", &[("stream", NO_TEXT), ("event_id", NO_TEXT)]);
+    redis.cmd(&["XGROUP", "CREATE", SHELVING, "shelving_service", "0"]);
+    for (args, status) in [
+        (&["check"][..], 1),
+        (&["check", "--json"], 1),
+        (&["check", "--repair"], 1),
+        (&["status"], 0),
+        (&["dead-letters", "list"], 0),
+        (&["dead-letters", "list", "--json"], 0),
+    ] {
+        TestCommand::library_admin(&redis, args).exits(status);
+    }
+    for args in [
+        &["loans", "emma"][..],
+        &["where", "geb", "--show-user"],
+        &["where", "kim"],
+        &["where", "momo"],
+        &["where", "emma"],
+        &["history"],
+        &["history", "--json"],
+    ] {
+        TestCommand::library_req(&redis, args).exits(0);
+    }
+}
+
 /// A lock whose value is no text was no answer that the start understood: it asked again for ever.
 #[test]
 fn a_lock_that_is_no_text_is_held_like_any_other() {

@@ -108,6 +108,24 @@ fn the_lease_is_kept_while_very_much_is_taken_over() {
     assert!(!daemon.log().contains("trying again"), "the lease was lost");
 }
 
+/// The keeper asked for the lock of each consumer by itself and compared each with all: where somebody
+/// had left very many, that took longer than the lease.
+#[test]
+fn very_many_consumers_of_instances_that_are_gone_cost_no_lease() {
+    let redis = Redis::new();
+    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0", "MKSTREAM"]);
+    let consumer = |n: usize| {
+        let name = format!("gone{n}");
+        ["XGROUP", "CREATECONSUMER", REQUESTS, "lending_service", &name].map(str::to_owned).to_vec()
+    };
+    redis.pipeline(&(0..30_000).map(consumer).collect::<Vec<_>>());
+    let daemon = Daemon::start(&redis, &["--lease", "3", "worker1"]);
+    let lives = || !daemon.log().contains("trying again");
+    assert!(stays(Duration::from_secs(8), lives), "the lease was lost");
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    assert!(lives(), "the lease was lost");
+}
+
 /// Two requests and two hand-offs come after a process hangs and another takes its name: the first of
 /// each were delivered to the one that hangs, whose reads were the first in line, and found only
 /// after ten seconds.
