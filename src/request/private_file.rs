@@ -1,8 +1,8 @@
 //! Files that tell who borrows what: for nobody else's eyes, and whole or not there at all.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// A file that takes the place of an older one only when it is whole.
@@ -38,10 +38,20 @@ impl PrivateFile {
     /// # Errors
     /// It cannot get its name.
     pub fn done(mut self) -> io::Result<()> {
-        match self.unfinished.take() {
-            Some((part, place)) => std::fs::rename(part, place),
-            None => Ok(()),
+        if let Some((part, place)) = &self.unfinished {
+            if !self.is_at(part) {
+                return Err(io::Error::other("another run writes there too"));
+            }
+            std::fs::rename(part, place)?;
+            self.unfinished = None;
         }
+        Ok(())
+    }
+
+    /// Whether it is this file that has the name: another run may have begun anew.
+    fn is_at(&self, part: &Path) -> bool {
+        let of = |meta: io::Result<Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        of(self.file.metadata()) == of(part.symlink_metadata())
     }
 }
 
@@ -58,7 +68,7 @@ impl Write for PrivateFile {
 impl Drop for PrivateFile {
     fn drop(&mut self) {
         // Half a file is none.
-        if let Some((part, _)) = &self.unfinished {
+        if let Some((part, _)) = self.unfinished.as_ref().filter(|(part, _)| self.is_at(part)) {
             let _ = std::fs::remove_file(part);
         }
     }
@@ -79,4 +89,30 @@ pub fn place(path: &Path) -> Option<PathBuf> {
             Some(directory.join(path.file_name()?))
         })
         .or_else(|| Some(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_runs_at_once_the_later_one_writes_the_file_and_neither_takes_the_others_for_its_own()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("results");
+        let mut earlier = PrivateFile::create(&path).unwrap();
+        earlier.write_all(b"whole").unwrap();
+        let mut later = PrivateFile::create(&path).unwrap();
+        later.write_all(b"ha").unwrap();
+        let error = earlier.done().unwrap_err();
+        assert_eq!(error.to_string(), "another run writes there too");
+        assert!(!path.exists());
+        drop(PrivateFile {
+            file: File::open(dir.path()).unwrap(),
+            unfinished: later.unfinished.clone(),
+        });
+        later.write_all(b"lf").unwrap();
+        later.done().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "half");
+    }
 }
