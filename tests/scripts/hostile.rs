@@ -81,7 +81,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             call(
                 "shelve",
                 &[&lock, &keys.handoffs, &keys.shelves],
-                &[token, SHELVING_GROUP, "delete", "1-0", "1", "ulysses"],
+                &[token, SHELVING_GROUP, "delete", &keys.bell, "worker1", "1-0", "1", "ulysses"],
             ),
         ),
         (
