@@ -364,6 +364,43 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_stirs_the_oldest_and_one_soon_after_a_vain_one_waits_its_turn() {
+        let waiting: Vec<_> = (1..100).map(|ms| event(ms, Action::Return, &["geb"])).collect();
+        let mut room = room(&waiting);
+        let now = Instant::now();
+        room.next_round = now + LAST_PAUSE;
+        room.rung();
+        room.tick(now);
+        assert_eq!(room.due.len(), FIRST_RUNG);
+        room.due.clear();
+        room.rung();
+        room.tick(now);
+        assert!(!room.has_due());
+        assert_eq!(room.next_round(), Some(now + FIRST_DEAF));
+        room.tick(now + FIRST_DEAF);
+        assert_eq!(room.due.len(), 2 * FIRST_RUNG);
+        room.due.clear();
+        room.went_on();
+        room.rung();
+        room.tick(Instant::now());
+        assert_eq!(room.due.len(), FIRST_RUNG);
+    }
+
+    #[test]
+    fn books_that_arrive_stir_those_who_wait_for_one() {
+        let mut room = room(&[event(1, Action::Request, &["geb"])]);
+        room.admit(Waiting {
+            event: event(2, Action::Request, &["momo"]),
+            doubt: String::new(),
+            for_older: false,
+        });
+        room.shelved();
+        assert_eq!(due(&mut room), [2]);
+        room.shelved();
+        assert_eq!(due(&mut room), []);
+    }
+
+    #[test]
     fn a_round_tries_everybody_and_rounds_get_rarer() {
         let mut room = room(&[event(5, Action::Request, &["geb"])]);
         let first = room.next_round().unwrap();
