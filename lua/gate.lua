@@ -15,9 +15,10 @@
 --
 -- Permissions can be taken away while the transaction is being queued; each command is then refused
 -- by itself, and the others run. Were it this script, the events would go in: the draft tells
--- whoever sends them again. (Should another sender or another run of the batch have got ahead in that
--- very instant too, some of them are refused or in twice, and nothing tells.) Within it no error is raised: whatever fails shuts the chunk out, and
--- submit.lua will tell why. In one transaction permissions do not change.
+-- whoever sends them again. (Should another sender or another run of the batch have got ahead in
+-- that very instant too, some of them are refused or in twice, and nothing tells.) Within it no
+-- error is raised: whatever fails shuts the chunk out, and submit.lua will tell why. In one
+-- transaction permissions do not change.
 
 local requests, returns, chunk, chunk_before = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first, last = ARGV[1], ARGV[2]

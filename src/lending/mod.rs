@@ -2,8 +2,8 @@
 //! returns, and it owns the loans, the counts, the storage and the states of books.
 //!
 //! A reader thread takes events from both streams and passes them to the worker thread, which
-//! does everything else through one script. What the main storage has, it learns from
-//! [`crate::shelving::fetch`] alone.
+//! does everything else through one script; a listener thread hears when other instances have gone
+//! on. What the main storage has, the worker learns from [`crate::shelving::fetch`] alone.
 
 pub mod busy;
 pub mod decide;

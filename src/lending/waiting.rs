@@ -3,8 +3,9 @@
 //!
 //! What waits is tried again oldest first, before newer events that ask for the same books
 //! (contract, section 2, Order): so a newcomer that asks for an awaited book is sent through this
-//! room as well. What is worth another try is found by book and by user; and since not everything that ends a
-//! wait happens in this process, from time to time everything is tried.
+//! room as well. What is worth another try is found by book and by user. Not everything that ends a
+//! wait happens in this process: when another instance rings, some of the oldest are tried, and
+//! from time to time everything.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -173,7 +174,7 @@ impl WaitingRoom {
     }
 
     /// Another instance has decided something, or put books on their shelves: the oldest are worth
-    /// another try, at the next tick or when it was not in vain lately.
+    /// another try, at the next tick or, after a ring in vain, when the pause is over.
     pub fn rung(&mut self) {
         self.rung = !self.is_empty();
     }
