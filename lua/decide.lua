@@ -579,35 +579,26 @@ local function in_transit(is)
   return undone_known[id]
 end
 
--- More hand-offs than this are not looked through: what depends on it waits until they are fewer.
-local MOST_HANDOFFS = 1000
-local handed_off
+local handed_off, too_many_handed_off
 -- Whether a book is in a hand-off that is still to be done, whoever made it: those of the reference
 -- application leave no mark. Looked up only where a book would else be given up or believed to be
--- handed out to a request that may have put it back.
+-- handed out to a request that may have put it back. Where there are too many to look through, what
+-- depends on it waits until they are fewer.
 local function is_handed_off(book)
   if not handed_off then
-    handed_off = {}
     local first = first_pending(handoffs, shelving_group, '-', '+')
     local delivered = shelving().delivered
     local from = first and first ~= '' and before(first, delivered) and first or delivered
     local entries = redis.pcall('XRANGE', handoffs, from, '+', 'COUNT', MOST_HANDOFFS)
-    handed_off.unknown = not first or entries.err ~= nil or #entries == MOST_HANDOFFS
-    for _, entry in ipairs(handed_off.unknown and {} or entries) do
-      for n = 1, #entry[2], 2 do
-        for name in string.gmatch(entry[2][n] == 'book_ids' and entry[2][n + 1] or '', '[^,]+') do
-          handed_off[name] = handed_off[name] or {}
-          table.insert(handed_off[name], entry[1])
-        end
-      end
-    end
+    too_many_handed_off = not first or entries.err ~= nil or #entries == MOST_HANDOFFS
+    handed_off = handoffs_by_book(too_many_handed_off and {} or entries)
   end
   for _, id in ipairs(handed_off[book] or {}) do
     if in_transit('>' .. id) then
       return true
     end
   end
-  return handed_off.unknown
+  return too_many_handed_off
 end
 
 -- Whether a request that shelving named is undecided: then it has its book reserved.

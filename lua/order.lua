@@ -70,28 +70,35 @@ local function is_undone(stream, group, id)
   return undone_known_of[at]
 end
 
+-- No more hand-offs than this are looked through for a book.
+local MOST_HANDOFFS = 1000
+
+-- For each book that is in hand-offs, the ids of those.
+local function handoffs_by_book(entries)
+  local ids = {}
+  for _, entry in ipairs(entries) do
+    for n = 1, #entry[2], 2 do
+      local list = entry[2][n] == 'book_ids' and entry[2][n + 1] or ''
+      for book in string.gmatch(list, '[^,]+') do
+        ids[book] = ids[book] or {}
+        table.insert(ids[book], entry[1])
+      end
+    end
+  end
+  return ids
+end
+
 local in_handoffs, too_many_handoffs
 -- Whether a book is in a hand-off that is still to be done, whoever made it: those of the reference
 -- application leave no mark in the states of books. nil if there are too many to look through. For
 -- scripts that add no hand-off before they ask; decide.lua, which does, has one of its own.
 local function is_in_handoff(stream, group, book)
-  local MOST_HANDOFFS = 1000
   if not in_handoffs then
-    in_handoffs = {}
     local info = group_of(stream, group)
     local oldest = info and redis.call('XPENDING', stream, group, '-', '+', 1)[1]
     local from = oldest and oldest[1] or info and info['last-delivered-id'] or '-'
     local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', MOST_HANDOFFS)
-    too_many_handoffs = #entries == MOST_HANDOFFS
-    for _, entry in ipairs(entries) do
-      for n = 1, #entry[2], 2 do
-        local list = entry[2][n] == 'book_ids' and entry[2][n + 1] or ''
-        for name in string.gmatch(list, '[^,]+') do
-          in_handoffs[name] = in_handoffs[name] or {}
-          table.insert(in_handoffs[name], entry[1])
-        end
-      end
-    end
+    in_handoffs, too_many_handoffs = handoffs_by_book(entries), #entries == MOST_HANDOFFS
   end
   for _, id in ipairs(in_handoffs[book] or {}) do
     if is_undone(stream, group, id) then

@@ -3,7 +3,7 @@
 //! (I1, I8).
 
 use library_lending::event::Action;
-use library_lending::keys::LENDING_GROUP;
+use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
 use library_lending::lending::decide::{self, Verdict};
 use library_lending::session::Neighbours;
 
@@ -74,6 +74,23 @@ fn a_book_that_a_denied_request_of_the_reference_puts_back_is_waited_for() {
             other => panic!("{}", told(&other)),
         }
     }
+}
+
+/// Among the ids of the hand-offs that a book is in, decide.lua kept its note that there are too many
+/// to look through, under a name that a book can have: where one of that name stood in the last
+/// hand-off, no lost book was refused to anybody.
+#[test]
+fn a_lost_book_is_refused_whatever_the_books_in_handoffs_are_called() {
+    let library = &mut Library::new();
+    let by = library.instance("worker1");
+    let keys = library.keys.clone();
+    library.redis.ask::<()>(&["HSET", &keys.shelves, "lost", "0-1"]);
+    // Done, and kept.
+    add_handoff(library, "6-0", "unknown");
+    library.take_handoffs("worker1", 1);
+    library.redis.ask::<()>(&["XACK", &keys.handoffs, SHELVING_GROUP, "6-0"]);
+    let lost = request(7, "user1", "lost");
+    is_done(&give_and_serve(library, &by, &lost), "unavailable", "lost").unwrap();
 }
 
 /// The reference application died with a book from storage reserved; its request is ours now. An
