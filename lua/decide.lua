@@ -220,13 +220,15 @@ end)
 -- does not need it, unless one of them is returned first: then it is read when it is needed.
 local books_of, users, is_user = {}, {}, {}
 for _, e in ipairs(events) do
-  local may_change = not is_user[e.user] and e.action == 'return'
-  for _, book in ipairs(is_user[e.user] and {} or e.books) do
-    may_change = may_change or not loan[book]
-  end
-  if may_change then
-    is_user[e.user] = true
-    users[#users + 1] = e.user
+  if not is_user[e.user] then
+    local may_change = e.action == 'return'
+    for _, book in ipairs(e.books) do
+      may_change = may_change or not loan[book]
+    end
+    if may_change then
+      is_user[e.user] = true
+      users[#users + 1] = e.user
+    end
   end
 end
 read_hash(books_of_key, users, books_of)

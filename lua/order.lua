@@ -49,7 +49,7 @@ end
 
 local delivered_known, undone_known_of = {}, {}
 -- Whether an entry of a stream is waiting for its group, or in work. What is no id names no entry.
--- For scripts that change nothing in the stream before they ask.
+-- For scripts that acknowledge and delete nothing in the stream before they ask.
 local function is_undone(stream, group, id)
   local at = stream .. ' ' .. id
   if undone_known_of[at] == nil then

@@ -158,21 +158,29 @@ local function tell(id, cause, fields, answer)
   return outcome
 end
 
-local done, tries = {}, {}
-local function reject(id, cause, reservation, answer)
+-- The fields of an event that is pending, and how often it was delivered; nil if it is not.
+local function look_up(id)
   local pending = redis.call('XPENDING', stream, group, id, id, 1)
   if #pending == 0 then
-    return 'STALE'
+    return nil
   end
   local entry = redis.call('XRANGE', stream, id, id)[1]
-  local fields = entry and entry[2] or {}
+  return entry and entry[2] or {}, pending[1][4]
+end
+
+local done, tries = {}, {}
+local function reject(id, cause, reservation, answer)
+  local fields, deliveries = look_up(id)
+  if not fields then
+    return 'STALE'
+  end
   local reserved, may_have = {}, {}
   -- A return with the id of a request has no part in that request's reservation, a hand-off in none.
   if action == 'request' then
     reserved, may_have = belongings(fields, reservation)
   end
   redis.call('XACK', stream, group, id)
-  write_letters(id, cause, pending[1][4], fields)
+  write_letters(id, cause, deliveries, fields)
   if action == 'request' then
     give_back(reserved, may_have, reservation)
   end
@@ -182,12 +190,11 @@ end
 
 local FIRST_EVENT, FIRST_KEY = 12, 11
 if ARGV[8] == 'look' then
-  local id = ARGV[FIRST_EVENT]
-  if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
+  local fields = look_up(ARGV[FIRST_EVENT])
+  if not fields then
     return {'DONE', 'STALE'}
   end
-  local entry = redis.call('XRANGE', stream, id, id)[1]
-  local _, may_have = belongings(entry and entry[2] or {}, KEYS[FIRST_KEY])
+  local _, may_have = belongings(fields, KEYS[FIRST_KEY])
   local reply = {'MAY_HAVE'}
   for _, book in ipairs(may_have) do
     -- Those of the reference application leave no mark. Where there are too many to look through,
@@ -200,8 +207,8 @@ if ARGV[8] == 'look' then
 end
 
 local reply = {'DONE'}
-for n = 0, (#ARGV - FIRST_EVENT - 1) / 2 do
-  local at, key = FIRST_EVENT + 2 * n, FIRST_KEY + 2 * n
+for at = FIRST_EVENT, #ARGV, 2 do
+  local key = FIRST_KEY + at - FIRST_EVENT
   reply[#reply + 1] = reject(ARGV[at], ARGV[at + 1], KEYS[key], KEYS[key + 1])
 end
 if #done > 0 then

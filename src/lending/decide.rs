@@ -116,8 +116,8 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
             },
         };
         let (action, ttl_ms) = (event.key.action, event.answer.ttl_ms());
-        let is_doubt = if doubt.is_empty() { "sure" } else { "doubt" };
-        let form = format_args!("{action} {} {said} {ttl_ms} {is_doubt}", event.books.len());
+        let sure = if doubt.is_empty() { "sure" } else { "doubt" };
+        let form = format_args!("{action} {} {said} {ttl_ms} {sure}", event.books.len());
         arg_of(&mut cmd, &mut buffer, form);
         arg_of(&mut cmd, &mut buffer, event.key.id);
         cmd.arg(event.user.as_str());

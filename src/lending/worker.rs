@@ -434,10 +434,10 @@ impl<'a> Worker<'a> {
 
     /// Gives malformed events up.
     fn reject(&mut self, faults: Vec<(EventKey, Fault)>) -> Result<(), Error> {
-        let of = |action| faults.iter().filter(move |(key, _)| key.action == action);
         for action in [Action::Request, Action::Return] {
+            let of_action = faults.iter().filter(|(key, _)| key.action == action);
             let events: Vec<GivenUp> =
-                of(action).map(|(key, fault)| (*key, fault.cause().to_owned())).collect();
+                of_action.map(|(key, fault)| (*key, fault.cause().to_owned())).collect();
             for events in events.chunks(reject::MOST_AT_ONCE) {
                 self.send(Call::Reject(events.to_vec()))?;
             }
