@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use redis::{Connection, FromRedisValue, Value};
+use redis::{Cmd, Connection, FromRedisValue, Value};
 
 use super::answer::{self, PAUSE};
 use super::failure::{DONE, Failure, OUTPUT, REFUSED, UNANSWERED};
@@ -241,9 +241,17 @@ pub fn history(
 }
 
 fn oldest(run: &Run, connection: &mut Connection) -> Result<Option<EventId>, Error> {
+    let entries: Entries = ask(connection, "read the outcomes", &read_oldest(run))?;
+    first_id(&entries)
+}
+
+fn read_oldest(run: &Run) -> Cmd {
     let mut command = redis::cmd("XRANGE");
     command.arg(&run.keys.outcomes).arg("-").arg("+").arg("COUNT").arg(1);
-    let entries: Entries = ask(connection, "read the outcomes", &command)?;
+    command
+}
+
+fn first_id(entries: &[(String, Vec<Vec<u8>>)]) -> Result<Option<EventId>, Error> {
     entries.first().map(|(id, fields)| Ok(read(id, fields)?.0)).transpose()
 }
 
@@ -336,10 +344,7 @@ fn last_id(run: &Run, connection: &mut Connection) -> Result<EventId, Error> {
     let mut command = redis::cmd("XREVRANGE");
     command.arg(&run.keys.outcomes).arg("+").arg("-").arg("COUNT").arg(1);
     let entries: Entries = ask(connection, "read the outcomes", &command)?;
-    match entries.first() {
-        Some((id, fields)) => Ok(read(id, fields)?.0),
-        None => Ok(EventId::default()),
-    }
+    Ok(first_id(&entries)?.unwrap_or_default())
 }
 
 type Watched = (Vec<(EventId, Option<Outcome>)>, Option<EventId>);
@@ -357,16 +362,14 @@ fn watch_step(run: &Run, connection: &mut Connection, seen: EventId) -> Result<W
     }
     // At one instant: nothing is dropped in between.
     let mut both = redis::pipe();
-    both.atomic().cmd("XRANGE").arg(&run.keys.outcomes).arg("-").arg("+").arg("COUNT").arg(1);
-    both.add_command(read_on);
+    both.atomic().add_command(read_oldest(run)).add_command(read_on);
     let (oldest, mut streams): (Entries, Option<Vec<(Value, Entries)>>) =
         both.query(connection).map_err(Error::redis(DOING))?;
     if streams.is_none() {
         streams = ask(connection, DOING, &wait)?;
     }
-    let oldest = oldest.first().map(|(id, fields)| Ok(read(id, fields)?.0)).transpose()?;
     // Before the first of a library there was nothing to drop.
-    let trimmed = oldest.filter(|oldest| *oldest > seen && seen != EventId::default());
+    let trimmed = first_id(&oldest)?.filter(|oldest| *oldest > seen && seen != EventId::default());
     let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
     let entries: Result<_, Error> = entries.map(|(id, fields)| read(&id, &fields)).collect();
     Ok((entries?, trimmed))
