@@ -9,7 +9,11 @@ use redis::{Connection, Value};
 
 use crate::error::Error;
 use crate::ids::EventId;
+use crate::keys::Keys;
 use crate::script;
+
+/// So many locks are asked for at once: there may be consumers by the ten thousand.
+const LOCKS_AT_ONCE: usize = 500;
 
 /// An entry of a stream as it came.
 #[derive(Debug)]
@@ -187,7 +191,7 @@ pub fn consumers(
         .arg(stream)
         .arg(group)
         .query(connection)
-        .map_err(Error::redis("look at the other instances"))?;
+        .map_err(Error::redis("look at the instances"))?;
     Ok(list
         .iter()
         .filter_map(|info| {
@@ -195,6 +199,41 @@ pub fn consumers(
             Some(Consumer { name, pending: number(info, "pending"), idle_ms: number(info, "idle") })
         })
         .collect())
+}
+
+/// An instance's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// It has so many milliseconds left.
+    Left(u64),
+    /// A lock without a TTL: an instance of the reference application, running or killed.
+    None,
+    /// No lock: the instance is not running.
+    Gone,
+}
+
+/// The locks of consumers, in their order.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn leases(
+    connection: &mut Connection,
+    keys: &Keys,
+    consumers: &[Consumer],
+) -> Result<Vec<Lease>, Error> {
+    let mut leases = Vec::with_capacity(consumers.len());
+    for page in consumers.chunks(LOCKS_AT_ONCE) {
+        let mut pipe = redis::pipe();
+        for consumer in page {
+            pipe.cmd("PTTL").arg(keys.lock_of(&consumer.name));
+        }
+        let left: Vec<i64> = pipe.query(connection).map_err(Error::redis("look at the locks"))?;
+        leases.extend(left.into_iter().map(|left| match left {
+            -1 => Lease::None,
+            left => u64::try_from(left).map_or(Lease::Gone, Lease::Left),
+        }));
+    }
+    Ok(leases)
 }
 
 fn number(info: &HashMap<String, Value>, field: &str) -> u64 {

@@ -1,22 +1,13 @@
 //! The instances that a library has, as their consumers and locks tell.
 
+use std::collections::BTreeMap;
+
 use redis::Connection;
 
 use super::options::Stream;
 use crate::error::Error;
 use crate::keys::Keys;
-use crate::stream::{self, Consumer};
-
-/// An instance's lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lease {
-    /// It has so many milliseconds left.
-    Left(u64),
-    /// A lock without a TTL: an instance of the reference application, running or killed.
-    None,
-    /// No lock: the instance is not running.
-    Gone,
-}
+use crate::stream::{self, Consumer, Lease};
 
 /// An instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +27,7 @@ pub struct Instance {
 /// # Errors
 /// What Redis or the link said.
 pub fn instances(connection: &mut Connection, keys: &Keys) -> Result<Vec<Instance>, Error> {
-    let mut found: Vec<Consumer> = Vec::new();
+    let mut found: BTreeMap<Vec<u8>, Consumer> = BTreeMap::new();
     for stream in Stream::ALL {
         let consumers = match stream::consumers(connection, stream.key(keys), stream.group()) {
             Ok(consumers) => consumers,
@@ -45,34 +36,24 @@ pub fn instances(connection: &mut Connection, keys: &Keys) -> Result<Vec<Instanc
             Err(error) => return Err(error),
         };
         for consumer in consumers {
-            match found.iter_mut().find(|known| known.name == consumer.name) {
+            match found.get_mut(&consumer.name) {
                 Some(known) => {
                     known.pending += consumer.pending;
                     known.idle_ms = known.idle_ms.min(consumer.idle_ms);
                 }
-                None => found.push(consumer),
+                None => drop(found.insert(consumer.name.clone(), consumer)),
             }
         }
     }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut pipe = redis::pipe();
-    for consumer in &found {
-        pipe.cmd("PTTL").arg(keys.lock_of(&consumer.name));
-    }
-    let left: Vec<i64> = match found.len() {
-        0 => Vec::new(),
-        _ => pipe.query(connection).map_err(Error::redis("look at the locks"))?,
-    };
-    let instance = |(consumer, left): (Consumer, i64)| Instance {
+    let found: Vec<Consumer> = found.into_values().collect();
+    let leases = stream::leases(connection, keys, &found)?;
+    let instance = |(consumer, lease): (Consumer, Lease)| Instance {
         name: consumer.name,
-        lease: match left {
-            -1 => Lease::None,
-            left => u64::try_from(left).map_or(Lease::Gone, Lease::Left),
-        },
+        lease,
         in_hand: consumer.pending,
         idle_ms: consumer.idle_ms,
     };
-    Ok(found.into_iter().zip(left).map(instance).collect())
+    Ok(found.into_iter().zip(leases).map(instance).collect())
 }
 
 /// Whether an instance of the reference application may be running.

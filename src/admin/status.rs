@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use redis::Connection;
 
 use super::failure::{DONE, Failure};
-use super::instances::{Instance, Lease, instances};
+use super::instances::{Instance, instances};
 use super::options::{Run, Stream};
 use super::show::{Object, array, print, shown, span};
 use crate::error::Error;
@@ -14,7 +14,7 @@ use crate::ids::EventId;
 use crate::keys::Keys;
 use crate::lending::STORAGE_CAPACITY;
 use crate::script::{Script, text};
-use crate::stream;
+use crate::stream::{self, Lease};
 
 static BACKLOG: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../../lua/backlog.lua")));

@@ -22,7 +22,7 @@ use crate::lending::{self, SUSPICIOUS_DELIVERIES};
 use crate::script::{self, Script, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving;
-use crate::stream;
+use crate::stream::{self, Consumer, Lease};
 
 static SWEEP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/sweep.lua")))
@@ -173,16 +173,16 @@ impl Keeper<'_> {
         for other in others {
             let (name, group) = self.name_and_group(other.stream);
             let name = name.to_owned();
-            let gone = match other.lock {
-                Lock::Gone => true,
-                Lock::WithoutTtl => other.idle_ms > abandoned_ms,
-                Lock::Held => false,
+            let gone = match other.lease {
+                Lease::Gone => true,
+                Lease::None => other.idle_ms > abandoned_ms,
+                Lease::Left(_) => false,
             };
             if gone && other.pending > 0 {
                 if Instant::now() < until {
                     self.take_over(other.stream, &name, group, &other.name, until)?;
                 }
-            } else if other.lock == Lock::Gone && other.idle_ms > FORGET_AFTER_MS {
+            } else if other.lease == Lease::Gone && other.idle_ms > FORGET_AFTER_MS {
                 FORGET
                     .keys(&[
                         self.session.lock().as_bytes(),
@@ -453,21 +453,13 @@ fn shown(name: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(name)
 }
 
-/// The lock of another instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lock {
-    Held,
-    WithoutTtl,
-    Gone,
-}
-
 /// Another instance, as a consumer of one stream.
 struct Other {
     stream: Stream,
     name: Vec<u8>,
     pending: u64,
     idle_ms: u64,
-    lock: Lock,
+    lease: Lease,
 }
 
 /// Finds out which other instances there are, before a session's first decision.
@@ -480,27 +472,15 @@ pub fn meet_neighbours(session: &Session, connection: &mut Connection) -> Result
 }
 
 fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, Error> {
-    const DOING: &str = "look at the other instances";
     let mut others = Vec::new();
     for of in STREAMS {
         let (name, group) = of.name_and_group(session);
         let mut consumers = stream::consumers(connection, name, group)?;
         consumers.retain(|consumer| consumer.name != session.consumer().as_bytes());
-        for page in consumers.chunks(TIDY_PAGE) {
-            let mut pipe = redis::pipe();
-            for consumer in page {
-                pipe.cmd("PTTL").arg(session.keys.lock_of(&consumer.name));
-            }
-            let left: Vec<i64> = pipe.query(connection).map_err(Error::redis(DOING))?;
-            for (consumer, left) in page.iter().cloned().zip(left) {
-                let lock = match left {
-                    -2 => Lock::Gone,
-                    -1 => Lock::WithoutTtl,
-                    _ => Lock::Held,
-                };
-                let stream::Consumer { name, pending, idle_ms } = consumer;
-                others.push(Other { stream: of, name, pending, idle_ms, lock });
-            }
+        let leases = stream::leases(connection, &session.keys, &consumers)?;
+        for (consumer, lease) in consumers.into_iter().zip(leases) {
+            let Consumer { name, pending, idle_ms } = consumer;
+            others.push(Other { stream: of, name, pending, idle_ms, lease });
         }
     }
     Ok(others)
@@ -514,13 +494,13 @@ fn note_neighbours(session: &Session, others: &[Other]) {
         others.iter().filter(|one| one.idle_ms <= silent_ms).map(|one| &one.name[..]).collect();
     let mut found = Neighbours::default();
     for other in others {
-        let list = match other.lock {
-            Lock::Held => continue,
-            Lock::WithoutTtl if !heard.contains(&other.name[..]) => &mut found.silent,
-            Lock::WithoutTtl => &mut found.reference,
+        let list = match other.lease {
+            Lease::Left(_) => continue,
+            Lease::None if !heard.contains(&other.name[..]) => &mut found.silent,
+            Lease::None => &mut found.reference,
             // Which kind it was, nobody knows any more.
-            Lock::Gone if other.pending > 0 => &mut found.reference,
-            Lock::Gone => continue,
+            Lease::Gone if other.pending > 0 => &mut found.reference,
+            Lease::Gone => continue,
         };
         if !list.contains(&other.name) {
             list.push(other.name.clone());

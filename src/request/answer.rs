@@ -5,17 +5,17 @@
 //! waiter costs the server nothing while others wait, and whoever asks later finds it too. So a
 //! lost connection loses nothing either: the answer is still there after a reconnect.
 
-use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, RedisResult, Value};
+use redis::Connection;
 
 use crate::connect::Target;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::{Keys, LENDING_GROUP};
 use crate::outcome::Outcome;
+use crate::stream;
 
 /// An answer that takes longer than this is worth asking whether anybody is there to give it.
 const FIRST_SLICE: Duration = Duration::from_millis(150);
@@ -128,12 +128,7 @@ pub fn parse(answer: &[u8]) -> Result<Outcome, Error> {
 /// Whether an instance that reads this event's stream holds its lock.
 fn anybody_runs(connection: &mut Connection, keys: &Keys, event: EventKey) -> Result<bool, Error> {
     const DOING: &str = "look for running instances";
-    let consumers: RedisResult<Vec<HashMap<String, Value>>> = redis::cmd("XINFO")
-        .arg("CONSUMERS")
-        .arg(keys.stream(event.action))
-        .arg(LENDING_GROUP)
-        .query(connection);
-    let consumers = match consumers.map_err(Error::redis(DOING)) {
+    let consumers = match stream::consumers(connection, keys.stream(event.action), LENDING_GROUP) {
         Ok(consumers) => consumers,
         Err(error) => match error.code() {
             // No group, or no stream: nobody ever served it.
@@ -143,13 +138,7 @@ fn anybody_runs(connection: &mut Connection, keys: &Keys, event: EventKey) -> Re
             _ => return Err(error),
         },
     };
-    let locks: Vec<Vec<u8>> = consumers
-        .iter()
-        .filter_map(|consumer| match consumer.get("name") {
-            Some(Value::BulkString(name)) => Some(keys.lock_of(name)),
-            _ => None,
-        })
-        .collect();
+    let locks: Vec<_> = consumers.iter().map(|consumer| keys.lock_of(&consumer.name)).collect();
     if locks.is_empty() {
         return Ok(false);
     }

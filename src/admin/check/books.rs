@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::thread;
 
 use super::super::failure::Failure;
-use super::super::instances::{Lease, instances};
+use super::super::instances::instances;
 use super::super::options::Stream;
 use super::super::show::shown;
 use super::{
@@ -18,7 +18,7 @@ use crate::event::MAX_BOOKS;
 use crate::ids::{BookId, EventId};
 use crate::keys::{BOOK_IDS_FIELD, LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Call, Script, text};
-use crate::stream;
+use crate::stream::{self, Lease};
 
 static INSPECT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
