@@ -735,16 +735,26 @@ fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_
     }
 }
 
+/// A chunk with one event of each of these.
+fn chunk_of(actions: &[Action]) -> Chunk {
+    let mut chunk = Chunk::new(AnswerWish::None);
+    actions.iter().for_each(|action| chunk.push(*action, "u", "geb"));
+    chunk
+}
+
+/// The name of a chunk that is kept under this key.
+fn named(key: &str) -> Name {
+    Name { key: key.into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) }
+}
+
 #[test]
 fn the_gate_lets_a_chunk_in_once_after_the_one_before_it_and_above_all_ids() {
     let server = Server::start();
     let mut db = server.connect();
     let keys = Keys::new(None);
-    let mut chunk = Chunk::new(AnswerWish::None);
-    chunk.push(Action::Request, "u", "geb");
-    chunk.push(Action::Return, "u", "geb");
+    let chunk = chunk_of(&[Action::Request, Action::Return]);
     let mut send = |chunk_key: &str, before: Option<&str>, first: &str| {
-        let name = Name { key: chunk_key.into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+        let name = named(chunk_key);
         let packed = chunk.plain_commands(&keys, &name, before, first.parse().unwrap());
         db.send_packed_command(&packed).unwrap();
         db.recv_response().unwrap();
@@ -763,7 +773,7 @@ fn the_gate_lets_a_chunk_in_once_after_the_one_before_it_and_above_all_ids() {
     // One stream alone cannot take it.
     redis::cmd("SET").arg(&[RETURNS, "x"]).exec(&mut server.connect()).unwrap();
     let mut db = server.connect();
-    let name = Name { key: "c:2".into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+    let name = named("c:2");
     let first = "4-1000000".parse().unwrap();
     db.send_packed_command(&chunk.plain_commands(&keys, &name, Some("c:1"), first)).unwrap();
     db.recv_response().unwrap();
@@ -776,10 +786,8 @@ fn a_chunk_is_in_once_whatever_permission_is_taken_away_before_its_transaction_r
     let server = Server::start();
     let mut db = server.connect();
     let keys = Keys::new(None);
-    let mut chunk = Chunk::new(AnswerWish::None);
-    chunk.push(Action::Request, "u", "geb");
-    chunk.push(Action::Return, "u", "geb");
-    let name = Name { key: "c:1".into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+    let chunk = chunk_of(&[Action::Request, Action::Return]);
+    let name = named("c:1");
     let script = chunk.command(&keys, Some(&name), None);
     let give = |db: &mut Connection, right: &str| {
         let rights = ["SETUSER", "half", "reset", "on", ">pw", "~*", "+@all", right];
@@ -839,9 +847,8 @@ fn a_chunk_is_not_added_before_the_one_that_comes_before_it() {
     let server = Server::start();
     let mut db = server.connect();
     let keys = Keys::new(None);
-    let mut chunk = Chunk::new(AnswerWish::None);
-    chunk.push(Action::Request, "u", "geb");
-    let name = Name { key: "c:1".into(), ttl_ms: 60_000, fingerprint: Fingerprint(0) };
+    let chunk = chunk_of(&[Action::Request]);
+    let name = named("c:1");
     let mut send = |before: &str| {
         let command = chunk.command(&keys, Some(&name), Some(before));
         let words: Vec<String> =
