@@ -48,7 +48,7 @@ pub enum Remedy {
 impl Error {
     /// An error of redis-rs while doing something; for `map_err`.
     pub fn redis(doing: &'static str) -> impl FnOnce(RedisError) -> Self {
-        move |source| Self::Redis { doing, source: alone(source) }
+        move |source| Self::Redis { doing, source: of_first_command(source) }
     }
 
     /// The code that the server's message began with, such as `OOM`.
@@ -122,7 +122,7 @@ impl std::error::Error for Error {}
 
 /// Of a pipeline redis-rs tells that commands failed, without code and words that could be told: what
 /// the server said to the first of them.
-fn alone(error: RedisError) -> RedisError {
+fn of_first_command(error: RedisError) -> RedisError {
     let errors = error.clone().into_server_errors();
     let first = errors.as_deref().and_then(<[_]>::first);
     first.map_or(error, |(_, said)| said.clone().into())

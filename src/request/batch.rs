@@ -367,7 +367,7 @@ impl Courier<'_> {
     }
 
     /// Redis failed for good. Running again is always safe.
-    fn failure(&mut self, error: &Error) -> Failure {
+    fn failure(&self, error: &Error) -> Failure {
         let sent = format!(
             "at least {} events are queued; run the same again to go on: none is queued twice",
             self.queued()
@@ -376,7 +376,7 @@ impl Courier<'_> {
     }
 
     /// Results cannot be written, or the spool not read.
-    fn output(&mut self, error: &io::Error) -> Failure {
+    fn output(&self, error: &io::Error) -> Failure {
         Failure {
             message: format!(
                 "cannot write the results: {error}; {} events are queued; run the same again for \
@@ -505,7 +505,7 @@ impl Courier<'_> {
             }
             Err(Refused::OtherContent(event)) => Err(Failure::usage(format!(
                 "batch {} was sent within a day with other content (see {} {}); the first {} \
-                     events are queued, nothing else was sent",
+                 events are queued, nothing else was sent",
                 self.id,
                 event.action,
                 event.id,
