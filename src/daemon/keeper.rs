@@ -168,9 +168,13 @@ impl Keeper<'_> {
         let others = others(self.session, &mut self.connection)?;
         note_neighbours(self.session, &others);
         let abandoned_ms = self.session.options.abandoned_after.as_millis() as u64;
-        // What is taken over goes as fast as the workers take it; meanwhile the lease is not renewed.
+        // What is taken over goes as fast as the workers take it, and there may be very many to forget;
+        // meanwhile the lease is not renewed. What is left has its turn after that.
         let until = Instant::now() + self.session.options.lease / 3;
         for other in others {
+            if Instant::now() >= until {
+                break;
+            }
             let (name, group) = self.name_and_group(other.stream);
             let name = name.to_owned();
             let gone = match other.lease {
@@ -179,9 +183,7 @@ impl Keeper<'_> {
                 Lease::Left(_) => false,
             };
             if gone && other.pending > 0 {
-                if Instant::now() < until {
-                    self.take_over(other.stream, &name, group, &other.name, until)?;
-                }
+                self.take_over(other.stream, &name, group, &other.name, until)?;
             } else if other.lease == Lease::Gone && other.idle_ms > FORGET_AFTER_MS {
                 FORGET
                     .keys(&[
