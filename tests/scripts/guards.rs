@@ -1167,3 +1167,47 @@ fn a_stream_whose_events_are_kept_is_not_cleared() {
         Ok(())
     });
 }
+
+/// A client can put a hundred thousand books into each of a page of malformed requests. What one
+/// call looks at is bounded: 64 such requests once took Redis twelve seconds.
+#[test]
+fn one_call_of_reject_does_not_take_long_however_large_the_events_are() {
+    let shortest = "a,".repeat(128_499) + "a";
+    let few = (0..1_000).map(|n| format!("book{n}")).collect::<Vec<_>>().join(",");
+    let many_fields = vec!["a"; 40_000];
+    let large: [Vec<&str>; 3] = [
+        vec!["user_id", "u", "book_ids", &shortest],
+        vec!["no_user", "u", "book_ids", &few],
+        [&["book_ids", "a"][..], &many_fields].concat(),
+    ];
+    for fields in large {
+        let mut library = Library::new();
+        let by = library.instance("worker1");
+        let (stream, outcomes) = (library.keys.requests.clone(), library.keys.outcomes.clone());
+        let mut events = Vec::new();
+        for ms in 1..=64 {
+            let id = id(ms, 0).to_string();
+            let add = [&["XADD", &stream, &id][..], &fields].concat();
+            library.redis.ask::<()>(&add);
+            events.push((request(ms, "u", "a").key, "too large".to_owned()));
+        }
+        library.redis.ask::<redis::Value>(&[
+            "XREADGROUP", "GROUP", LENDING_GROUP, by.name(), "COUNT", "64", "STREAMS", &stream, ">",
+        ]);
+        let mut longest = std::time::Duration::ZERO;
+        let mut calls = 0;
+        while !events.is_empty() {
+            let begin = std::time::Instant::now();
+            let reply = library.reject_all(&by, &events).unwrap();
+            longest = longest.max(begin.elapsed());
+            let Rejected::Done(done) = reject::read(reply).unwrap() else { panic!("not done") };
+            assert!(!done.is_empty() && done.iter().all(Option::is_some));
+            events.drain(..done.len());
+            calls += 1;
+        }
+        println!("{} fields: {calls} calls, the longest {longest:?}", fields.len());
+        assert!(longest.as_millis() < 1_000, "{longest:?}");
+        assert_eq!(library.redis.ask::<usize>(&["XLEN", &outcomes]), 64);
+        assert_eq!(library.redis.ask::<usize>(&["XLEN", &stream]), 0);
+    }
+}
