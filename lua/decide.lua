@@ -678,7 +678,10 @@ end
 local function put_back(list)
   local rest = {}
   for _, book in ipairs(list) do
-    if room > 0 then
+    if stored[book] then
+      -- Lent and there as well: somebody else left it so.
+      set('state', state, book, nil)
+    elseif room > 0 then
       room = room - 1
       set('stored', stored, book, true)
       set('state', state, book, nil)

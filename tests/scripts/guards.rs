@@ -1192,7 +1192,15 @@ fn one_call_of_reject_does_not_take_long_however_large_the_events_are() {
             events.push((request(ms, "u", "a").key, "too large".to_owned()));
         }
         library.redis.ask::<redis::Value>(&[
-            "XREADGROUP", "GROUP", LENDING_GROUP, by.name(), "COUNT", "64", "STREAMS", &stream, ">",
+            "XREADGROUP",
+            "GROUP",
+            LENDING_GROUP,
+            by.name(),
+            "COUNT",
+            "64",
+            "STREAMS",
+            &stream,
+            ">",
         ]);
         let mut longest = std::time::Duration::ZERO;
         let mut calls = 0;
@@ -1210,4 +1218,20 @@ fn one_call_of_reject_does_not_take_long_however_large_the_events_are() {
         assert_eq!(library.redis.ask::<usize>(&["XLEN", &outcomes]), 64);
         assert_eq!(library.redis.ask::<usize>(&["XLEN", &stream]), 0);
     }
+}
+
+/// A book that is lent and in automated storage as well was handed to shelving when it was returned
+/// and storage full: it was in storage and on its way to its shelf.
+#[test]
+fn a_book_that_is_lent_and_in_storage_too_is_not_handed_over_when_it_comes_back() {
+    let here = ("    if stored[book] then\n      -- Lent", "    if false then\n      -- Lent");
+    guard("decide", &[here], |library| {
+        let by = library.instance("worker1");
+        let fillers: Vec<String> = (0..19).map(|n| format!("filler{n}")).collect();
+        store(library, &fillers.iter().map(String::as_str).collect::<Vec<_>>());
+        store(library, &["geb"]);
+        lend(library, "user1", &["geb"]);
+        is_done(&give_and_serve(library, &by, &give_back(5, "user1", "geb")), "book_ids", "geb")?;
+        is_sound(library)
+    });
 }
