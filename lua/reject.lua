@@ -123,7 +123,10 @@ local function give_back(reserved, may_have, reservation)
   local room = tonumber(ARGV[5]) - redis.call('SCARD', KEYS[7])
   local to_shelves = {}
   for _, book in ipairs(reserved) do
-    if room > 0 then
+    if redis.call('SISMEMBER', KEYS[7], book) == 1
+      or in_transit(redis.call('HGET', KEYS[6], book) or '') then
+      -- It is back already: two requests had it reserved, as only somebody else can leave it.
+    elseif room > 0 then
       room = room - 1
       redis.call('SADD', KEYS[7], book)
       redis.call('HDEL', KEYS[6], book)

@@ -1235,3 +1235,23 @@ fn a_book_that_is_lent_and_in_storage_too_is_not_handed_over_when_it_comes_back(
         is_sound(library)
     });
 }
+
+/// Two requests that are given up in one call, with one book in the reservations of both: it was
+/// handed to shelving twice.
+#[test]
+fn a_book_that_two_requests_have_reserved_goes_back_once() {
+    let once = "redis.call('SISMEMBER', KEYS[7], book) == 1\n      or in_transit(redis.call('HGET', KEYS[6], book) or '')";
+    guard("reject", &[(once, "false")], |library| {
+        let by = library.instance("worker1");
+        fill_storage(library);
+        library.redis.ask::<()>(&["HSET", &library.keys.shelves.clone(), "geb", "5-0"]);
+        let both = [request(5, "user1", "geb"), request(6, "user2", "geb")];
+        for one in &both {
+            give(library, &by, one);
+            library.redis.ask::<()>(&["SADD", &library.keys.reservation(one.key), "geb"]);
+        }
+        let both = both.map(|one| (one.key, "given_up".to_owned()));
+        library.reject_all(&by, &both).unwrap();
+        is_sound(library)
+    });
+}
