@@ -97,7 +97,9 @@ end
 local events = {}
 local books, is_book = {}, {}                      -- of all events, each once
 -- Of a book that is lent, the state tells a return whose loan it is, and a request that may have
--- something reserved what that is. To all others it does not matter, and is not read.
+-- something reserved what that is. To all others it does not matter, and is not read: a reservation
+-- by a request that is delivered anew after its group was lost, of a book that was lent meanwhile, is
+-- left to the keeper's sweep.
 local state_matters = {}
 local counts, is_count, temps = {}, {}, {}
 while at <= #ARGV do
@@ -671,7 +673,10 @@ end
 local function put_back(list)
   local rest = {}
   for _, book in ipairs(list) do
-    if room > 0 then
+    if stored[book] then
+      -- Lent and there as well: somebody else left it so.
+      set('state', state, book, nil)
+    elseif room > 0 then
       room = room - 1
       set('stored', stored, book, true)
       set('state', state, book, nil)

@@ -19,7 +19,8 @@
 --       10 channel of the bell  11 consumer of this instance
 --       then for each event: its id, the cause
 -- Returns {"FENCED"} | {"MAY_HAVE", book, ...}
---       | {"DONE", for each event its outcome's fields, a list, or "STALE"}
+--       | {"DONE", for each event its outcome's fields, a list, or "STALE"}: for one at least, and
+--         not for those that were left for another call, since a script is not to take long
 --
 -- Whether an event is pending still is looked up before anything of it is written (I4).
 
@@ -58,8 +59,14 @@ local function field(fields, name)
   end
 end
 
+-- How much of events was looked at: fields, and books, each of which costs several calls.
+local work = 0
+
 -- Only a well-formed list of books can have been fetched: 1000 ids of 256 bytes and a comma.
-local LONGEST_LIST = 257000
+local LONGEST_LIST, MOST_BOOKS = 257000, 1000
+local function is_too_long(list)
+  return #list > LONGEST_LIST or select(2, string.gsub(list, ',', '', MOST_BOOKS)) >= MOST_BOOKS
+end
 -- Of a request: what a set of the reference application has reserved, and what it may have fetched.
 local function belongings(fields, reservation)
   local reserved, may_have, is_reserved = {}, {}, {}
@@ -72,8 +79,9 @@ local function belongings(fields, reservation)
     end
   end
   local list = field(fields, 'book_ids') or ''
-  if #list <= LONGEST_LIST then
+  if not is_too_long(list) then
     for book in string.gmatch(list, '[^,]+') do
+      work = work + 1
       local state = redis.call('HGET', KEYS[6], book) or ''
       local elsewhere = is_reserved[book] or redis.call('HEXISTS', KEYS[8], book) == 1
         or redis.call('SISMEMBER', KEYS[7], book) == 1
@@ -115,7 +123,10 @@ local function give_back(reserved, may_have, reservation)
   local room = tonumber(ARGV[5]) - redis.call('SCARD', KEYS[7])
   local to_shelves = {}
   for _, book in ipairs(reserved) do
-    if room > 0 then
+    if redis.call('SISMEMBER', KEYS[7], book) == 1
+      or in_transit(redis.call('HGET', KEYS[6], book) or '') then
+      -- It is back already: two requests had it reserved, as only somebody else can leave it.
+    elseif room > 0 then
       room = room - 1
       redis.call('SADD', KEYS[7], book)
       redis.call('HDEL', KEYS[6], book)
@@ -174,6 +185,7 @@ local function reject(id, cause, reservation, answer)
   if not fields then
     return 'STALE'
   end
+  work = work + #fields
   local reserved, may_have = {}, {}
   -- A return with the id of a request has no part in that request's reservation, a hand-off in none.
   if action == 'request' then
@@ -206,10 +218,15 @@ if ARGV[8] == 'look' then
   return reply
 end
 
+-- Of small events as many as there are; of large ones hardly more than one.
+local MOST_WORK = 4000
 local reply = {'DONE'}
 for at = FIRST_EVENT, #ARGV, 2 do
   local key = FIRST_KEY + at - FIRST_EVENT
   reply[#reply + 1] = reject(ARGV[at], ARGV[at + 1], KEYS[key], KEYS[key + 1])
+  if work > MOST_WORK then
+    break
+  end
 end
 if #done > 0 then
   redis.call('HDEL', KEYS[9], unpack(tries))

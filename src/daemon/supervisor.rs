@@ -366,6 +366,8 @@ impl Supervisor {
                             self.notifier.ready();
                         }
                     }
+                    // It ends with the worker, which has yet to tell why it ended.
+                    Ok(Event::Ended(lending::listener::NAME, Ok(()))) => {}
                     Ok(Event::Ended(thread, Ok(()))) => {
                         let doing = "keep all threads running";
                         return Err(Error::Reply { doing, got: format!("{thread} ended") }.into());

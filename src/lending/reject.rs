@@ -87,7 +87,7 @@ pub enum Rejected {
     /// The books that the request may have fetched.
     MayHave(Vec<Vec<u8>>),
     /// For each event the outcome's fields, names and values in turn: it is in the dead letters. Or
-    /// none: somebody else has decided it.
+    /// none: somebody else has decided it. Those at the end that are left out are as they were.
     Done(Vec<Option<Vec<Value>>>),
 }
 

@@ -456,6 +456,11 @@ impl<'a> Worker<'a> {
             }
             Rejected::Done(outcomes) => outcomes,
         };
+        // The others are large; they come to a script that takes no longer.
+        let left = events.split_off(outcomes.len().min(events.len()));
+        if !left.is_empty() {
+            self.send(Call::Reject(left))?;
+        }
         for ((key, cause), outcome) in events.iter().zip(outcomes) {
             let Some(fields) = outcome else { continue };
             warn!(target: LOG, "{key} is in the dead letters: {cause}");

@@ -425,3 +425,22 @@ fn a_lock_that_is_no_text_is_held_like_any_other() {
     redis.cmd(&["PEXPIRE", "instance_lock:worker1", "1000"]);
     assert_eq!(Daemon::start(&redis, &["worker1"]).stop(), 0);
 }
+
+#[test]
+fn large_malformed_events_end_in_the_dead_letters_all_of_them() {
+    let redis = Redis::new();
+    let books: Vec<String> = (0..1_000).map(|n| format!("book{n}")).collect();
+    let commands: Vec<Vec<String>> = (0..150)
+        .map(|n| match n % 3 {
+            0 => vec!["XADD".into(), RETURNS.into(), "*".into(), "user_id".into(), "user1".into()],
+            _ => ["XADD", REQUESTS, "*", "book_ids", &books.join(",")].map(String::from).to_vec(),
+        })
+        .collect();
+    redis.pipeline(&commands);
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let id = redis.request("user1", "geb");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    assert!(eventually(DEADLINE, || dead_letters(&redis).len() == 150));
+    assert_eq!(redis.outcomes().len(), 151);
+    assert_eq!(daemon.stop(), 0);
+}

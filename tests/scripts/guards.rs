@@ -1167,3 +1167,91 @@ fn a_stream_whose_events_are_kept_is_not_cleared() {
         Ok(())
     });
 }
+
+/// A client can put a hundred thousand books into each of a page of malformed requests. What one
+/// call looks at is bounded: 64 such requests once took Redis twelve seconds.
+#[test]
+fn one_call_of_reject_does_not_take_long_however_large_the_events_are() {
+    let shortest = "a,".repeat(128_499) + "a";
+    let few = (0..1_000).map(|n| format!("book{n}")).collect::<Vec<_>>().join(",");
+    let many_fields = vec!["a"; 40_000];
+    let large: [Vec<&str>; 3] = [
+        vec!["user_id", "u", "book_ids", &shortest],
+        vec!["no_user", "u", "book_ids", &few],
+        [&["book_ids", "a"][..], &many_fields].concat(),
+    ];
+    for fields in large {
+        let mut library = Library::new();
+        let by = library.instance("worker1");
+        let (stream, outcomes) = (library.keys.requests.clone(), library.keys.outcomes.clone());
+        let mut events = Vec::new();
+        for ms in 1..=64 {
+            let id = id(ms, 0).to_string();
+            let add = [&["XADD", &stream, &id][..], &fields].concat();
+            library.redis.ask::<()>(&add);
+            events.push((request(ms, "u", "a").key, "too large".to_owned()));
+        }
+        library.redis.ask::<redis::Value>(&[
+            "XREADGROUP",
+            "GROUP",
+            LENDING_GROUP,
+            by.name(),
+            "COUNT",
+            "64",
+            "STREAMS",
+            &stream,
+            ">",
+        ]);
+        let mut longest = std::time::Duration::ZERO;
+        let mut calls = 0;
+        while !events.is_empty() {
+            let begin = std::time::Instant::now();
+            let reply = library.reject_all(&by, &events).unwrap();
+            longest = longest.max(begin.elapsed());
+            let Rejected::Done(done) = reject::read(reply).unwrap() else { panic!("not done") };
+            assert!(!done.is_empty() && done.iter().all(Option::is_some));
+            events.drain(..done.len());
+            calls += 1;
+        }
+        println!("{} fields: {calls} calls, the longest {longest:?}", fields.len());
+        assert!(longest.as_millis() < 1_000, "{longest:?}");
+        assert_eq!(library.redis.ask::<usize>(&["XLEN", &outcomes]), 64);
+        assert_eq!(library.redis.ask::<usize>(&["XLEN", &stream]), 0);
+    }
+}
+
+/// A book that is lent and in automated storage as well was handed to shelving when it was returned
+/// and storage full: it was in storage and on its way to its shelf.
+#[test]
+fn a_book_that_is_lent_and_in_storage_too_is_not_handed_over_when_it_comes_back() {
+    let here = ("    if stored[book] then\n      -- Lent", "    if false then\n      -- Lent");
+    guard("decide", &[here], |library| {
+        let by = library.instance("worker1");
+        let fillers: Vec<String> = (0..19).map(|n| format!("filler{n}")).collect();
+        store(library, &fillers.iter().map(String::as_str).collect::<Vec<_>>());
+        store(library, &["geb"]);
+        lend(library, "user1", &["geb"]);
+        is_done(&give_and_serve(library, &by, &give_back(5, "user1", "geb")), "book_ids", "geb")?;
+        is_sound(library)
+    });
+}
+
+/// Two requests that are given up in one call, with one book in the reservations of both: it was
+/// handed to shelving twice.
+#[test]
+fn a_book_that_two_requests_have_reserved_goes_back_once() {
+    let once = "redis.call('SISMEMBER', KEYS[7], book) == 1\n      or in_transit(redis.call('HGET', KEYS[6], book) or '')";
+    guard("reject", &[(once, "false")], |library| {
+        let by = library.instance("worker1");
+        fill_storage(library);
+        library.redis.ask::<()>(&["HSET", &library.keys.shelves.clone(), "geb", "5-0"]);
+        let both = [request(5, "user1", "geb"), request(6, "user2", "geb")];
+        for one in &both {
+            give(library, &by, one);
+            library.redis.ask::<()>(&["SADD", &library.keys.reservation(one.key), "geb"]);
+        }
+        let both = both.map(|one| (one.key, "given_up".to_owned()));
+        library.reject_all(&by, &both).unwrap();
+        is_sound(library)
+    });
+}
