@@ -149,6 +149,7 @@ fn is_unauthenticated(error: &RedisError) -> bool {
 /// A server's or a system's own words, without redis-rs' frame around them.
 fn describe(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
+        (Some("NOAUTH"), _) => "a password is wanted".to_owned(),
         _ if is_unauthenticated(error) => "a password is wanted".to_owned(),
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(code), None) => code.to_owned(),
@@ -234,6 +235,15 @@ mod tests {
             let reply = redis::cmd("EVAL").query::<()>(&mut Saying(Box::leak([said].into())));
             assert_eq!(Error::redis("ask")(reply.unwrap_err()).remedy(), remedy, "{said}");
         }
+    }
+
+    /// libraryd and library-admin said "could not ask Redis what it is: NOAUTH Authentication required."
+    #[test]
+    fn a_missing_password_is_told_in_the_same_words_by_all() {
+        let reply = redis::parse_redis_value(b"-NOAUTH Authentication required.\r\n").unwrap();
+        let error = Error::redis("ask")(reply.extract_error().unwrap_err());
+        assert_eq!(error.to_string(), "could not ask: a password is wanted");
+        assert_eq!(error.remedy(), Remedy::Credentials);
     }
 
     /// Ctrl-C while an answer was waited for was told as the loss of Redis.

@@ -634,6 +634,15 @@ fn a_batch_with_bad_lines_sends_nothing_unless_told_to_send_the_good_ones() {
     assert_eq!(entries(&mut db, RETURNS)[0].1, ["user_id", "Jorge Luis", "book_ids", "a b"]);
 }
 
+/// The nightly unit is not repeated after 2, so one bad line left a night's results incomplete.
+#[test]
+fn a_batch_with_bad_lines_and_unanswered_ones_is_worth_repeating() {
+    let server = Server::start();
+    let batch = ["batch", "-", "--partial", "--timeout", "0.2", "--rejected", "/dev/null"];
+    let ended = server.run_with_input(&batch, b"request u a\nlend x y\n");
+    assert_eq!(ended.status, Some(3), "{ended:?}");
+}
+
 #[test]
 fn a_batch_keeps_the_order_of_its_lines_across_both_streams_and_is_sent_once() {
     let server = Server::start();

@@ -103,8 +103,10 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
         say(&courier.summary(&spool, &tally));
     }
     Ok(match &tally {
-        _ if spool.bad > 0 => USAGE,
+        // Before what no repetition corrects: whoever repeats it while there is something to ask for
+        // has all results in the end.
         Tally { unanswered: 1.., .. } => UNANSWERED,
+        _ if spool.bad > 0 => USAGE,
         tally => tally.worst,
     })
 }
