@@ -76,7 +76,7 @@ uninstall: ## remove what make install put there
 	@BINDIR='$(BINDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
 		exec sh tests/make/install.sh uninstall $(INSTALLED)
 
-bench: redis-server cargo ## measure lending against the same writes without decisions; QUICK=1 in a minute
+bench: redis-server cargo ## measure lending against the same writes without decisions; QUICK=1 in less than a minute
 	QUICK='$(QUICK)' $(CARGO) bench --bench lending
 
 model: ## explore every interleaving of the protocol in a model (needs python3)

@@ -176,18 +176,28 @@ impl Supervisor {
             if begin.elapsed() > PROVEN {
                 pause = FIRST_PAUSE;
             }
-            if self.outage.is_none() {
-                warn!(target: LOG, "{error}; trying again until it works");
-                self.outage = Some(Instant::now());
-            } else {
+            if error.is_interrupted() {
+                // Somebody paused this process: nothing is wrong with Redis.
                 debug!(target: LOG, "{error}");
+            } else {
+                self.tell_outage(&error);
             }
-            self.notifier.status("waiting for Redis");
             if self.wait(pause).is_err() {
                 return End::Stopped;
             }
             pause = (pause * 2).min(LAST_PAUSE);
         }
+    }
+
+    /// An outage is told once, when it begins.
+    fn tell_outage(&mut self, error: &Error) {
+        if self.outage.is_none() {
+            warn!(target: LOG, "{error}; trying again until it works");
+            self.outage = Some(Instant::now());
+        } else {
+            debug!(target: LOG, "{error}");
+        }
+        self.notifier.status("waiting for Redis");
     }
 
     /// What ends the process, if this error does.

@@ -163,3 +163,21 @@ fn an_outage_and_its_end_are_told_once_each() {
     assert!(stays(Duration::from_secs(1), || told() == 2), "{}", daemon.log());
     assert_eq!(daemon.stop(), 0);
 }
+
+/// The system ends a blocking read when a process goes on that was stopped, and the log told a loss of
+/// Redis.
+#[test]
+fn a_pause_of_the_process_is_told_as_no_outage() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1", "--log-level", "debug"]);
+    let is_stopped = |pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with('T')
+    };
+    daemon.signal(Signal::STOP);
+    assert!(eventually(DEADLINE, || is_stopped(daemon.pid())));
+    daemon.signal(Signal::CONT);
+    assert!(eventually(DEADLINE, || daemon.log().contains("Interrupted system call")));
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    assert!(!daemon.log().contains("trying again"), "{}", daemon.log());
+}
