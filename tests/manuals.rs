@@ -531,7 +531,7 @@ fn fish(directory: &Path, line: &str) -> Set {
 fn zsh(directory: &Path, line: &str) -> Set {
     // Completions work in an interactive shell only: in one on a terminal of its own, in which
     // compadd, which all of them end with, notes what it is given. What compinit finds it keeps in
-    // HOME, which is the workplace.
+    // HOME, which is the workplace. To show what does not fit that terminal it would ask first.
     const SCRIPT: &str = r#"
         zmodload zsh/zpty && zpty shell zsh -f -i && zpty -w shell "
             fpath=(${(q)1} \$fpath) PS1=
@@ -545,6 +545,7 @@ fn zsh(directory: &Path, line: &str) -> Set {
                 builtin compadd \"\$@\"
             }
             comppostfuncs=(exit)
+            setopt no_auto_list
             bindkey '^I' complete-word"
         zpty -w -n shell "$2"$'\t'
         while zpty -r shell said; do :; done
