@@ -125,21 +125,18 @@ while at <= #ARGV do
     counts[#counts + 1] = e.count
   end
   at = first + n
-  local with_state = e.action == 'return' or e.said ~= ''
+  local needs_state = e.action == 'return' or e.said ~= ''
   for _, book in ipairs(e.books) do
     if not is_book[book] then
       is_book[book] = true
       books[#books + 1] = book
     end
-    if with_state then
+    if needs_state then
       state_matters[book] = true
     end
   end
   if e.said ~= '' and e.said ~= 'yes' then
-    e.answers = {}
-    for k = 1, n do
-      e.answers[k] = ARGV[at + k - 1]
-    end
+    e.answers = {unpack(ARGV, at, at + n - 1)}
     at = at + n
   end
   events[#events + 1] = e

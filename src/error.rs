@@ -92,7 +92,7 @@ impl Error {
                     return Remedy::Credentials;
                 }
                 match code_within(source) {
-                    Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Remedy::Credentials,
+                    Some("WRONGPASS" | "NOPERM") => Remedy::Credentials,
                     // A wrong type on a key that all share: no event is at fault, and working on
                     // would lend from half a library.
                     Some("WRONGTYPE") => Remedy::Person,
@@ -141,15 +141,15 @@ fn code_within(error: &RedisError) -> Option<&str> {
     }
 }
 
-/// A server that wants a password says so to a command of more than ten words by the way.
+/// A server that wants a password says so, to a command of more than ten words by the way.
 fn is_unauthenticated(error: &RedisError) -> bool {
-    error.detail().is_some_and(|detail| detail.contains("unauthenticated"))
+    error.code() == Some("NOAUTH")
+        || error.detail().is_some_and(|detail| detail.contains("unauthenticated"))
 }
 
 /// A server's or a system's own words, without redis-rs' frame around them.
 fn describe(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
-        (Some("NOAUTH"), _) => "a password is wanted".to_owned(),
         _ if is_unauthenticated(error) => "a password is wanted".to_owned(),
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(code), None) => code.to_owned(),

@@ -201,7 +201,7 @@ impl<'a> Worker<'a> {
             self.room.rung();
         }
         if !self.room.is_empty() {
-            // One token is enough; and who cannot listen lets them lie.
+            // One token is enough.
             let _ = self.channels.to_listener.try_send(());
         }
         let idle = self.open
