@@ -25,6 +25,17 @@ local function before(a, b)
   return smaller(a_seq, b_seq)
 end
 
+-- Whether an id was given by submit.lua: then its sequence number is a multiple of a million, and
+-- it can be compared with those of the other stream.
+local function is_ordered(id)
+  return string.find(id, '%-%d+000000$') ~= nil
+end
+
+-- Whether of two events of one millisecond and different streams it is not known which is older.
+local function is_tie(a_id, b_id)
+  return not (is_ordered(a_id) and is_ordered(b_id))
+end
+
 -- What XINFO GROUPS tells of a group, as a table by name; nil if there is none. Raises no error,
 -- so that it can be called between writes.
 local function group_of(stream, group)

@@ -15,7 +15,11 @@ use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/decide.lua")))
+    Script::new(concat!(
+        include_str!("../../lua/order.lua"),
+        include_str!("../../lua/refusals.lua"),
+        include_str!("../../lua/decide.lua")
+    ))
 });
 
 /// How final it is when ShelvingService says no.

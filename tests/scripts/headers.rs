@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use library_lending::event::Action;
 use redis::Value;
 
-use crate::library::{Library, SCRIPTS, text, whole_text};
+use crate::library::{Library, PARTS, SCRIPTS, text, whole_text};
 use crate::redis::show;
 use crate::world::{event, id};
 
@@ -65,8 +65,7 @@ fn words(text: &str, opening: &str) -> BTreeSet<String> {
 }
 
 fn scripts() -> impl Iterator<Item = &'static str> {
-    // A library of functions, without keys and without a reply.
-    SCRIPTS.iter().map(|(name, _)| *name).filter(|name| *name != "order")
+    SCRIPTS.iter().map(|(name, _)| *name).filter(|name| !PARTS.contains(name))
 }
 
 #[test]
@@ -86,7 +85,7 @@ fn every_script_returns_the_words_that_its_header_names() {
     for script in scripts() {
         let named = words(&part(script, "Returns"), "{\"");
         let body: String =
-            text(script).lines().filter(|line| !line.trim().starts_with("--")).collect();
+            whole_text(script).lines().filter(|line| !line.trim().starts_with("--")).collect();
         // What is tried there stands behind the same opening.
         let said = if script == "permits" { "return {'" } else { "{'" };
         assert_eq!(named, words(&body, said), "{script}.lua");
@@ -182,7 +181,7 @@ impl Drop for Killed {
 /// With how many keys each script was called so far.
 fn calls(library: &mut Library) -> BTreeMap<&'static str, BTreeSet<usize>> {
     let digests: BTreeMap<String, &str> = scripts()
-        .map(|name| (redis::Script::new(&whole_text(name, text(name))).get_hash().to_owned(), name))
+        .map(|name| (redis::Script::new(&whole_text(name)).get_hash().to_owned(), name))
         .collect();
     let mut called: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     let Value::Array(log) = library.redis.ask(&["SLOWLOG", "GET", "100000"]) else {

@@ -10,7 +10,7 @@ use library_lending::shelving::fetch;
 use redis::{Arg, Cmd, Value};
 
 use crate::choices::{Choices, check};
-use crate::library::{Instance, Library, text, whole_text};
+use crate::library::{Instance, Library, whole_text};
 use crate::redis::show;
 use crate::world::*;
 
@@ -29,7 +29,7 @@ fn keys_of(cmd: &Cmd) -> Vec<String> {
 
 fn call(script: &str, keys: &[&str], args: &[&str]) -> Cmd {
     let mut cmd = ::redis::cmd("EVAL");
-    cmd.arg(whole_text(script, text(script))).arg(keys.len()).arg(keys).arg(args);
+    cmd.arg(whole_text(script)).arg(keys.len()).arg(keys).arg(args);
     cmd
 }
 

@@ -20,7 +20,7 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 19] = [
+pub const SCRIPTS: [(&str, &str); 20] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
@@ -32,6 +32,7 @@ pub const SCRIPTS: [(&str, &str); 19] = [
     ("old_tries", include_str!("../../lua/old_tries.lua")),
     ("order", include_str!("../../lua/order.lua")),
     ("permits", include_str!("../../lua/permits.lua")),
+    ("refusals", include_str!("../../lua/refusals.lua")),
     ("reject", include_str!("../../lua/reject.lua")),
     ("renew", include_str!("../../lua/renew.lua")),
     ("resign", include_str!("../../lua/resign.lua")),
@@ -48,12 +49,17 @@ pub fn text(script: &str) -> &'static str {
     found.unwrap_or_else(|| panic!("no script {script}")).1
 }
 
-/// A script's text as it is sent: with order.lua in front where its header says so.
-pub fn whole_text(script: &str, own: &str) -> String {
-    let header: String = own.lines().take_while(|line| line.starts_with("--")).collect();
-    let library = if header.contains("After order.lua.") { text("order") } else { "" };
-    assert_ne!(script, "order", "it is no script of its own");
-    format!("{library}{own}")
+/// What is put in front of scripts, and is none of its own.
+pub const PARTS: [&str; 2] = ["order", "refusals"];
+
+/// A script's text as it is sent: behind the parts that its header names.
+pub fn whole_text(script: &str) -> String {
+    assert!(!PARTS.contains(&script), "it is no script of its own");
+    let own = text(script);
+    let mut header = own.lines().take_while(|line| line.starts_with("--"));
+    let after = header.find_map(|line| line.split_once("After ")).map_or("", |(_, after)| after);
+    let parts = PARTS.iter().filter(|part| after.contains(&format!("{part}.lua")));
+    parts.map(|part| text(part)).chain([own]).collect()
 }
 
 /// One running instance, in one session.
@@ -105,13 +111,13 @@ impl Library {
 
     /// Replaces parts of a script that occur once each, in all calls from now on.
     pub fn patch(&mut self, script: &'static str, parts: &[(&str, &str)]) {
-        let mut own = text(script).to_owned();
+        let mut whole = whole_text(script);
         for (guard, without) in parts {
-            let times = text(script).matches(guard).count();
+            let times = whole.matches(guard).count();
             assert_eq!(times, 1, "{script}.lua has this {times} times: {guard}");
-            own = own.replacen(guard, without, 1);
+            whole = whole.replacen(guard, without, 1);
         }
-        self.patched = Some((script, whole_text(script, &own)));
+        self.patched = Some((script, whole));
     }
 
     pub fn dump(&mut self) -> Dump {
@@ -249,7 +255,7 @@ impl Library {
         keys: &[&str],
         args: &[&str],
     ) -> Result<Value, RedisError> {
-        let whole = whole_text(script, text(script));
+        let whole = whole_text(script);
         self.send(script, |_| {
             let mut cmd = redis::cmd("EVAL");
             cmd.arg(&whole).arg(keys.len()).arg(keys).arg(args);

@@ -23,26 +23,26 @@ use super::{Daemon, Redis, eventually};
 /// Each script by the digest that a call carries.
 static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
     const ORDER: &str = include_str!("../../../lua/order.lua");
+    const REFUSALS: &str = include_str!("../../../lua/refusals.lua");
     let scripts = [
-        ("acquire", false, include_str!("../../../lua/acquire.lua")),
-        ("claim", false, include_str!("../../../lua/claim.lua")),
-        ("clear", true, include_str!("../../../lua/clear.lua")),
-        ("decide", true, include_str!("../../../lua/decide.lua")),
-        ("fetch", false, include_str!("../../../lua/fetch.lua")),
-        ("forget", false, include_str!("../../../lua/forget.lua")),
-        ("lone_try", false, include_str!("../../../lua/lone_try.lua")),
-        ("old_tries", true, include_str!("../../../lua/old_tries.lua")),
-        ("permits", false, include_str!("../../../lua/permits.lua")),
-        ("reject", true, include_str!("../../../lua/reject.lua")),
-        ("renew", false, include_str!("../../../lua/renew.lua")),
-        ("resign", false, include_str!("../../../lua/resign.lua")),
-        ("shelve", false, include_str!("../../../lua/shelve.lua")),
-        ("sweep", true, include_str!("../../../lua/sweep.lua")),
-        ("unfetch", false, include_str!("../../../lua/unfetch.lua")),
+        ("acquire", "", include_str!("../../../lua/acquire.lua")),
+        ("claim", "", include_str!("../../../lua/claim.lua")),
+        ("clear", ORDER, include_str!("../../../lua/clear.lua")),
+        ("decide", &format!("{ORDER}{REFUSALS}"), include_str!("../../../lua/decide.lua")),
+        ("fetch", "", include_str!("../../../lua/fetch.lua")),
+        ("forget", "", include_str!("../../../lua/forget.lua")),
+        ("lone_try", "", include_str!("../../../lua/lone_try.lua")),
+        ("old_tries", ORDER, include_str!("../../../lua/old_tries.lua")),
+        ("permits", "", include_str!("../../../lua/permits.lua")),
+        ("reject", ORDER, include_str!("../../../lua/reject.lua")),
+        ("renew", "", include_str!("../../../lua/renew.lua")),
+        ("resign", "", include_str!("../../../lua/resign.lua")),
+        ("shelve", "", include_str!("../../../lua/shelve.lua")),
+        ("sweep", ORDER, include_str!("../../../lua/sweep.lua")),
+        ("unfetch", "", include_str!("../../../lua/unfetch.lua")),
     ];
-    let digest = |(kind, behind_order, text): (&'static str, bool, &str)| {
-        let text = if behind_order { format!("{ORDER}{text}") } else { text.to_owned() };
-        (redis::Script::new(&text).get_hash().to_owned(), kind)
+    let digest = |(kind, parts, text): (&'static str, &str, &str)| {
+        (redis::Script::new(&format!("{parts}{text}")).get_hash().to_owned(), kind)
     };
     scripts.into_iter().map(digest).collect()
 });
