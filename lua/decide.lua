@@ -14,25 +14,28 @@
 -- KEYS  1 the instance's lock       2 requests (stream)      3 returns (stream)
 --       4 hand-offs (stream)        5 loans (hash)           6 book states (hash)
 --       7 automated storage (set)   8 outcomes (stream)      9 ties (hash)
---       10 the books of each user (hash)
+--       10 the books of each user (hash)    11 answers of ShelvingService (hash)
 --       then for each event: the user's count (string), the reservation that the reference
 --       application may have left (set), and, if an answer is wished, the answer (list)
 -- ARGV  1 token of the lease        2 storage capacity       3 most books a user may have
 --       4 outcomes to keep          5 group of lending       6 group of shelving
 --       7 "keep" or "delete" decided events                8 consumer of this instance
 --       9 channel of the bell
---       10 n, then n consumers that hold up no refusal (silent instances without a lease)
+--       10 number of the fetch that this call was sent behind, or ""
+--       11 n, then n consumers that hold up no refusal (silent instances without a lease)
 --       . m, then m consumers that run the reference application
 --       then for each event:
 --         its form, five words in one argument since few events differ in it: "request" or "return";
---           the number of books; what ShelvingService has said of them: "nothing", "yes" to all, or
---           how final a "no" is: "first" (not at all), "in_doubt", "certain"; milliseconds to keep
---           the answer, 0 if none is wished; "sure", or "doubt" if there is one
+--           the number of books; what ShelvingService has said of them: "nothing", "yes" to all,
+--           "fetched" (all is in its answer to that fetch), or how final a "no" is: "first" (not at
+--           all), "in_doubt", "certain"; milliseconds to keep the answer, 0 if none is wished;
+--           "sure", or "doubt" if there is one
 --         event id, user id
 --         with "doubt": the doubt that an earlier FETCH gave, or "no" after WAIT "no"
---         the books, and, but for "nothing" and "yes", for each of them "yes", "again", the id of
---         the request that has it, or "" (not asked)
--- Returns {"FENCED"}, or for each event one of
+--         the books, and, with "first", "in_doubt" and "certain", for each of them "yes", "again",
+--         the id of the request that has it, "" (not asked), or "fetched"
+-- Returns {"FENCED"} | {"UNASKED"} (there is no answer to that fetch; nothing was done),
+--       or for each event one of
 --       a number                          accepted or returned, with all its books: so many does
 --                                         the user have now
 --       text                              any other outcome: its fields from "outcome" on, names and
@@ -62,23 +65,33 @@ if redis.call('GET', lock) ~= ARGV[1] then
   return {'FENCED'}
 end
 
+-- What fetch.lua replied, word and answers, and how much of that was taken.
+local fetched, taken = {}, 1
+if ARGV[10] ~= '' then
+  -- It may have been left to a later fetch, if this call had to be sent twice.
+  local head, answer = ARGV[1] .. ' ' .. ARGV[10] .. ' ', redis.call('HMGET', KEYS[11], me)[1]
+  if not answer or string.sub(answer, 1, #head) ~= head then
+    return {'UNASKED'}
+  end
+  fetched = #answer > #head and cmsgpack.unpack(string.sub(answer, #head + 1)) or 'all'
+end
+local function next_fetched()
+  taken = taken + 1
+  return fetched == 'all' and 'yes' or fetched[taken]
+end
+
 ---- Arguments to tables.
 
-local at, next_key = 10, 11
-local function take_names()
-  local names = {}
-  for n = 1, tonumber(ARGV[at]) do
-    names[n] = ARGV[at + n]
-  end
-  at = at + 1 + #names
-  return names
+local at, next_key = 11, 12
+local silent, reference = {}, {}
+for n = 1, tonumber(ARGV[at]) do
+  silent[ARGV[at + n]] = true
 end
-
-local silent = {}
-for _, name in ipairs(take_names()) do
-  silent[name] = true
+at = at + 1 + tonumber(ARGV[at])
+for n = 1, tonumber(ARGV[at]) do
+  reference[n] = ARGV[at + n]
 end
-local reference = take_names()
+at = at + 1 + #reference
 
 local forms = {}
 local function form_of(text)
@@ -102,13 +115,18 @@ local books, is_book = {}, {}                      -- of all events, each once
 -- by a request that is delivered anew after its group was lost, of a book that was lent meanwhile, is
 -- left to the keeper's sweep.
 local state_matters = {}
-local counts, is_count, temps = {}, {}, {}
+local counts, is_count = {}, {}
+-- Keys that are nearly never there: notes of ties, reservations of the reference application, and
+-- counts of a wrong type, which MGET takes for absent ones. All are looked for in one go.
+local unlikely = {ties}
+local requests_here = 0
 while at <= #ARGV do
   local form = form_of(ARGV[at])
   local n, first = form.n, at + (form.doubt and 4 or 3)
   local e = {
     action = form.action, id = ARGV[at + 1], user = ARGV[at + 2], said = form.said,
     books = {unpack(ARGV, first, first + n - 1)}, count = KEYS[next_key],
+    stream = form.action == 'request' and requests or returns,
   }
   if form.answer_ms then
     e.answer, e.answer_ms = KEYS[next_key + 2], form.answer_ms
@@ -117,8 +135,9 @@ while at <= #ARGV do
     e.doubt = ARGV[at + 3]
   end
   if e.action == 'request' then
-    temps[#temps + 1] = KEYS[next_key + 1]
+    requests_here = requests_here + 1
     e.temp = KEYS[next_key + 1]
+    unlikely[#unlikely + 1] = e.temp
   end
   next_key = next_key + (e.answer and 3 or 2)
   if not is_count[e.count] then
@@ -126,6 +145,19 @@ while at <= #ARGV do
     counts[#counts + 1] = e.count
   end
   at = first + n
+  if e.said == 'fetched' then
+    e.said, e.answers = 'yes', {}
+    for k = 1, n do
+      e.answers[k] = next_fetched()
+      e.said = e.answers[k] == 'yes' and e.said or 'first'
+    end
+  elseif e.said ~= '' and e.said ~= 'yes' then
+    e.answers = {unpack(ARGV, at, at + n - 1)}
+    at = at + n
+    for k = 1, n do
+      e.answers[k] = e.answers[k] == 'fetched' and next_fetched() or e.answers[k]
+    end
+  end
   local needs_state = e.action == 'return' or e.said ~= ''
   for _, book in ipairs(e.books) do
     if not is_book[book] then
@@ -135,10 +167,6 @@ while at <= #ARGV do
     if needs_state then
       state_matters[book] = true
     end
-  end
-  if e.said ~= '' and e.said ~= 'yes' then
-    e.answers = {unpack(ARGV, at, at + n - 1)}
-    at = at + n
   end
   events[#events + 1] = e
 end
@@ -172,11 +200,10 @@ for _, book in ipairs(books) do
 end
 read_hash(states_key, with_state, state)
 
--- A book that is lent as well is counted as lent, wherever else it may be.
-local number_stored = redis.call('SCARD', storage_key)
-if number_stored == 0 then
-  -- Nothing to look for.
-elseif #books > number_stored and number_stored <= SLICE then
+-- A book that is lent as well is counted as lent, wherever else it may be. Looked through whole, the
+-- storage is cheaper than so many questions; but somebody may have put anything there.
+local number_stored = #books > capacity and redis.call('SCARD', storage_key)
+if number_stored and number_stored <= SLICE then
   for _, book in ipairs(redis.call('SMEMBERS', storage_key)) do
     stored[book] = true
   end
@@ -190,25 +217,18 @@ else
   end
 end
 
+local absent = {}
 for first = 1, #counts, SLICE do
-  local absent = {}
   for n, value in ipairs(redis.call('MGET', slice(counts, first))) do
     local key = counts[first + n - 1]
     if not value then
       absent[#absent + 1] = key
+      unlikely[#unlikely + 1] = key
       in_hand[key] = 0
     elseif #value < 10 and string.match(value, '^%-?%d+$') then
       in_hand[key] = tonumber(value)
     else
       broken[key] = 'count_not_a_number'
-    end
-  end
-  -- MGET takes a key of another type for an absent one.
-  if #absent > 0 and redis.call('EXISTS', unpack(absent)) > 0 then
-    for _, key in ipairs(absent) do
-      if redis.call('EXISTS', key) == 1 then
-        broken[key] = 'count_of_wrong_type'
-      end
     end
   end
 end
@@ -231,8 +251,21 @@ for _, e in ipairs(events) do
 end
 read_hash(books_of_key, users, books_of)
 
--- Reservations are left only by the reference application: nearly always there are none.
-if #temps > 0 and redis.call('EXISTS', unpack(temps)) > 0 then
+-- What was found out for refusals, and may change by what is done here: whether anybody is noted to
+-- wait for another (ties), hand-offs that are or are not done, the doubt of this moment.
+local known = {are_ties = false, undone = {}}
+
+local any = 0
+for first = 1, #unlikely, SLICE do
+  any = any + redis.call('EXISTS', slice(unlikely, first))
+end
+if any > 0 then
+  known.are_ties = redis.call('HLEN', ties) > 0
+  for _, key in ipairs(absent) do
+    if redis.call('EXISTS', key) == 1 then
+      broken[key] = 'count_of_wrong_type'
+    end
+  end
   for _, e in ipairs(events) do
     local of_type = e.temp and redis.call('TYPE', e.temp).ok
     if of_type == 'set' then
@@ -254,11 +287,10 @@ if #temps > 0 and redis.call('EXISTS', unpack(temps)) > 0 then
   end
 end
 
-local room = capacity - number_stored
 -- A wrong type here must show before anything is written. Where there are only requests, or only
 -- returns, the first XACK shows that of their stream.
 local streams = {handoffs, outcomes}
-if #temps > 0 and #temps < #events then
+if requests_here > 0 and requests_here < #events then
   streams = {handoffs, outcomes, requests, returns}
 end
 for _, stream in ipairs(streams) do
@@ -270,25 +302,19 @@ end
 
 ---- What is changed in memory, to be written at the end.
 
--- Lists of what was changed, each entry once.
+-- What was changed of each table, as sets.
 local changed = {loan = {}, state = {}, stored = {}, in_hand = {}, books_of = {}}
-local is_changed = {loan = {}, state = {}, stored = {}, in_hand = {}, books_of = {}}
 local function set(what, values, key, value)
-  values[key] = value
-  local is = is_changed[what]
-  if not is[key] then
-    is[key] = true
-    local list = changed[what]
-    list[#list + 1] = key
-  end
+  values[key], changed[what][key] = value, true
 end
 
 local function write_hash(key, what, values)
-  local fields, gone = {}, {}
-  for _, field in ipairs(changed[what]) do
-    if values[field] then
-      fields[#fields + 1] = field
-      fields[#fields + 1] = values[field]
+  local fields, gone, n = {}, {}, 0
+  for field in pairs(changed[what]) do
+    local value = values[field]
+    if value then
+      fields[n + 1], fields[n + 2] = field, value
+      n = n + 2
     else
       gone[#gone + 1] = field
     end
@@ -304,26 +330,22 @@ end
 -- Of each stream the decided events, as a set and as a list.
 local decided, decided_of = {[requests] = {}, [returns] = {}}, {[requests] = {}, [returns] = {}}
 
--- What was found out for refusals, and may change by what is done here: whether anybody is noted to
--- wait for another (ties), hand-offs that are or are not done, the doubt of this moment.
-local known = {are_ties = redis.call('HLEN', ties) > 0, undone = {}}
-
-local function stream_of(e)
-  return e.action == 'request' and requests or returns
-end
-
 ---- Effects. They run between writes and cannot fail.
+
+-- So many books more are stored by what is done here.
+local stored_more = 0
 
 -- Puts books back: into automated storage while it has room, in the order given, the rest in one
 -- hand-off to shelving.
 local function put_back(list)
   local rest = {}
+  number_stored = number_stored or redis.call('SCARD', storage_key)
   for _, book in ipairs(list) do
     if stored[book] then
       -- Lent and there as well: somebody else left it so.
       set('state', state, book, nil)
-    elseif room > 0 then
-      room = room - 1
+    elseif number_stored + stored_more < capacity then
+      stored_more = stored_more + 1
       set('stored', stored, book, true)
       set('state', state, book, nil)
     else
@@ -344,19 +366,18 @@ local function take_from_storage(list)
   for _, book in ipairs(list) do
     if stored[book] then
       set('stored', stored, book, nil)
-      room = room + 1
+      stored_more = stored_more - 1
     end
   end
 end
 
 -- The commit's first write. Returns false if the event is not pending any more.
 local function acknowledge(e)
-  local stream = stream_of(e)
-  if redis.call('XACK', stream, lending_group, e.id) == 0 then
+  if redis.call('XACK', e.stream, lending_group, e.id) == 0 then
     return false
   end
-  decided[stream][e.id] = true
-  local ids = decided_of[stream]
+  decided[e.stream][e.id] = true
+  local ids = decided_of[e.stream]
   ids[#ids + 1] = e.id
   return true
 end
@@ -369,17 +390,18 @@ local function has(user, book)
   return redis.call('HGET', loans_key, book) == user
 end
 
--- The books that are noted of a user.
+-- The books that are noted of a user, if any are.
 local function noted_books(user)
   if not is_user[user] then
     is_user[user] = true
     books_of[user] = redis.call('HGET', books_of_key, user) or nil
   end
+  if not books_of[user] then
+    return nil
+  end
   local list = {}
-  if books_of[user] then
-    for book in string.gmatch(books_of[user], '[^,]+') do
-      list[#list + 1] = book
-    end
+  for book in string.gmatch(books_of[user], '[^,]+') do
+    list[#list + 1] = book
   end
   return list
 end
@@ -391,7 +413,7 @@ local function lend(e, available)
   end
   set('in_hand', in_hand, e.count, in_hand[e.count] + #available)
   local list = noted_books(e.user)
-  if #list == 0 then
+  if not list then
     set('books_of', books_of, e.user, table.concat(available, ','))
     return
   end
@@ -438,7 +460,7 @@ local function take_back(e, mine)
   for _, book in ipairs(mine) do
     gone[book] = true
   end
-  for _, book in ipairs(noted_books(e.user)) do
+  for _, book in ipairs(noted_books(e.user) or {}) do
     if not gone[book] then
       list[#list + 1] = book
     end
@@ -457,7 +479,7 @@ local function refusing()
     lending_group = lending_group, shelving_group = shelving_group, me = me, silent = silent,
     reference = reference, limit = limit, loan = loan, state = state, stored = stored,
     in_hand = in_hand, decided = decided, known = known, changed = changed,
-    awaited = awaited, set = set, write_hash = write_hash, stream_of = stream_of,
+    awaited = awaited, set = set, write_hash = write_hash, 
     put_back = put_back, take_from_storage = take_from_storage, acknowledge = acknowledge,
     lend = lend, take_back = take_back, would_overtake = would_overtake, tell = tell,
   })
@@ -465,33 +487,32 @@ local function refusing()
 end
 
 local is_trimmed = false
--- Writes the outcome: `fields` are its names and values from "outcome" on.
-function tell(e, fields, effect)
+-- Writes the outcome. After it come its fields, names and values in turn.
+function tell(e, effect, outcome, ...)
   if is_trimmed then
     redis.call('XADD', outcomes, '*', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
-      unpack(fields))
+      'outcome', outcome, ...)
   else
     is_trimmed = true
     redis.call('XADD', outcomes, 'MAXLEN', '~', outcomes_kept, '*', 'event_id', e.id,
-      'action', e.action, 'user_id', e.user, unpack(fields))
+      'action', e.action, 'user_id', e.user, 'outcome', outcome, ...)
   end
   if e.answer then
-    local text = {'event_id', e.id, 'action', e.action, 'user_id', e.user,
-      table.concat(fields, '\n')}
+    local text = {'event_id', e.id, 'action', e.action, 'user_id', e.user, 'outcome', outcome, ...}
     redis.call('DEL', e.answer)
     redis.call('RPUSH', e.answer, table.concat(text, '\n'))
     redis.call('PEXPIRE', e.answer, e.answer_ms)
   end
   if known.are_ties then
-    refusing().is_told(e, fields[2], effect)
+    refusing().is_told(e, outcome, effect)
   end
 end
 
 -- As `tell`, for an event that had all that it asked for. The caller knows the rest.
 local function tell_all(e, outcome)
-  local now = string.format('%d', in_hand[e.count])
-  tell(e, {'outcome', outcome, 'book_ids', table.concat(e.books, ','), 'in_hand', now}, true)
-  return in_hand[e.count]
+  local now = in_hand[e.count]
+  tell(e, true, outcome, 'book_ids', table.concat(e.books, ','), 'in_hand', now)
+  return now
 end
 
 ---- Acts: what a look at an event leads to. They are called after it and cannot fail.
@@ -611,7 +632,7 @@ if known.are_ties then
 end
 
 local arrived, left = {}, {}
-for _, book in ipairs(changed.stored) do
+for book in pairs(changed.stored) do
   local list = stored[book] and arrived or left
   list[#list + 1] = book
 end
@@ -623,9 +644,9 @@ for first = 1, #arrived, SLICE do
 end
 
 local numbers = {}
-for _, key in ipairs(changed.in_hand) do
+for key in pairs(changed.in_hand) do
   numbers[#numbers + 1] = key
-  numbers[#numbers + 1] = string.format('%d', in_hand[key])
+  numbers[#numbers + 1] = in_hand[key]
 end
 for first = 1, #numbers, SLICE do
   redis.call('MSET', slice(numbers, first))

@@ -4,8 +4,14 @@
 -- storage. Asked again by the same request, it says so: whether the request has the book still, or
 -- has put it back since, into storage or on its way to its shelf, is lending's to know.
 --
+-- The answer is left in Redis as well: token and number, and behind them, unless all were on their
+-- shelves, the reply, packed. So the call that decides by it can be sent right behind this
+-- one, and need not wait until it has come and gone back again.
+--
 -- KEYS  1 the instance's lock   2 main storage (hash: book that is out -> request that has it)
--- ARGV  1 token of the lease    then in turn: a book, the request that asks for it
+--       3 answers (hash: instance -> the last one)
+-- ARGV  1 token of the lease    2 number of this fetch   3 the instance
+--       then in turn: a book, the request that asks for it
 -- Returns {"FENCED"} | {"ALL"} (every book was on its shelf and is handed out now)
 --       | {"FETCHED", for each pair "yes" (it was on its shelf and is handed out now), "again" (it
 --         was handed out to this request before) or the request that it is out for}
@@ -14,10 +20,11 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 
+local FIRST = 4
 local reply, taken, out = {'FETCHED'}, {}, {}
 -- Lua's stack bounds the arguments of one call. SLICE is even: a pair stays together.
 local SLICE = 2000
-for first = 2, #ARGV, SLICE do
+for first = FIRST, #ARGV, SLICE do
   local last = math.min(first + SLICE - 1, #ARGV)
   local books = {}
   for at = first, last, 2 do
@@ -34,10 +41,14 @@ for first = 2, #ARGV, SLICE do
     reply[#reply + 1] = not has and 'yes' or has == asking and 'again' or has
   end
 end
+local all = #taken == #ARGV - FIRST + 1
+local left = ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. (all and '' or cmsgpack.pack(reply))
+-- First: it fails where somebody has put something else there, and then no book is out.
+redis.call('HSET', KEYS[3], ARGV[3], left)
 for first = 1, #taken, SLICE do
   redis.call('HSET', KEYS[2], unpack(taken, first, math.min(first + SLICE - 1, #taken)))
 end
-if #taken == #ARGV - 1 then
+if all then
   return {'ALL'}
 end
 return reply

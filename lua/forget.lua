@@ -3,6 +3,7 @@
 -- Deleting a consumer that has pending entries loses them, so looking and deleting are one step.
 --
 -- KEYS  1 the instance's lock   2 the stream   3 the other instance's lock
+--       4 answers of ShelvingService (hash)
 -- ARGV  1 token of the lease    2 group        3 the other consumer
 -- Returns {"FENCED"} | {"FORGOTTEN"} | {"KEPT"}
 
@@ -13,5 +14,6 @@ if redis.call('EXISTS', KEYS[3]) == 1
   or #redis.call('XPENDING', KEYS[2], ARGV[2], '-', '+', 1, ARGV[3]) > 0 then
   return {'KEPT'}
 end
+redis.call('HDEL', KEYS[4], ARGV[3])
 redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[2], ARGV[3])
 return {'FORGOTTEN'}

@@ -10,7 +10,7 @@ local requests, returns, handoffs, ties = call.requests, call.returns, call.hand
 local lending_group, shelving_group, me = call.lending_group, call.shelving_group, call.me
 local silent, reference, known = call.silent, call.reference, call.known
 local loan, state, stored, in_hand = call.loan, call.state, call.stored, call.in_hand
-local decided, stream_of, set = call.decided, call.stream_of, call.set
+local decided, set = call.decided, call.set
 local put_back, acknowledge = call.put_back, call.acknowledge
 
 ---- Order (I8). Looked up only when something is about to be refused.
@@ -233,7 +233,7 @@ end
 -- be told apart: e waits for those as well, unless they wait only for e and e comes first.
 -- Else notes that e waits, for the event in front to see.
 local function nothing_older(e)
-  local own = oldest(stream_of(e))
+  local own = oldest(e.stream)
   local stream, action = other_stream(e)
   local other = oldest(stream)
   if not own or not other then
@@ -434,7 +434,7 @@ end
 -- Whether e is still this instance's to work on: if its group was lost and made anew, it may have
 -- been delivered to another, and what it has is theirs.
 local function is_mine(e)
-  local pending = redis.pcall('XPENDING', stream_of(e), lending_group, e.id, e.id, 1, me)
+  local pending = redis.pcall('XPENDING', e.stream, lending_group, e.id, e.id, 1, me)
   return not pending.err and #pending == 1
 end
 
@@ -453,9 +453,9 @@ end
 -- As `tell`, with `lists`: pairs of a field and books, left out where there are none. Returns the
 -- reply.
 local function conclude(e, outcome, cause, lists, effect)
-  local fields = {'outcome', outcome}
+  local fields = {}
   if cause then
-    fields[3], fields[4] = 'cause', cause
+    fields[1], fields[2] = 'cause', cause
   end
   for n = 1, #lists, 2 do
     if #lists[n + 1] > 0 then
@@ -464,9 +464,9 @@ local function conclude(e, outcome, cause, lists, effect)
     end
   end
   fields[#fields + 1] = 'in_hand'
-  fields[#fields + 1] = string.format('%d', in_hand[e.count])
-  call.tell(e, fields, effect)
-  return table.concat(fields, '\n')
+  fields[#fields + 1] = in_hand[e.count]
+  call.tell(e, effect, outcome, unpack(fields))
+  return 'outcome\n' .. outcome .. '\n' .. table.concat(fields, '\n')
 end
 
 local function wait(e, sorted)
@@ -702,16 +702,12 @@ local function write_ties()
   if not tied then
     return
   end
-  call.changed.tied = {}
-  for event in pairs(ties_changed) do
-    table.insert(call.changed.tied, event)
-  end
+  call.changed.tied = ties_changed
   if front_noted ~= front_stored then
-    table.insert(call.changed.tied, '#front')
-    tied['#front'] = front_noted
+    ties_changed['#front'], tied['#front'] = true, front_noted
   end
   call.write_hash(ties, 'tied', tied)
-  if #call.changed.tied > 0 then
+  if next(ties_changed) then
     redis.call('EXPIRE', ties, TIES_TTL_S)
   end
 end

@@ -58,6 +58,8 @@ pub struct Keys {
     /// Hash of facts that outlive the consumer groups: stream -> why its group must not be
     /// recreated at 0 (contract, section 3, last paragraph).
     pub kept_events: String,
+    /// ShelvingService's hash of answers: instance -> the last one to it, for its next call to find.
+    pub fetch_answers: String,
     /// Channel, no key: instances ring here when they have decided something or put books on their
     /// shelves, for those that wait for it. A message is the name of the one that rings.
     pub bell: String,
@@ -82,6 +84,7 @@ impl Keys {
             ties: key("lending_ties"),
             books_of_users: key("lending_books_of_users"),
             kept_events: key("lending_kept_events"),
+            fetch_answers: key("shelving_service_answers"),
             bell: key("lending_bell"),
             prefix,
         }
@@ -96,7 +99,7 @@ impl Keys {
     }
 
     /// The keys that all share, and the type of each.
-    pub fn types(&self) -> [(&str, &'static str); 13] {
+    pub fn types(&self) -> [(&str, &'static str); 14] {
         [
             (&self.requests, "stream"),
             (&self.returns, "stream"),
@@ -111,6 +114,7 @@ impl Keys {
             (&self.ties, "hash"),
             (&self.books_of_users, "hash"),
             (&self.kept_events, "hash"),
+            (&self.fetch_answers, "hash"),
         ]
     }
 

@@ -10,6 +10,79 @@ use redis::{Cmd, Connection, ToRedisArgs, Value};
 
 use crate::error::Error;
 
+/// The text of a script, put together from files of `lua/` in that order: as Redis gets it, see
+/// [`write_bare`].
+#[macro_export]
+macro_rules! lua {
+    ($($file:literal),+) => {{
+        const TEXT: &str =
+            concat!($(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/lua/", $file, ".lua"))),+);
+        const BARE: [u8; $crate::script::write_bare(TEXT, &mut [])] = {
+            let mut bare = [0; $crate::script::write_bare(TEXT, &mut [])];
+            $crate::script::write_bare(TEXT, &mut bare);
+            bare
+        };
+        const {
+            match std::str::from_utf8(&BARE) {
+                Ok(text) => text,
+                Err(_) => panic!("only whole characters are left out"),
+            }
+        }
+    }};
+}
+
+/// Writes a script's text without comments and indentation, which are for its readers: they would
+/// be a third of it in the binary and on the wire. Its lines stay what they are, since errors name
+/// them. Returns how long it is, even if `bare` has no room for it.
+///
+/// For texts without long comments, and with strings that end on their line.
+pub const fn write_bare(text: &str, bare: &mut [u8]) -> usize {
+    let text = text.as_bytes();
+    let (mut at, mut length) = (0, 0);
+    let (mut quote, mut is_line_begun) = (0, false);
+    while at < text.len() {
+        let byte = text[at];
+        let is_comment = quote == 0 && byte == b'-' && at + 1 < text.len() && text[at + 1] == b'-';
+        if is_comment {
+            assert!(at + 2 >= text.len() || text[at + 2] != b'[', "a long comment");
+            while at < text.len() && text[at] != b'\n' {
+                at += 1;
+            }
+            continue;
+        }
+        if byte == b'\n' {
+            assert!(quote == 0, "a string that does not end on its line");
+        } else if quote != 0 && byte == b'\\' {
+            // Whatever follows ends no string.
+            if length < bare.len() {
+                bare[length] = byte;
+            }
+            at += 1;
+            length += 1;
+        } else if quote != 0 {
+            quote = if byte == quote { 0 } else { quote };
+        } else if byte == b'\'' || byte == b'"' {
+            quote = byte;
+        }
+        if is_line_begun || byte != b' ' {
+            if length < bare.len() {
+                bare[length] = text[at];
+            }
+            length += 1;
+        }
+        is_line_begun = byte != b'\n' && (is_line_begun || byte != b' ');
+        at += 1;
+    }
+    length
+}
+
+/// A script's text as Redis gets it, see [`write_bare`].
+pub fn bare(text: &str) -> String {
+    let mut bare = vec![0; write_bare(text, &mut [])];
+    write_bare(text, &mut bare);
+    String::from_utf8(bare).expect("only whole characters are left out")
+}
+
 /// A script, compiled in.
 pub struct Script {
     text: &'static str,
@@ -156,5 +229,25 @@ pub fn text(value: &Value) -> Option<&str> {
         Value::SimpleString(text) => Some(text),
         Value::Okay => Some("OK"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_and_indentation_are_left_out_and_nothing_else() {
+        let text = "-- What it does.\n\nlocal a = 1  -- one\n  if a - -1 == '--\\'--' then\n\n";
+        assert_eq!(bare(text), "\n\nlocal a = 1  \nif a - -1 == '--\\'--' then\n\n");
+        assert_eq!(bare("x = \"it's\" -- \"\n    -- it's\n\ty()"), "x = \"it's\" \n\n\ty()");
+    }
+
+    #[test]
+    fn a_text_that_is_put_together_has_the_lines_of_its_parts() {
+        let parts = [include_str!("../lua/order.lua"), include_str!("../lua/gate.lua")];
+        assert_eq!(lua!("order", "gate"), bare(&parts.concat()));
+        assert_eq!(lua!("gate").lines().count(), parts[1].lines().count());
+        assert!(lua!("gate").len() * 4 < parts[1].len() * 3);
     }
 }

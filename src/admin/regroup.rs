@@ -17,11 +17,11 @@ use super::status::waiting;
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
+use crate::lua;
 use crate::script::Script;
 use crate::stream;
 
-static REGROUP: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/regroup.lua")));
+static REGROUP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("regroup")));
 
 /// Entries that one step reads.
 const PAGE: usize = 250;

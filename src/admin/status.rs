@@ -13,11 +13,11 @@ use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::Keys;
 use crate::lending::STORAGE_CAPACITY;
+use crate::lua;
 use crate::script::{Script, text};
 use crate::stream::{self, Lease};
 
-static BACKLOG: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/backlog.lua")));
+static BACKLOG: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("backlog")));
 
 /// Entries that one step counts; well under a millisecond, unless they are huge.
 const PAGE: usize = 500;

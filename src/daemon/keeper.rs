@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::daemon::LOG;
+use crate::lua;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 use redis::Connection;
@@ -24,22 +25,11 @@ use crate::session::{Neighbours, Session};
 use crate::shelving;
 use crate::stream::{self, Consumer, Lease};
 
-static SWEEP: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/sweep.lua")))
-});
-static CLEAR: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/clear.lua")))
-});
-static OLD_TRIES: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("../../lua/order.lua"),
-        include_str!("../../lua/old_tries.lua")
-    ))
-});
-static RETAIN: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/retain.lua")));
-static FORGET: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/forget.lua")));
+static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "sweep")));
+static CLEAR: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "clear")));
+static OLD_TRIES: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "old_tries")));
+static RETAIN: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("retain")));
+static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("forget")));
 
 /// A loop that has not come round for so long is stuck: longer than every timeout of a reply.
 pub const STALL: Duration = Duration::from_secs(20);
@@ -190,6 +180,7 @@ impl Keeper<'_> {
                         self.session.lock().as_bytes(),
                         name.as_bytes(),
                         &self.session.keys.lock_of(&other.name),
+                        self.session.keys.fetch_answers.as_bytes(),
                     ])
                     .arg(&self.session.token)
                     .arg(group)

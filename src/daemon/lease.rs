@@ -11,14 +11,13 @@ use redis::{Connection, Value};
 
 use crate::error::Error;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
+use crate::lua;
 use crate::script::Script;
 use crate::session::Session;
 
-static ACQUIRE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/acquire.lua")));
-static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/renew.lua")));
-static RESIGN: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/resign.lua")));
+static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("acquire")));
+static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("renew")));
+static RESIGN: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("resign")));
 
 /// What a try to take the lease came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -138,7 +137,13 @@ pub fn resign(session: &Session, connection: &mut Connection) -> Result<i64, Err
     const DOING: &str = "give the lease back";
     let keys = &session.keys;
     let reply = RESIGN
-        .keys(&[&session.lock(), &keys.requests, &keys.returns, &keys.handoffs])
+        .keys(&[
+            &session.lock(),
+            &keys.fetch_answers,
+            &keys.requests,
+            &keys.returns,
+            &keys.handoffs,
+        ])
         .arg(&session.token)
         .arg(session.consumer())
         .arg(&[LENDING_GROUP, LENDING_GROUP, SHELVING_GROUP])

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use crate::daemon::LOG;
+use crate::lua;
 use log::warn;
 use redis::Connection;
 
@@ -15,8 +16,7 @@ use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Script, text};
 use crate::stream::group as group_of;
 
-static PERMITS: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/permits.lua")));
+static PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("permits")));
 
 /// The oldest Redis that has what is used here (XAUTOCLAIM's relatives, SMISMEMBER, BLMOVE).
 const OLDEST_REDIS: (u64, u64) = (6, 2);

@@ -10,13 +10,13 @@ use crate::ids::EventId;
 use crate::keys::LENDING_GROUP;
 use crate::lending::SUSPICIOUS_DELIVERIES;
 use crate::lending::suspects::DiedWith;
+use crate::lua;
 use crate::script::{Script, text};
 use crate::session::Session;
 use crate::stream::Entry;
 
-static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/claim.lua")));
-static LONE_TRY: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/lone_try.lua")));
+static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("claim")));
+static LONE_TRY: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("lone_try")));
 
 /// The most events that one script claims; it takes about a millisecond.
 const MOST_IN_A_CLAIM: usize = 500;

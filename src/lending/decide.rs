@@ -9,18 +9,14 @@ use super::{MOST_BOOKS_IN_HAND, STORAGE_CAPACITY};
 use crate::error::Error;
 use crate::event::{Action, Event};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
+use crate::lua;
 use crate::outcome;
 use crate::script::{Script, arg_of, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
 
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("../../lua/order.lua"),
-        include_str!("../../lua/refusals.lua"),
-        include_str!("../../lua/decide.lua")
-    ))
-});
+static SCRIPT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(lua!("order", "refusals", "decide")));
 
 /// How final it is when ShelvingService says no.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +53,13 @@ pub struct Try {
     pub fetched: Option<Fetched>,
 }
 
+impl Try {
+    /// Whether what ShelvingService said is not known here yet.
+    pub fn is_left(&self) -> bool {
+        self.fetched.as_ref().is_some_and(|fetched| fetched.answers.contains(&Some(Answer::Left)))
+    }
+}
+
 /// How a try ended.
 #[derive(Debug)]
 pub enum Verdict {
@@ -83,16 +86,23 @@ pub enum Verdict {
     Failed(String),
 }
 
-/// The command for a chunk of tries.
-pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_text: bool) -> Cmd {
+/// The command for a chunk of tries. Answers that are [left](Answer::Left) are those to the fetch of
+/// that number.
+pub fn command(
+    session: &Session,
+    neighbours: &Neighbours,
+    tries: &[Try],
+    fetch: u64,
+    by_text: bool,
+) -> Cmd {
     let keys = &session.keys;
     let answers = tries.iter().filter(|one| one.event.answer.ttl_ms() > 0).count();
-    let number_of_keys = 10 + 2 * tries.len() + answers;
+    let number_of_keys = 11 + 2 * tries.len() + answers;
     let mut cmd =
         if by_text { SCRIPT.by_text(number_of_keys) } else { SCRIPT.by_digest(number_of_keys) };
     cmd.arg(session.lock()).arg(&keys.requests).arg(&keys.returns).arg(&keys.handoffs);
     cmd.arg(&keys.loans).arg(&keys.book_states).arg(&keys.storage);
-    cmd.arg(&keys.outcomes).arg(&keys.ties).arg(&keys.books_of_users);
+    cmd.arg(&keys.outcomes).arg(&keys.ties).arg(&keys.books_of_users).arg(&keys.fetch_answers);
     for Try { event, .. } in tries {
         cmd.arg(keys.count(&event.user)).arg(keys.reservation(event.key));
         if event.answer.ttl_ms() > 0 {
@@ -102,22 +112,33 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
     cmd.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
     cmd.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
     cmd.arg(session.decided_events()).arg(session.consumer()).arg(&keys.bell);
+    if tries.iter().any(Try::is_left) {
+        cmd.arg(fetch);
+    } else {
+        cmd.arg("");
+    }
     for names in [&neighbours.silent, &neighbours.reference] {
         cmd.arg(names.len()).arg(names);
     }
     let mut buffer = String::new();
     for Try { event, doubt, fetched } in tries {
-        let all_yes = fetched.as_ref().is_some_and(|fetched| {
-            fetched.answers.iter().all(|answer| *answer == Some(Answer::Yes))
-        });
+        let all = |answer: Answer| {
+            let answers = fetched.as_ref().map(|fetched| &fetched.answers);
+            answers.is_some_and(|answers| answers.iter().all(|it| it.as_ref() == Some(&answer)))
+        };
+        let mut each = false;
         let said = match fetched {
             None => "nothing",
-            Some(_) if all_yes => "yes",
-            Some(fetched) => match fetched.finality {
-                Finality::First => "first",
-                Finality::InDoubt(_) => "in_doubt",
-                Finality::Certain => "certain",
-            },
+            Some(_) if all(Answer::Yes) => "yes",
+            Some(Fetched { finality: Finality::First, .. }) if all(Answer::Left) => "fetched",
+            Some(fetched) => {
+                each = true;
+                match fetched.finality {
+                    Finality::First => "first",
+                    Finality::InDoubt(_) => "in_doubt",
+                    Finality::Certain => "certain",
+                }
+            }
         };
         let (action, ttl_ms) = (event.key.action, event.answer.ttl_ms());
         let sure = if doubt.is_empty() { "sure" } else { "doubt" };
@@ -132,13 +153,14 @@ pub fn command(session: &Session, neighbours: &Neighbours, tries: &[Try], by_tex
             cmd.arg(book.as_str());
         }
         if let Some(fetched) = fetched
-            && !all_yes
+            && each
         {
             for answer in &fetched.answers {
                 cmd.arg(match answer {
                     None => "",
                     Some(Answer::Yes) => "yes",
                     Some(Answer::Again) => "again",
+                    Some(Answer::Left) => "fetched",
                     Some(Answer::TakenBy(request)) => request,
                 });
             }
@@ -165,17 +187,20 @@ fn with_all_books(event: &Event, in_hand: i64) -> String {
     fields
 }
 
-/// The verdicts from the script's reply.
+/// The verdicts from the script's reply; none if it did not find the answers that were left for it,
+/// and did nothing.
 ///
 /// # Errors
 /// [`Error::Fenced`], or the reply is none of this script.
-pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
+pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Option<Vec<Verdict>>, Error> {
     const DOING: &str = "decide events";
     let unexpected =
         |got: &dyn std::fmt::Debug| Error::Reply { doing: DOING, got: format!("{got:?}") };
     let Value::Array(list) = reply else { return Err(unexpected(&reply)) };
-    if list.first().and_then(text) == Some("FENCED") {
-        return Err(Error::Fenced);
+    match list.first().and_then(text) {
+        Some("FENCED") => return Err(Error::Fenced),
+        Some("UNASKED") => return Ok(None),
+        _ => {}
     }
     if list.len() != tries.len() {
         return Err(unexpected(&list));
@@ -234,5 +259,6 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
             };
             Ok(verdict)
         })
-        .collect()
+        .collect::<Result<_, _>>()
+        .map(Some)
 }

@@ -151,6 +151,7 @@ fn hand_over(batch: Vec<Delivered>, to_worker: &Sender<Vec<Delivered>>) {
         // The channel is closed only when the worker has ended with an error, and with it the
         // session.
         let _ = to_worker.send(batch);
+        std::thread::yield_now();
     }
 }
 

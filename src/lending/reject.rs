@@ -9,12 +9,11 @@ use crate::error::Error;
 use crate::event::{Action, AnswerWish, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
+use crate::lua;
 use crate::script::{Reply, Script};
 use crate::session::Session;
 
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/reject.lua")))
-});
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "reject")));
 
 /// The keys that belong to no single event, and how many belong to each.
 const KEYS: usize = 10;

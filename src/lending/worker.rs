@@ -2,9 +2,12 @@
 //!
 //! One thread with one connection, and several calls under way on it: while Redis works on one
 //! chunk, the reply to the last is read and the next is packed, so that neither waits for the
-//! other. Replies come in the order of the calls; what a reply asks for (books to be fetched, then
-//! a second try) goes out behind the calls that are under way. An event alone is served at once, a
-//! backlog in large chunks.
+//! other. Replies come in the order of the calls; what a reply asks for (books to be fetched, and
+//! with them a second try) goes out behind the calls that are under way. An event alone is served at
+//! once, a backlog in large chunks.
+//!
+//! Where shelving is asked for books, the call that decides by its answer goes out in one write with
+//! the one that asks. The script finds the answer in Redis; we read it for what comes later.
 //!
 //! The worker ends when the reader and the keeper have let go of its channel and everything under
 //! way is answered, or at once when the session breaks.
@@ -14,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::lending::LOG;
-use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, select};
 use log::{debug, error, warn};
 use redis::{Cmd, Connection, Value};
 
@@ -43,7 +46,8 @@ const RETRIES_FOR_EACH: usize = 4;
 /// The most books in a chunk of several events, since a script's time grows with them.
 const CHUNK_BOOKS: usize = 1_000;
 
-/// Calls under way at a time: one that Redis works on, and more that wait for it.
+/// Calls under way at a time, those that ask shelving not counted: one that Redis works on, and more
+/// that wait for it.
 const DEPTH: usize = 4;
 
 /// Shelving is asked before anything is decided if it lately handed out at least one in so many
@@ -56,10 +60,10 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// A call whose reply has not been read yet.
 enum Call {
-    /// Asks shelving for books.
-    Fetch { chunk: Vec<Asking>, again: bool },
-    /// Decides events, or finds what they wait for.
-    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, again: bool },
+    /// Asks shelving for books, for the call behind it.
+    Fetch,
+    /// Decides events, or finds what they wait for. `fetch` is the number of the last fetch.
+    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: u64, again: bool },
     /// Finds out which books a request may have fetched that is to be given up.
     Look(GivenUp),
     /// Lets shelving take them back.
@@ -72,7 +76,7 @@ impl Call {
     /// Whether it is for those that waited. Of these calls one is under way at a time: what waits
     /// for each other had best be seen together.
     fn is_again(&self) -> bool {
-        matches!(self, Self::Fetch { again: true, .. } | Self::Decide { again: true, .. })
+        matches!(self, Self::Decide { again: true, .. })
     }
 }
 
@@ -98,6 +102,31 @@ impl Asking {
         };
         let doubt = String::new();
         Self { event, doubt, finality: Finality::First, books, before: Vec::new() }
+    }
+
+    /// The try that decides by what shelving answers.
+    fn into_try(self) -> Try {
+        let Self { event, doubt, finality, books, before: mut answers } = self;
+        let is_asked = !(books.is_empty() && answers.is_empty());
+        answers.resize(event.books.len(), None);
+        for book in books {
+            answers[book] = Some(Answer::Left);
+        }
+        let fetched = is_asked.then_some(Fetched { finality, answers });
+        Try { event, doubt, fetched }
+    }
+
+    /// A try that came to nothing, once more: what shelving has said is still true.
+    fn again(one: Try) -> Self {
+        let Try { event, doubt, fetched } = one;
+        let (finality, mut before) =
+            fetched.map_or((Finality::First, Vec::new()), |it| (it.finality, it.answers));
+        let is_left = |book: &usize| before[*book] == Some(Answer::Left);
+        let books: Vec<usize> = (0..before.len()).filter(is_left).collect();
+        for book in &books {
+            before[*book] = None;
+        }
+        Self { event, doubt, finality, books, before }
     }
 }
 
@@ -127,6 +156,8 @@ pub struct Worker<'a> {
     /// may have some all the same, if their group was lost meanwhile.
     unasked: HashSet<EventKey>,
     under_way: VecDeque<Call>,
+    /// The number of the last fetch.
+    fetches: u64,
     ask_first: bool,
     log: OutcomeLog,
 }
@@ -145,6 +176,7 @@ impl<'a> Worker<'a> {
             busy: Busy::default(),
             unasked: HashSet::new(),
             under_way: VecDeque::new(),
+            fetches: 0,
             ask_first: true,
             log: OutcomeLog::new(session.options.log_outcomes),
         }
@@ -172,13 +204,14 @@ impl<'a> Worker<'a> {
             // Suspects are tried when nothing else is under way: that is not to take long. But one
             // call for what waits and one for what has come, lest that should wait for ever.
             let depth = if self.suspects.is_empty() { DEPTH } else { 2 };
-            while self.under_way.len() < depth {
+            while self.under_way.iter().filter(|call| !matches!(call, Call::Fetch)).count() < depth
+            {
                 let mut faults = Vec::new();
-                let call = self.next_call(&mut faults);
+                let chunk = self.next_chunk(&mut faults);
                 // First, so that nothing in the call waits for what is decided already.
                 self.reject(faults)?;
-                let Some(call) = call else { break };
-                self.send(call)?;
+                let Some((chunk, again)) = chunk else { break };
+                self.decide(chunk, again, false)?;
             }
             self.answer_one()?;
         }
@@ -212,6 +245,16 @@ impl<'a> Worker<'a> {
         if !idle {
             return;
         }
+        if self.room.is_empty() {
+            // Whatever the others have to tell concerns nobody. One channel is quicker to wake up from
+            // than several: those take their locks once more.
+            match self.channels.from_readers.recv_timeout(IDLE) {
+                Ok(batch) => self.fresh.extend(batch),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.open = false,
+            }
+            return;
+        }
         let now = Instant::now();
         let patience = self.room.next_round().map_or(IDLE, |at| IDLE.min(at - now));
         select! {
@@ -232,9 +275,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The next call: what is due in the waiting room, else what has come, oldest first. Malformed
-    /// events that are met on the way are put aside: they wait for nothing.
-    fn next_call(&mut self, faults: &mut Vec<(EventKey, Fault)>) -> Option<Call> {
+    /// What is to be decided next: what is due in the waiting room (again), else what has come, oldest
+    /// first. Malformed events that are met on the way are put aside: they wait for nothing.
+    fn next_chunk(&mut self, faults: &mut Vec<(EventKey, Fault)>) -> Option<(Vec<Asking>, bool)> {
         let batch = self.session.options.batch;
         if !self.under_way.iter().any(Call::is_again) {
             // Nobody overtakes an older one for the same book that is under way.
@@ -242,7 +285,7 @@ impl<'a> Worker<'a> {
             let mut due = self.room.take_due(RETRIES_FOR_EACH * batch, CHUNK_BOOKS, may_go);
             self.suspects.take_back(&mut due);
             if !due.is_empty() {
-                return Some(self.try_again(due));
+                return Some((self.try_again(due), true));
             }
         }
         let mut chunk: Vec<Asking> = Vec::new();
@@ -277,38 +320,41 @@ impl<'a> Worker<'a> {
         }
         // Those of one chunk are not in each other's way: the script sees to their order.
         chunk.iter().for_each(|asking| self.busy.add(&asking.event));
-        Some(self.fetch_or_decide(chunk, false))
+        Some((chunk, false))
     }
 
     /// What waited has nothing, once shelving was asked: it is decided without asking again.
-    fn try_again(&mut self, due: Vec<Waiting>) -> Call {
+    fn try_again(&mut self, due: Vec<Waiting>) -> Vec<Asking> {
         due.iter().for_each(|waiting| self.busy.add(&waiting.event));
         let chunk = due.into_iter().map(|Waiting { event, doubt, .. }| {
             let ask = self.unasked.remove(&event.key);
             Asking { doubt, ..Asking::first(event, ask) }
         });
-        let chunk = chunk.collect();
-        self.fetch_or_decide(chunk, true)
+        chunk.collect()
     }
 
-    /// Asks shelving, unless there is nothing to ask for, or probably nothing to get.
-    fn fetch_or_decide(&self, chunk: Vec<Asking>, again: bool) -> Call {
+    /// Decides a chunk: asks shelving, unless there is nothing to ask for, and has the answer decided
+    /// by in the same breath.
+    fn decide(&mut self, chunk: Vec<Asking>, again: bool, by_text: bool) -> Result<(), Error> {
+        let mut packed = Vec::new();
         if chunk.iter().any(|asking| !asking.books.is_empty()) {
-            return Call::Fetch { chunk, again };
+            self.fetches += 1;
+            fetch::command(self.session, asked(&chunk), self.fetches, by_text)
+                .write_packed_command(&mut packed);
+            self.under_way.push_back(Call::Fetch);
         }
-        let tries = chunk
-            .into_iter()
-            .map(|asking| Try { event: asking.event, doubt: asking.doubt, fetched: None })
-            .collect();
-        Call::Decide { neighbours: self.session.neighbours(), tries, again }
+        let tries = chunk.into_iter().map(Asking::into_try).collect();
+        let neighbours = self.session.neighbours();
+        let call = Call::Decide { neighbours, tries, fetch: self.fetches, again };
+        self.send_behind(packed, call, by_text)
     }
 
     fn command(&self, call: &Call, by_text: bool) -> Cmd {
         let session = self.session;
         match call {
-            Call::Fetch { chunk, .. } => fetch::command(session, asked(chunk), by_text),
-            Call::Decide { neighbours, tries, .. } => {
-                decide::command(session, neighbours, tries, by_text)
+            Call::Fetch => unreachable!("it goes out with the call behind it"),
+            Call::Decide { neighbours, tries, fetch, .. } => {
+                decide::command(session, neighbours, tries, *fetch, by_text)
             }
             Call::Look(event) => reject::look_command(session, event, by_text),
             Call::Unfetch((key, _), books) => {
@@ -324,7 +370,11 @@ impl<'a> Worker<'a> {
     }
 
     fn send_as(&mut self, call: Call, by_text: bool) -> Result<(), Error> {
-        let packed = self.command(&call, by_text).get_packed_command();
+        self.send_behind(Vec::new(), call, by_text)
+    }
+
+    fn send_behind(&mut self, mut packed: Vec<u8>, call: Call, by_text: bool) -> Result<(), Error> {
+        self.command(&call, by_text).write_packed_command(&mut packed);
         self.connection.send_packed_command(&packed).map_err(Error::redis("send to Redis"))?;
         self.under_way.push_back(call);
         Ok(())
@@ -335,11 +385,11 @@ impl<'a> Worker<'a> {
         let Some(call) = self.under_way.pop_front() else { return Ok(()) };
         let reply = self.connection.recv_response().and_then(Value::extract_error);
         let reply = match reply {
-            Err(error) if error.code() == Some("NOSCRIPT") => return self.send_as(call, true),
+            Err(error) if error.code() == Some("NOSCRIPT") => return self.send_text(call),
             other => other.map_err(Error::redis("work on events"))?,
         };
         match call {
-            Call::Fetch { chunk, again } => self.fetched(reply, chunk, again)?,
+            Call::Fetch => self.fetched(reply)?,
             Call::Decide { tries, again, .. } => self.decided(reply, tries, again)?,
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
@@ -352,37 +402,52 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn fetched(&mut self, reply: Value, chunk: Vec<Asking>, again: bool) -> Result<(), Error> {
-        let answers = fetch::answers(reply, asked(&chunk).count())?;
-        if chunk.iter().any(|asking| asking.finality == Finality::First) {
-            let handed_out = answers.iter().filter(|answer| **answer == Answer::Yes).count();
-            self.ask_first = handed_out * WORTH_ASKING >= answers.len();
+    /// Redis does not know the script of a call, which has done nothing.
+    fn send_text(&mut self, call: Call) -> Result<(), Error> {
+        match call {
+            // The call behind it comes back as well, without having found an answer.
+            Call::Fetch => Ok(()),
+            Call::Decide { tries, again, .. } => self.decide_again(tries, again),
+            call => self.send_as(call, true),
         }
-        let mut answers = answers.into_iter();
-        let tries = chunk
-            .into_iter()
-            .map(|Asking { event, doubt, finality, books, mut before }| {
-                let fetched = (!books.is_empty()).then(|| {
-                    before.resize(event.books.len(), None);
-                    for book in books {
-                        before[book] = answers.next();
-                    }
-                    Fetched { finality, answers: before }
-                });
-                Try { event, doubt, fetched }
-            })
-            .collect();
-        self.send(Call::Decide { neighbours: self.session.neighbours(), tries, again })
+    }
+
+    /// A call that has done nothing: shelving was not asked, or Redis does not know the script.
+    fn decide_again(&mut self, tries: Vec<Try>, again: bool) -> Result<(), Error> {
+        self.decide(tries.into_iter().map(Asking::again).collect(), again, true)
+    }
+
+    /// What shelving said, and the call behind this one finds in Redis.
+    fn fetched(&mut self, reply: Value) -> Result<(), Error> {
+        let Some(Call::Decide { tries, .. }) = self.under_way.front_mut() else { return Ok(()) };
+        let mut left: Vec<(&mut Option<Answer>, bool)> = Vec::new();
+        for fetched in tries.iter_mut().filter_map(|one| one.fetched.as_mut()) {
+            let first = fetched.finality == Finality::First;
+            let answers = fetched.answers.iter_mut();
+            left.extend(answers.filter(|it| **it == Some(Answer::Left)).map(|it| (it, first)));
+        }
+        let said = fetch::answers(reply, left.len())?;
+        if left.iter().any(|(_, first)| *first) {
+            let handed_out = said.iter().filter(|answer| **answer == Answer::Yes).count();
+            self.ask_first = handed_out * WORTH_ASKING >= said.len();
+        }
+        for ((answer, _), said) in left.into_iter().zip(said) {
+            *answer = Some(said);
+        }
+        Ok(())
     }
 
     fn decided(&mut self, reply: Value, tries: Vec<Try>, again: bool) -> Result<(), Error> {
+        let Some(verdicts) = decide::verdicts(reply, &tries)? else {
+            return self.decide_again(tries, again);
+        };
         let mut asking = Vec::new();
         let mut gone = Vec::new();
         let unasked = tries
             .iter()
             .filter(|one| one.fetched.is_none() && one.event.key.action == Action::Request);
         let unasked_books: usize = unasked.map(|one| one.event.books.len()).sum();
-        for (verdict, one) in decide::verdicts(reply, &tries)?.into_iter().zip(tries) {
+        for (verdict, one) in verdicts.into_iter().zip(tries) {
             let key = one.event.key;
             if !matches!(verdict, Verdict::Fetch { .. }) {
                 self.busy.remove(&one.event);
@@ -429,7 +494,7 @@ impl<'a> Worker<'a> {
         if unasked_books > 0 && asked(&asking).count() * WORTH_ASKING >= unasked_books {
             self.ask_first = true;
         }
-        self.send(Call::Fetch { chunk: asking, again: false })
+        self.decide(asking, false, false)
     }
 
     /// Gives malformed events up.
@@ -535,14 +600,13 @@ impl<'a> Worker<'a> {
             }
         }
         if !waited.is_empty() {
-            let call = self.try_again(waited);
-            self.send(call)?;
+            let waited = self.try_again(waited);
+            self.decide(waited, true, false)?;
         }
         if !chunk.is_empty() {
             chunk.sort_unstable_by_key(|asking: &Asking| asking.event.key);
             chunk.iter().for_each(|asking| self.busy.add(&asking.event));
-            let call = self.fetch_or_decide(chunk, false);
-            self.send(call)?;
+            self.decide(chunk, false, false)?;
         }
         self.reject(faults)
     }

@@ -8,22 +8,24 @@ use redis::{Cmd, Value};
 
 use crate::error::Error;
 use crate::ids::{BookId, EventId};
+use crate::lua;
 use crate::script::{Reply, Script, arg_of, text};
 use crate::session::Session;
 
-static SCRIPT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/fetch.lua")));
-static UNDO: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/unfetch.lua")));
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("fetch")));
+static UNDO: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("unfetch")));
 
-/// The command that asks for books, each for one request.
+/// The command that asks for books, each for one request. The answer to the fetch of that number is
+/// left for the call behind it, see [`Answer::Left`].
 pub fn command<'a>(
     session: &Session,
     asked: impl IntoIterator<Item = (&'a BookId, EventId)>,
+    number: u64,
     by_text: bool,
 ) -> Cmd {
-    let mut cmd = if by_text { SCRIPT.by_text(2) } else { SCRIPT.by_digest(2) };
-    cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.token);
+    let mut cmd = if by_text { SCRIPT.by_text(3) } else { SCRIPT.by_digest(3) };
+    cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.keys.fetch_answers);
+    cmd.arg(&session.token).arg(number).arg(session.consumer());
     let mut id = String::new();
     for (book, request) in asked {
         cmd.arg(book.as_str());
@@ -42,6 +44,8 @@ pub enum Answer {
     Again,
     /// It is out for another: what the main storage has noted of it, a request's id.
     TakenBy(String),
+    /// It is not known here yet: the answer lies in Redis.
+    Left,
 }
 
 /// What shelving said of each book, in the order in which they were asked for.

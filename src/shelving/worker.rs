@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use crate::lua;
 use crate::shelving::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, warn};
@@ -20,8 +21,7 @@ use crate::lending::reject::{self, Rejected};
 use crate::script::{self, Script, text};
 use crate::session::Session;
 
-static SCRIPT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../lua/shelve.lua")));
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("shelve")));
 
 /// The most books that one script puts on their shelves, a hand-off more or less.
 const CHUNK_BOOKS: usize = 1_000;

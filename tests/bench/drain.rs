@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::{
@@ -59,10 +59,10 @@ pub fn floor(redis: &Redis, scenario: Scenario, events: usize, connections: usiz
             scope.spawn(move || {
                 let mut wire = Wire::connect(redis, Link::Tcp);
                 let name = format!("floor{n}");
-                while plain_batch(&mut wire, &name, room) {}
+                while plain_batch(&mut wire, &name, room, &[]) {}
                 // Hand-offs come to an end when nobody adds any.
                 left.fetch_sub(1, Ordering::SeqCst);
-                while shelve_batch(&mut wire, &name) || left.load(Ordering::SeqCst) > 0 {}
+                while shelve_batch(&mut wire, &name, &[]) || left.load(Ordering::SeqCst) > 0 {}
             });
         }
     });
@@ -72,22 +72,38 @@ pub fn floor(redis: &Redis, scenario: Scenario, events: usize, connections: usiz
     Cost { events, wall, redis_cpu, daemon_cpu: Duration::ZERO }
 }
 
+/// The floor while events arrive: it waits for them as `libraryd` does, a connection a service.
+/// `work` adds them; what it returns is what this does.
+pub fn floor_meanwhile<T>(redis: &Redis, work: impl FnOnce() -> T) -> T {
+    const WAIT: [&str; 2] = ["BLOCK", "100"];
+    let (room, done) = (AtomicI64::new(CAPACITY as i64), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut wire = Wire::connect(redis, Link::Tcp);
+            while !done.load(Ordering::SeqCst) {
+                plain_batch(&mut wire, "floor", &room, &WAIT);
+            }
+        });
+        scope.spawn(|| {
+            let mut wire = Wire::connect(redis, Link::Tcp);
+            loop {
+                let some = shelve_batch(&mut wire, "floor", &WAIT);
+                if !some && done.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::SeqCst);
+        result
+    })
+}
+
 const BATCH: &str = "512";
 
-fn plain_batch(wire: &mut Wire, name: &str, room: &AtomicI64) -> bool {
-    let streams = wire.ask(&[
-        "XREADGROUP",
-        "GROUP",
-        "lending_service",
-        name,
-        "COUNT",
-        BATCH,
-        "STREAMS",
-        REQUESTS,
-        RETURNS,
-        ">",
-        ">",
-    ]);
+fn plain_batch(wire: &mut Wire, name: &str, room: &AtomicI64, wait: &[&str]) -> bool {
+    let read = ["XREADGROUP", "GROUP", "lending_service", name, "COUNT", BATCH];
+    let streams = wire.ask(&[&read[..], wait, &["STREAMS", REQUESTS, RETURNS, ">", ">"]].concat());
     let mut events = Vec::new();
     for stream in streams.list() {
         let [of, entries] = <[Reply; 2]>::try_from(stream.list()).unwrap();
@@ -108,18 +124,9 @@ fn plain_batch(wire: &mut Wire, name: &str, room: &AtomicI64) -> bool {
     !events.is_empty()
 }
 
-fn shelve_batch(wire: &mut Wire, name: &str) -> bool {
-    let streams = wire.ask(&[
-        "XREADGROUP",
-        "GROUP",
-        "shelving_service",
-        name,
-        "COUNT",
-        BATCH,
-        "STREAMS",
-        SHELVING,
-        ">",
-    ]);
+fn shelve_batch(wire: &mut Wire, name: &str, wait: &[&str]) -> bool {
+    let read = ["XREADGROUP", "GROUP", "shelving_service", name, "COUNT", BATCH];
+    let streams = wire.ask(&[&read[..], wait, &["STREAMS", SHELVING, ">"]].concat());
     let Some(stream) = streams.list().pop() else { return false };
     for entry in stream.list().pop().unwrap().list() {
         let [id, fields] = <[Reply; 2]>::try_from(entry.list()).unwrap();

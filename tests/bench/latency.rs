@@ -17,8 +17,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Idle latency, over TCP and over the Unix socket, and whole processes.
 pub fn idle(plan: &Plan, redis: &Redis, report: &mut Report) {
     report.part("One event alone");
+    let samples = if plan.quick { 300 } else { 3_000 };
     for (link, name) in [(Link::Tcp, "TCP"), (Link::Unix, "Unix socket")] {
-        let (pings, events) = alone(redis, link, if plan.quick { 300 } else { 3_000 });
+        let (pings, events) = alone(redis, link, samples);
         for (percent, wanted) in [(50, Wanted::AtMost(8.0, 5.0)), (99, Wanted::AtMost(20.0, 5.0))] {
             report.add(Row {
                 figure: format!("XADD to outcome p{percent}"),
@@ -30,6 +31,15 @@ pub fn idle(plan: &Plan, redis: &Redis, report: &mut Report) {
             });
         }
     }
+    let (pings, events) = floor_alone(redis, samples);
+    report.add(Row {
+        figure: "floor, XADD to outcome p50".into(),
+        of: "against PING, TCP".into(),
+        value: percentile(events, 50),
+        unit: "us",
+        against: Some(percentile(pings, 50)),
+        wanted: Wanted::Nothing,
+    });
     let (pings, requests) = processes(redis, if plan.quick { 40 } else { 400 });
     report.add(Row {
         figure: "library-req p50".into(),
@@ -47,6 +57,19 @@ fn alone(redis: &Redis, link: Link, samples: usize) -> (Vec<f64>, Vec<f64>) {
     let address = if link == Link::Tcp { redis.url() } else { redis.address() };
     let _daemon = crate::common::Daemon::start(redis, &["-a", &address, "worker0"]);
     let mut wire = Wire::connect(redis, link);
+    let both = in_turn(&mut wire, samples);
+    drain::check(&mut wire, &Scenario::NewBook, samples);
+    both
+}
+
+/// The same with the floor, for what it takes without any decision and without a second thread.
+fn floor_alone(redis: &Redis, samples: usize) -> (Vec<f64>, Vec<f64>) {
+    drain::stock(redis, Scenario::NewBook, 0);
+    let mut wire = Wire::connect(redis, Link::Tcp);
+    drain::floor_meanwhile(redis, || in_turn(&mut wire, samples))
+}
+
+fn in_turn(wire: &mut Wire, samples: usize) -> (Vec<f64>, Vec<f64>) {
     let (mut pings, mut events) = (Vec::new(), Vec::new());
     let mut last = "0".to_owned();
     for n in 0..samples {
@@ -68,7 +91,6 @@ fn alone(redis: &Redis, link: Link, samples: usize) -> (Vec<f64>, Vec<f64>) {
         }
         last = outcome.text();
     }
-    drain::check(&mut wire, &Scenario::NewBook, samples);
     (pings, events)
 }
 

@@ -97,10 +97,13 @@ fn filling(wire: &mut Wire, from: usize, to: usize) -> f64 {
 pub fn backlog_and_memory(plan: &Plan, redis: &Redis, report: &mut Report) {
     report.part("Backlog and memory");
     let scenario = Scenario::OneAndBack;
-    let by_ten = median((0..plan.runs).map(|_| by_tens(redis, plan.events / 5)));
+    let ten = |libraryd| median((0..plan.runs).map(|_| by_tens(redis, plan.events / 5, libraryd)));
+    let (by_ten, floor_by_ten) = (ten(true), ten(false));
     let hundred = 100_000;
     let by_hundred_thousand =
         median((0..plan.runs).map(|_| drain::libraryd(redis, scenario, hundred, 1).redis_us()));
+    let floor =
+        median((0..plan.runs).map(|_| drain::floor(redis, scenario, hundred, 1).redis_us()));
     let million = if plan.quick { 100_000 } else { 1_000_000 };
 
     let mut wire = drain::stock(redis, scenario, 0);
@@ -121,6 +124,7 @@ pub fn backlog_and_memory(plan: &Plan, redis: &Redis, report: &mut Report) {
     let flat = Wanted::AtMost(1.5, 1.1);
     for (of, value, against, wanted) in [
         ("by tens".to_owned(), by_ten, Some(by_hundred_thousand), flat),
+        ("floor, by tens".to_owned(), floor_by_ten, Some(floor), Wanted::Nothing),
         (format!("backlog of {hundred}"), by_hundred_thousand, None, Wanted::Nothing),
         (format!("backlog of {million}"), by_million, Some(by_hundred_thousand), flat),
     ] {
@@ -156,20 +160,30 @@ fn watch(wire: &mut Wire, pid: u32, outcomes: usize) -> f64 {
     panic!("{outcomes} outcomes did not come in time");
 }
 
-/// Microseconds of Redis for each event where ten at a time arrive, without their XADD.
-fn by_tens(redis: &Redis, events: usize) -> f64 {
+/// Microseconds of Redis for each event where ten at a time arrive, without their XADD: of `libraryd`
+/// or of the floor.
+fn by_tens(redis: &Redis, events: usize, libraryd: bool) -> f64 {
     let scenario = Scenario::OneAndBack;
     let mut wire = drain::stock(redis, scenario, 0);
     let before = wire.redis_cpu();
     tens(&mut wire, scenario, events, false);
     let adding = wire.redis_cpu() - before;
     let mut wire = drain::stock(redis, scenario, 0);
-    let _daemon = drain::start(redis, "worker0");
-    let before = wire.redis_cpu();
-    tens(&mut wire, scenario, events, true);
-    let both = wire.redis_cpu() - before;
-    drain::wait_for_outcomes(&mut wire, events);
-    drain::check(&mut wire, &scenario, events);
+    let mut measure = || {
+        let before = wire.redis_cpu();
+        tens(&mut wire, scenario, events, true);
+        wire.redis_cpu() - before
+    };
+    let both = if libraryd {
+        let daemon = drain::start(redis, "worker0");
+        let both = measure();
+        drain::wait_for_outcomes(&mut wire, events);
+        drain::check(&mut wire, &scenario, events);
+        drop(daemon);
+        both
+    } else {
+        drain::floor_meanwhile(redis, measure)
+    };
     both.saturating_sub(adding).as_secs_f64() * 1e6 / events as f64
 }
 

@@ -77,7 +77,7 @@ fn no_answer_is_kept_for_who_does_not_ask_for_one() {
     let (id, _) = send(&redis, RETURNS, "user1", "geb", "user:user1:count");
     redis.outcome_of_return(&id);
     let state = redis.everything();
-    let answers: Vec<_> = state.0.keys().filter(|key| key.contains("answer")).collect();
+    let answers: Vec<_> = state.0.keys().filter(|key| key.contains("answer:")).collect();
     assert!(answers.is_empty(), "{answers:?}");
 }
 

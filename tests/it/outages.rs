@@ -1,6 +1,8 @@
 //! Redis goes away, comes back, or forgets: the daemon comes back by itself, loses nothing and
 //! does nothing twice.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::*;
@@ -54,6 +56,48 @@ fn scripts_that_are_flushed_are_loaded_again() {
         redis.cmd(&["SCRIPT", "FLUSH"]);
     });
     assert!(!daemon.log().contains("NOSCRIPT"), "{}", daemon.log());
+}
+
+/// What shelving said to the fetch in front of it is what a call decides by. Where that is gone, or
+/// Redis knows only one of the two scripts, the call does nothing, and both go out once more.
+#[test]
+fn a_call_that_finds_no_answer_of_shelving_is_sent_again() {
+    const DECIDE: &str = concat!(
+        include_str!("../../lua/order.lua"),
+        include_str!("../../lua/refusals.lua"),
+        include_str!("../../lua/decide.lua")
+    );
+    type Trouble = fn(&Redis);
+    let gone: Trouble = |redis| {
+        assert_eq!(redis.ask::<usize>(&["DEL", "shelving_service_answers"]), 1);
+    };
+    let half_known: Trouble = |redis| {
+        redis.cmd(&["SCRIPT", "FLUSH"]);
+        redis.cmd(&["SCRIPT", "LOAD", &library_lending::script::bare(DECIDE)]);
+    };
+    for (before, trouble) in [("decide", gone), ("fetch", half_known)] {
+        let redis = Arc::new(Redis::new());
+        Ledger::new().lent("user9", &["lent"], "1-0").lay_down(&redis);
+        let (of_proxy, calls) = (Arc::clone(&redis), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&calls);
+        let proxy = Proxy::new(&redis, move |command| {
+            if command.kind == before
+                && command.mentions("geb")
+                && count.fetch_add(1, Ordering::SeqCst) == 0
+            {
+                trouble(&of_proxy);
+            }
+            None
+        });
+        let mut daemon = proxy.spawn(&redis, &["worker1"]);
+        let first = redis.request("user2", "kim");
+        redis.outcome_of_request(&first);
+        let id = redis.request("user1", "geb,lent");
+        assert_eq!(redis.outcome_of_request(&id)["book_ids"], "geb");
+        redis.assert_at_rest();
+        assert_eq!(calls.load(Ordering::SeqCst), 2, "{before}");
+        assert!(daemon.is_running());
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use library_lending::event::Action;
+use library_lending::script::bare;
 use redis::Value;
 
 use crate::library::{Library, PARTS, SCRIPTS, text, whole_text};
@@ -181,7 +182,7 @@ impl Drop for Killed {
 /// With how many keys each script was called so far.
 fn calls(library: &mut Library) -> BTreeMap<&'static str, BTreeSet<usize>> {
     let digests: BTreeMap<String, &str> = scripts()
-        .map(|name| (redis::Script::new(&whole_text(name)).get_hash().to_owned(), name))
+        .map(|name| (redis::Script::new(&bare(&whole_text(name))).get_hash().to_owned(), name))
         .collect();
     let mut called: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     let Value::Array(log) = library.redis.ask(&["SLOWLOG", "GET", "100000"]) else {

@@ -3,10 +3,10 @@
 
 use library_lending::event::{Action, EventKey};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{self, Try, Verdict};
+use library_lending::lending::decide::{self, Fetched, Finality, Try, Verdict};
 use library_lending::lending::{Content, Delivered, reject};
 use library_lending::session::Neighbours;
-use library_lending::shelving::fetch;
+use library_lending::shelving::fetch::{self, Answer};
 use redis::{Arg, Cmd, Value};
 
 use crate::choices::{Choices, check};
@@ -68,12 +68,17 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
     }
     library.add(&event(Action::Request, id(7, 0), "user3", "x"));
     library.take("dead", Action::Request, 1);
-    let tries = [first_try(&request), first_try(&back)];
+    let asked = request.books.iter().map(|book| (book.clone(), request.key.id));
+    library.fetch(by, &asked.collect::<Vec<_>>()).unwrap();
+    let answers = vec![Some(Answer::Left); request.books.len()];
+    let fetched = Some(Fetched { finality: Finality::First, answers });
+    let tries = [Try { fetched, ..first_try(&request) }, first_try(&back)];
+    let number = library.fetches();
     let books = [book("x"), book("y")];
     let other = keys.lock(&"dead".parse().unwrap());
     vec![
-        ("decide", decide::command(&by.session, &Neighbours::default(), &tries, true)),
-        ("fetch", fetch::command(&by.session, books.iter().map(|b| (b, id(8, 0))), true)),
+        ("decide", decide::command(&by.session, &Neighbours::default(), &tries, number, true)),
+        ("fetch", fetch::command(&by.session, books.iter().map(|b| (b, id(8, 0))), 1, true)),
         ("unfetch", fetch::undo_command(&by.session, [(&b"momo"[..], id(5, 0))], true)),
         ("reject", reject::command(&by.session, &[(request.key, "hostile".into())], true)),
         (
@@ -130,7 +135,12 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             "forget",
             call(
                 "forget",
-                &[&lock, &keys.requests, &keys.lock(&"reference".parse().unwrap())],
+                &[
+                    &lock,
+                    &keys.requests,
+                    &keys.lock(&"reference".parse().unwrap()),
+                    &keys.fetch_answers,
+                ],
                 &[token, LENDING_GROUP, "reference"],
             ),
         ),
@@ -405,8 +415,8 @@ fn any_event(library: &mut Library, choices: &mut Choices) -> Result<(), String>
     let known = |key: &String| {
         key.starts_with("lending_")
             || key.starts_with("instance_lock:")
-            || ["automated_book_storage", "lent_books", "shelving_service_state"]
-                .contains(&key.as_str())
+            || ["automated_book_storage", "lent_books"].contains(&key.as_str())
+            || key.starts_with("shelving_service_")
             || key.starts_with("book")
             || (well_formed && key.starts_with("user:") && key.ends_with(":count"))
     };

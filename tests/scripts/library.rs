@@ -1,6 +1,7 @@
 //! The scripts on a private Redis: calls of them, the events that they work on, and a way to take
 //! a guard out of one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use library_lending::cli::Args;
@@ -81,12 +82,28 @@ pub struct Library {
     pub keys: Keys,
     patched: Option<(&'static str, String)>,
     keep_events: bool,
+    fetches: u64,
+    /// The last fetch under each token.
+    left: BTreeMap<String, Fetch>,
+}
+
+/// A call of fetch.lua.
+struct Fetch {
+    number: u64,
+    asked: Vec<(BookId, EventId)>,
+    answers: Vec<Answer>,
 }
 
 impl Library {
     pub fn new() -> Self {
-        let mut library =
-            Self { redis: Redis::new(), keys: Keys::new(None), patched: None, keep_events: false };
+        let mut library = Self {
+            redis: Redis::new(),
+            keys: Keys::new(None),
+            patched: None,
+            keep_events: false,
+            fetches: 0,
+            left: BTreeMap::new(),
+        };
         library.clear();
         library
     }
@@ -278,15 +295,51 @@ impl Library {
         neighbours: &Neighbours,
         tries: &[Try],
     ) -> Result<Value, RedisError> {
-        self.send("decide", |text| decide::command(&by.session, neighbours, tries, text))
+        let fetch = self.left.get(&by.session.token).map_or(0, |fetch| fetch.number);
+        self.send("decide", |text| decide::command(&by.session, neighbours, tries, fetch, text))
+    }
+
+    /// The raw reply to a chunk of tries behind the fetch of that number.
+    pub fn decide_raw_behind(
+        &mut self,
+        by: &Instance,
+        tries: &[Try],
+        fetch: u64,
+    ) -> Result<Value, RedisError> {
+        let nobody = Neighbours::default();
+        self.send("decide", |text| decide::command(&by.session, &nobody, tries, fetch, text))
     }
 
     /// The verdicts on a chunk of tries.
     pub fn decide(&mut self, by: &Instance, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
+        let left = self.as_left(by, tries);
         let reply = self
-            .decide_raw(by, &Neighbours::default(), tries)
+            .decide_raw(by, &Neighbours::default(), left.as_deref().unwrap_or(tries))
             .map_err(Error::redis("decide events"))?;
-        decide::verdicts(reply, tries)
+        Ok(decide::verdicts(reply, tries)?.expect("the answer was left"))
+    }
+
+    /// The same tries, where they begin with the answers of the last fetch: with those left for the
+    /// script to find, as the daemon does it. Every other time, since it gives them itself as well.
+    fn as_left(&self, by: &Instance, tries: &[Try]) -> Option<Vec<Try>> {
+        let Fetch { number, asked, answers } = self.left.get(&by.session.token)?;
+        let mut fetched = asked.iter().zip(answers).peekable();
+        let mut left = Vec::new();
+        for one in tries {
+            let (event, doubt) = (one.event.clone(), one.doubt.clone());
+            let mut fetched_of = one.fetched.clone();
+            for (n, said) in fetched_of.iter_mut().flat_map(|f| f.answers.iter_mut()).enumerate() {
+                let of = (event.books[n].clone(), event.key.id);
+                if fetched
+                    .next_if(|(asked, answer)| **asked == of && said.as_ref() == Some(*answer))
+                    .is_some()
+                {
+                    *said = Some(Answer::Left);
+                }
+            }
+            left.push(Try { event, doubt, fetched: fetched_of });
+        }
+        (fetched.next().is_none() && number % 2 == 0).then_some(left)
     }
 
     /// Asks the main storage for books.
@@ -295,9 +348,19 @@ impl Library {
         by: &Instance,
         asked: &[(BookId, EventId)],
     ) -> Result<Vec<Answer>, Error> {
+        self.fetches += 1;
+        let number = self.fetches;
         let pairs = || asked.iter().map(|(book, id)| (book, *id));
-        let reply = self.send("fetch", |text| fetch::command(&by.session, pairs(), text));
-        fetch::answers(reply.map_err(Error::redis("fetch books"))?, asked.len())
+        let reply = self.send("fetch", |text| fetch::command(&by.session, pairs(), number, text));
+        let answers = fetch::answers(reply.map_err(Error::redis("fetch books"))?, asked.len())?;
+        let fetch = Fetch { number, asked: asked.to_vec(), answers: answers.clone() };
+        self.left.insert(by.session.token.clone(), fetch);
+        Ok(answers)
+    }
+
+    /// The number of the last fetch.
+    pub fn fetches(&self) -> u64 {
+        self.fetches
     }
 
     /// The keys and arguments that shelve.lua is called with.

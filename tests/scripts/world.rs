@@ -473,6 +473,7 @@ impl World {
                         &keys.handoffs,
                         &keys.outcomes,
                         &keys.kept_events,
+                        &keys.fetch_answers,
                     ];
                     let known = known.contains(&key)
                         || key.starts_with("instance_lock:")

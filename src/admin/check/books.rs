@@ -17,21 +17,12 @@ use crate::error::Error;
 use crate::event::MAX_BOOKS;
 use crate::ids::{BookId, EventId};
 use crate::keys::{BOOK_IDS_FIELD, LENDING_GROUP, SHELVING_GROUP};
+use crate::lua;
 use crate::script::{Call, Script, text};
 use crate::stream::{self, Lease};
 
-static INSPECT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("../../../lua/order.lua"),
-        include_str!("../../../lua/inspect.lua")
-    ))
-});
-static MEND: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("../../../lua/order.lua"),
-        include_str!("../../../lua/mend.lua")
-    ))
-});
+static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "inspect")));
+static MEND: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "mend")));
 
 /// A hand-off that is mended is one event.
 const _: () = assert!(PAGE <= MAX_BOOKS);

@@ -28,16 +28,12 @@ use super::{
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::lending::MOST_BOOKS_IN_HAND;
+use crate::lua;
 use crate::outcome::Verdict;
 use crate::script::{Script, text};
 use crate::stream::{self, Entry};
 
-static RECOUNT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("../../../lua/order.lua"),
-        include_str!("../../../lua/recount.lua")
-    ))
-});
+static RECOUNT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "recount")));
 
 /// Loans that the first scan counts in one pass, each for a user in the worst case: 70 MB.
 const LOANS_IN_A_PASS: u64 = 2_000_000;

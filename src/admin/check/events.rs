@@ -13,15 +13,11 @@ use super::super::options::Stream;
 use super::{Check, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation};
 use crate::error::Error;
 use crate::ids::EventId;
+use crate::lua;
 use crate::script::{Script, text};
 use crate::stream;
 
-static UNDONE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("../../../lua/order.lua"),
-        include_str!("../../../lua/undone.lua")
-    ))
-});
+static UNDONE: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "undone")));
 
 /// Outcomes that are remembered in one pass, to find those that are there twice: 32 MB or so.
 const OUTCOMES_IN_A_PASS: u64 = 500_000;

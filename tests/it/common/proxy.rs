@@ -16,6 +16,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use library_lending::script::bare;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Daemon, Redis, eventually};
@@ -42,7 +43,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
         ("unfetch", "", include_str!("../../../lua/unfetch.lua")),
     ];
     let digest = |(kind, parts, text): (&'static str, &str, &str)| {
-        (redis::Script::new(&format!("{parts}{text}")).get_hash().to_owned(), kind)
+        (redis::Script::new(&bare(&format!("{parts}{text}"))).get_hash().to_owned(), kind)
     };
     scripts.into_iter().map(digest).collect()
 });
