@@ -151,6 +151,8 @@ fn hand_over(batch: Vec<Delivered>, to_worker: &Sender<Vec<Delivered>>) {
         // The channel is closed only when the worker has ended with an error, and with it the
         // session.
         let _ = to_worker.send(batch);
+        // The worker first, if it is to run on this CPU: somebody waits for what it sends, nobody for
+        // the next read.
         std::thread::yield_now();
     }
 }
