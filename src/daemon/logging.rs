@@ -1,14 +1,20 @@
 //! The daemon's log: messages by `log` and simple_logger, and a line for each outcome.
 //!
-//! All goes to stderr, plain, since journald adds time and name. Outcome lines do not go through
-//! `log` one by one: stderr is unbuffered, and at full speed a write for each would cost more than
+//! All goes to stderr, plain, since journald adds time and name. Where it does go to the journal, each
+//! line begins with its priority, so that `journalctl -p warning` finds what needs somebody.
+//!
+//! Outcome lines do not go through `log` one by one: stderr is unbuffered, and at full speed a write for each would cost more than
 //! the decision; those of a batch go out in one write. Text that users sent is escaped: it can
 //! neither forge a line nor send codes to a terminal.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 
-use log::LevelFilter;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use simple_logger::SimpleLogger;
 
 use super::options::LogOutcomes;
 use crate::event::EventKey;
@@ -17,16 +23,65 @@ use crate::outcome::push_escaped;
 /// Sets up `log` for this process.
 pub fn start(level: LevelFilter) {
     // Of the libraries below only their troubles are of interest.
-    let logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Warn);
+    let logger = SimpleLogger::new().with_level(LevelFilter::Warn);
     let ours = [crate::daemon::LOG, crate::lending::LOG, crate::shelving::LOG];
     let logger = ours.iter().fold(logger, |logger, name| logger.with_module_level(name, level));
+    let most = logger.max_level();
     // It fails only if there is a logger already, which then is as good.
-    let _ = logger.init();
+    if log::set_boxed_logger(Box::new(Logger { logger, to_journal: is_journal() })).is_ok() {
+        log::set_max_level(most);
+    }
+}
+
+struct Logger {
+    logger: SimpleLogger,
+    to_journal: bool,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.logger.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.to_journal && self.enabled(record.metadata()) {
+            // Held until the line is written: nobody writes in between.
+            let mut stderr = io::stderr().lock();
+            let _ = stderr.write_all(priority(record.level()).as_bytes());
+            self.logger.log(record);
+        } else {
+            self.logger.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.logger.flush();
+    }
+}
+
+/// How a line of the journal begins, see sd-daemon(3).
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
+}
+
+/// Whether stderr goes to the journal: systemd says so, and of which file it is true; the variable
+/// is inherited also by those whose stderr goes elsewhere.
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let file = stderr.and_then(|stderr| stderr.metadata());
+    file.is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
 /// Collects the lines of a batch of outcomes and writes them in one go.
 pub struct OutcomeLog {
     which: LogOutcomes,
+    priority: &'static str,
     lines: String,
 }
 
@@ -34,7 +89,8 @@ impl OutcomeLog {
     /// Collects the outcomes that are asked for, if the level lets them through at all.
     pub fn new(which: LogOutcomes) -> Self {
         let which = if log::max_level() < LevelFilter::Info { LogOutcomes::None } else { which };
-        Self { which, lines: String::new() }
+        let priority = if is_journal() { priority(Level::Info) } else { "" };
+        Self { which, priority, lines: String::new() }
     }
 
     /// Adds the outcome of an event: its user, where that is known, and the fields from `outcome`
@@ -49,6 +105,7 @@ impl OutcomeLog {
             return;
         }
         let start = self.lines.len();
+        self.lines.push_str(self.priority);
         let refused = push_line(&mut self.lines, key, user, fields);
         if self.which == LogOutcomes::Refused && !refused {
             self.lines.truncate(start);
@@ -59,7 +116,7 @@ impl OutcomeLog {
     pub fn write(&mut self) {
         if !self.lines.is_empty() {
             // Nothing can be done about a log that cannot be written, and lending goes on.
-            let _ = std::io::stderr().lock().write_all(self.lines.as_bytes());
+            let _ = io::stderr().lock().write_all(self.lines.as_bytes());
             self.lines.clear();
         }
     }

@@ -1,5 +1,10 @@
 //! What the daemon says.
 
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Command, Stdio};
+
 use crate::common::*;
 
 /// The lines that have all of these words.
@@ -40,6 +45,47 @@ fn each_outcome_is_one_line_that_says_who_what_and_why_not() {
     assert_one_line_with(&daemon, &["user5", "unchanged", "unheard-of"]);
     let log = daemon.log();
     assert!(!log.contains('\u{1b}'), "colours: {log}");
+}
+
+/// `journalctl -p warning` found nothing, whatever went wrong: what stderr says is information, unless
+/// a line begins with its priority. Who runs the daemon by hand does not want to see that.
+#[test]
+fn lines_begin_with_their_priority_where_they_go_to_the_journal() {
+    for to_journal in [true, false] {
+        let redis = Redis::new();
+        redis.request("", "geb");
+        let path = redis.directory().join("journal");
+        let file = File::create(&path).unwrap();
+        let about = file.metadata().unwrap();
+        // Of systemd's variable for a service that passed it on to one with a stderr of its own.
+        let inode = about.ino() + u64::from(!to_journal);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_libraryd"));
+        command
+            .args(["-a", &redis.address(), "worker1"])
+            .env_clear()
+            .env("JOURNAL_STREAM", format!("{}:{inode}", about.dev()))
+            .stdin(Stdio::null())
+            .stderr(file);
+        let mut daemon = Process::spawn(&mut command);
+        redis.outcome_of_request(&redis.request("user1", "geb"));
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait(DEADLINE).and_then(|status| status.code()), Some(0));
+        let log = fs::read_to_string(&path).unwrap();
+        let mut levels = BTreeSet::new();
+        for line in log.lines() {
+            let (priority, rest) =
+                if to_journal { line.split_at(line.len().min(3)) } else { ("", line) };
+            let level = rest.split(' ').next().unwrap();
+            let of_level = match level {
+                "INFO" => "<6>",
+                "WARN" => "<4>",
+                _ => panic!("{line}"),
+            };
+            assert!(priority == of_level || !to_journal, "{line}");
+            levels.insert(level);
+        }
+        assert_eq!(levels.len(), 2, "{log}");
+    }
 }
 
 #[test]
