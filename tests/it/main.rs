@@ -25,6 +25,7 @@ mod logging;
 mod order;
 mod outages;
 mod poison;
+mod redis_user;
 mod reference;
 mod seed;
 mod several;

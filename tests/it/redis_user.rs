@@ -1,0 +1,60 @@
+//! The Redis user that the manual describes: with its rights, and no more, everything works.
+
+use crate::common::*;
+
+/// The rights, as library-lending(7) lists them.
+fn rights() -> Vec<String> {
+    const PAGE: &str = include_str!("../../src/man/library-lending.7");
+    let (_, behind) = PAGE.split_once("ACL SETUSER library on >PASSWORD").unwrap();
+    let (rights, _) = behind.split_once("\n.Ed").unwrap();
+    rights.split_whitespace().filter(|word| *word != "\\e").map(str::to_owned).collect()
+}
+
+const CLERK: [&str; 4] = ["--username", "library", "--password", "right"];
+
+#[test]
+fn the_user_of_the_manual_may_do_what_is_done_and_no_more() {
+    let redis = Redis::new();
+    let mut user = vec!["ACL", "SETUSER", "library", "on", ">right"];
+    let rights = rights();
+    user.extend(rights.iter().map(String::as_str));
+    redis.cmd(&user);
+    Ledger::new().lent("user1", &["lent"], "1-0").nowhere(&["emma"], "1-0").lay_down(&redis);
+    // Something to take over, to put on its shelf, and to reject.
+    redis.request("user2", "lent,momo");
+    Other::gone(&redis, "dead").take(REQUESTS);
+    redis.hand_off("*", "emma");
+    redis.request("", "geb");
+    let daemons = ["worker1", "worker2"].map(|name| {
+        Daemon::start(&redis, &[&CLERK[..], &["--lease", "1", "--retain-days", "1", name]].concat())
+    });
+    let run = |args: &[&str]| TestCommand::library_req(&redis, &[&CLERK[..], args].concat());
+    run(&["request", "user1", "geb", "--id", "one"]).exits(0);
+    run(&["return", "user1", "lent"]).exits(0);
+    run(&["loans", "user1"]).exits(0);
+    run(&["where", "geb", "--show-user"]).exits(0);
+    run(&["history", "--user", "user1"]).exits(0);
+    let lines: String = (0..3_000).map(|n| format!("request user{n} book{n}\n")).collect();
+    let file = redis.directory().join("batch");
+    std::fs::write(&file, lines).unwrap();
+    run(&["batch", &file.display().to_string()]).exits(0);
+    let admin = |args: &[&str]| TestCommand::library_admin(&redis, &[&CLERK[..], args].concat());
+    admin(&["status"]).exits(0);
+    admin(&["check"]).exits(0);
+    admin(&["dead-letters", "list"]).exits(0);
+    for mut daemon in daemons {
+        assert_eq!(daemon.stop(), 0);
+        let log = daemon.log().to_lowercase();
+        for word in ["permi", "noperm", "error"] {
+            assert!(!log.contains(word), "{word}: {log}");
+        }
+    }
+    redis.assert_at_rest();
+    let mut connection = redis.connect().unwrap();
+    redis::cmd("AUTH").arg(&["library", "right"]).exec(&mut connection).unwrap();
+    for command in [&["FLUSHALL"][..], &["KEYS", "*"], &["CONFIG", "GET", "*"], &["GET", "other"]] {
+        let mut tried = redis::cmd(command[0]);
+        let error = tried.arg(&command[1..]).exec(&mut connection).unwrap_err();
+        assert_eq!(error.code(), Some("NOPERM"), "{command:?}");
+    }
+}
