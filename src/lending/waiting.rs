@@ -65,6 +65,8 @@ pub struct WaitingRoom {
     due: BTreeSet<EventKey>,
     pause: Duration,
     next_round: Instant,
+    /// Books have arrived since somebody was last taken out.
+    arrived: bool,
     rung: bool,
     rung_count: usize,
     deaf: Duration,
@@ -81,6 +83,7 @@ impl Default for WaitingRoom {
             due: BTreeSet::new(),
             pause: FIRST_PAUSE,
             next_round: Instant::now(),
+            arrived: false,
             rung: false,
             rung_count: FIRST_RUNG,
             deaf: FIRST_DEAF,
@@ -115,12 +118,25 @@ impl WaitingRoom {
             })
     }
 
-    /// Lets an event in after a try that ended in WAIT.
+    /// Lets an event in after its first try, which ended in WAIT.
     pub fn admit(&mut self, waiting: Waiting) {
         if self.by_age.is_empty() {
             self.pause = FIRST_PAUSE;
             self.next_round = Instant::now() + self.pause;
         }
+        self.let_in(waiting);
+    }
+
+    /// Lets an event in again that was taken out for another try: in vain, so that nothing is to be
+    /// tried any sooner for it. But books that arrived meanwhile may have come too late for that try.
+    pub fn admit_again(&mut self, waiting: Waiting) {
+        if self.arrived && !waiting.for_older {
+            self.due.insert(waiting.event.key);
+        }
+        self.let_in(waiting);
+    }
+
+    fn let_in(&mut self, waiting: Waiting) {
         let key = waiting.event.key;
         for book in &waiting.event.books {
             self.by_book.entry(book.clone()).or_default().insert(key);
@@ -152,6 +168,9 @@ impl WaitingRoom {
     /// Events were decided: those that ask for their books, and the oldest if they were older than
     /// they, are worth another try.
     pub fn decided(&mut self, events: &[Event]) {
+        if events.is_empty() {
+            return;
+        }
         let Some(oldest) = self.by_age.keys().next() else { return };
         self.pause = FIRST_PAUSE;
         self.next_round = self.next_round.min(Instant::now() + self.round_pause());
@@ -170,13 +189,15 @@ impl WaitingRoom {
 
     /// Books have arrived on their shelves: every request that waits for one is worth another try.
     pub fn shelved(&mut self) {
+        self.arrived = true;
         self.due.extend(&self.for_books);
     }
 
     /// Another instance has decided something, or put books on their shelves: the oldest are worth
-    /// another try, at the next tick or, after a ring in vain, when the pause is over.
+    /// another try, at the next tick or, after a ring in vain, when the pause is over. If all are out
+    /// for a try just now, which it may have come too late for, when they are back.
     pub fn rung(&mut self) {
-        self.rung = !self.is_empty();
+        self.rung = true;
     }
 
     /// Something that waited was decided: it is worth while to listen.
@@ -194,7 +215,7 @@ impl WaitingRoom {
 
     /// Answers a ring, and begins a round if it is time: everybody is worth another try.
     pub fn tick(&mut self, now: Instant) {
-        if self.rung && now >= self.deaf_until {
+        if self.rung && !self.is_empty() && now >= self.deaf_until {
             self.rung = false;
             self.due.extend(self.by_age.keys().take(self.rung_count));
             self.deaf_until = now + self.deaf;
@@ -221,6 +242,7 @@ impl WaitingRoom {
         books: usize,
         may_go: impl Fn(&Event) -> bool,
     ) -> Vec<Waiting> {
+        self.arrived = false;
         let mut taken = BTreeMap::new();
         let mut taken_books = 0;
         // Those that may not go now are looked at again soon; not all of a crowd each time.
@@ -402,6 +424,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_heard_while_one_is_out_for_a_try_is_worth_another() {
+        let now = Instant::now();
+        for for_older in [true, false] {
+            let mut room = room(&[event(1, Action::Request, &["geb"])]);
+            let mut out_and_back = |news: fn(&mut WaitingRoom)| {
+                room.due.insert(event(1, Action::Request, &[]).key);
+                let waiting = room.take_due(1, 1, |_| true).remove(0);
+                news(&mut room);
+                room.admit_again(Waiting { for_older, ..waiting });
+                room.next_round = now + LAST_PAUSE;
+                room.tick(now + LAST_DEAF);
+                std::mem::take(&mut room.due).len()
+            };
+            assert_eq!(out_and_back(|_| {}), 0);
+            assert_eq!(out_and_back(WaitingRoom::shelved), usize::from(!for_older));
+            assert_eq!(out_and_back(WaitingRoom::rung), 1);
+            assert_eq!(out_and_back(|_| {}), 0);
+        }
+    }
+
+    #[test]
     fn a_round_tries_everybody_and_rounds_get_rarer() {
         let mut room = room(&[event(5, Action::Request, &["geb"])]);
         let first = room.next_round().unwrap();
@@ -410,5 +453,25 @@ mod tests {
         room.tick(first);
         assert!(room.has_due());
         assert_eq!(room.next_round().unwrap() - first, FIRST_PAUSE * 2);
+    }
+
+    /// One that waited alone was tried every 5 ms for ever: taking it out left an empty room, to which
+    /// it came back as the first.
+    #[test]
+    fn rounds_get_rarer_also_for_one_that_waits_alone() {
+        let mut room = room(&[event(5, Action::Request, &["geb"])]);
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            let now = room.next_round().unwrap();
+            room.tick(now);
+            let [waiting] = <[Waiting; 1]>::try_from(room.take_due(1, 1, |_| true)).unwrap();
+            room.decided(&[]);
+            room.admit_again(waiting);
+            pauses.push(room.next_round().unwrap() - now);
+        }
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!(pauses.last(), Some(&LAST_PAUSE));
+        room.decided(&[event(9, Action::Return, &["momo"])]);
+        assert!(room.next_round().unwrap() <= Instant::now() + FIRST_PAUSE);
     }
 }

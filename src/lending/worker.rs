@@ -471,7 +471,12 @@ impl<'a> Worker<'a> {
                     asking.push(Asking { event, doubt, finality, books, before });
                 }
                 Verdict::Wait { doubt, for_older } => {
-                    self.room.admit(Waiting { event: one.event, doubt, for_older });
+                    let waiting = Waiting { event: one.event, doubt, for_older };
+                    if again {
+                        self.room.admit_again(waiting);
+                    } else {
+                        self.room.admit(waiting);
+                    }
                 }
                 Verdict::Stale => {
                     debug!(target: LOG, "{key} is decided by another instance");

@@ -1,6 +1,8 @@
 //! The bell: what waits for another instance is tried again at once when that one has decided
 //! something. Where the bell cannot be heard, it is found by trying again and again, as ever.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
@@ -127,4 +129,30 @@ fn a_daemon_whose_listening_connection_is_killed_listens_again() {
     // Nobody waits any more.
     assert!(eventually(DEADLINE, || !is_listened_to(&redis)));
     assert_eq!(daemon.stop(), 0);
+}
+
+/// One that waited was tried every 5 ms for ever, each instance that had one taking a tenth of Redis:
+/// what it waited for was in the hands of the reference application, at a desk where it was night.
+#[test]
+fn what_waits_in_vain_is_tried_less_and_less_often() {
+    let redis = Redis::new();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tries);
+    let proxy = Proxy::new(&redis, move |command| {
+        count.fetch_add(usize::from(command.kind == "decide"), Ordering::SeqCst);
+        None
+    });
+    let _daemon = proxy.spawn(&redis, &["worker1"]).ready();
+    let other = Other::alive(&redis, "other");
+    let (older, younger) = one_waits_for_another(&redis, 1);
+    let mut last = 0;
+    let rarer = eventually(DEADLINE, || {
+        let before = tries.load(Ordering::SeqCst);
+        stays(A_WHILE, || true);
+        last = tries.load(Ordering::SeqCst) - before;
+        before > 0 && last <= 4
+    });
+    assert!(rarer, "{last} tries in {A_WHILE:?}");
+    let took = other_is_done(&redis, &other, &older, &younger);
+    assert!(took < A_WHILE, "it was decided after {took:?}");
 }
