@@ -9,9 +9,8 @@ use super::{MOST_BOOKS_IN_HAND, STORAGE_CAPACITY};
 use crate::error::Error;
 use crate::event::{Action, Event};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::lua;
 use crate::outcome;
-use crate::script::{Script, arg_of, text};
+use crate::script::{Script, arg_of, lua, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
 
