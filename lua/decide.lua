@@ -69,7 +69,7 @@ end
 local fetched, taken = {}, 1
 if ARGV[10] ~= '' then
   -- It may have been left to a later fetch, if this call had to be sent twice.
-  local head, answer = ARGV[1] .. ' ' .. ARGV[10] .. ' ', redis.call('HMGET', KEYS[11], me)[1]
+  local head, answer = ARGV[1] .. ' ' .. ARGV[10] .. ' ', redis.call('HGET', KEYS[11], me)
   if not answer or string.sub(answer, 1, #head) ~= head then
     return {'UNASKED'}
   end
@@ -252,7 +252,8 @@ end
 read_hash(books_of_key, users, books_of)
 
 -- What was found out for refusals, and may change by what is done here: whether anybody is noted to
--- wait for another (ties), hand-offs that are or are not done, the doubt of this moment.
+-- wait for another, which hand-offs are undone, and, once somebody has asked for them, `shelving`
+-- (how far its group has come) and the `doubt` of this moment.
 local known = {are_ties = false, undone = {}}
 
 local any = 0
@@ -479,9 +480,9 @@ local function refusing()
     lending_group = lending_group, shelving_group = shelving_group, me = me, silent = silent,
     reference = reference, limit = limit, loan = loan, state = state, stored = stored,
     in_hand = in_hand, decided = decided, known = known, changed = changed,
-    awaited = awaited, set = set, write_hash = write_hash, 
-    put_back = put_back, take_from_storage = take_from_storage, acknowledge = acknowledge,
-    lend = lend, take_back = take_back, would_overtake = would_overtake, tell = tell,
+    awaited = awaited, set = set, write_hash = write_hash, put_back = put_back,
+    take_from_storage = take_from_storage, acknowledge = acknowledge, lend = lend,
+    take_back = take_back, would_overtake = would_overtake, tell = tell,
   })
   return loaded
 end

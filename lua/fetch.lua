@@ -5,8 +5,8 @@
 -- has put it back since, into storage or on its way to its shelf, is lending's to know.
 --
 -- The answer is left in Redis as well: token and number, and behind them, unless all were on their
--- shelves, the reply, packed. So the call that decides by it can be sent right behind this
--- one, and need not wait until it has come and gone back again.
+-- shelves, the reply, packed. So the call that decides by it can be sent right behind this one, and
+-- need not wait until the answer has come to libraryd and gone back again.
 --
 -- KEYS  1 the instance's lock   2 main storage (hash: book that is out -> request that has it)
 --       3 answers (hash: instance -> the last one)
@@ -43,7 +43,7 @@ for first = FIRST, #ARGV, SLICE do
 end
 local all = #taken == #ARGV - FIRST + 1
 local left = ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. (all and '' or cmsgpack.pack(reply))
--- First: it fails where somebody has put something else there, and then no book is out.
+-- Before the books: it fails where somebody has put something else there, and then none is out.
 redis.call('HSET', KEYS[3], ARGV[3], left)
 for first = 1, #taken, SLICE do
   redis.call('HSET', KEYS[2], unpack(taken, first, math.min(first + SLICE - 1, #taken)))

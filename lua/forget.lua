@@ -1,4 +1,4 @@
--- forget.lua: remove the consumer of an instance that is long gone.
+-- forget.lua: remove the consumer of an instance that is long gone, and shelving's last answer to it.
 --
 -- Deleting a consumer that has pending entries loses them, so looking and deleting are one step.
 --

@@ -102,7 +102,7 @@ end
 local in_handoffs, too_many_handoffs
 -- Whether a book is in a hand-off that is still to be done, whoever made it: those of the reference
 -- application leave no mark in the states of books. nil if there are too many to look through. For
--- scripts that add no hand-off before they ask; decide.lua, which does, has one of its own.
+-- scripts that add no hand-off before they ask; decide.lua does, and refusals.lua has one for it.
 local function is_in_handoff(stream, group, book)
   if not in_handoffs then
     local info = group_of(stream, group)

@@ -2,8 +2,9 @@
 -- wait for another. Not a script of its own: it is put in front of decide.lua, behind order.lua.
 --
 -- The whole file is one function, which decide.lua calls when it first needs it, with all that the
--- two work on together; the functions in it are not indented for that. These run between writes:
--- they must not raise an error, so every call is a pcall, and a failure means "wait".
+-- two work on together; the functions in it are not indented for that. What looks something up
+-- runs between writes for other events and must not raise an error: what may fail is asked by
+-- pcall, and a failure means "wait".
 
 local function refusals(call)
 local requests, returns, handoffs, ties = call.requests, call.returns, call.handoffs, call.ties
@@ -50,32 +51,32 @@ local LONGEST_PAGE = 100
 -- The oldest undecided event of a stream: pending, or not delivered yet; "" if there is none, nil
 -- if that could not be found out.
 local function oldest(stream)
-  local known = undecided_of[stream]
-  if not known then
-    known = {at = 1, from = '-', page = next(silent) and LONGEST_PAGE or 1}
-    undecided_of[stream] = known
+  local list = undecided_of[stream]
+  if not list then
+    list = {at = 1, from = '-', page = next(silent) and LONGEST_PAGE or 1}
+    undecided_of[stream] = list
   end
   while true do
-    while known[known.at] do
-      local id = known[known.at]
+    while list[list.at] do
+      local id = list[list.at]
       if not decided[stream][id] then
         return id
       end
-      known.at = known.at + 1
+      list.at = list.at + 1
     end
-    if known.from then
-      local page = redis.pcall('XPENDING', stream, lending_group, known.from, '+', known.page)
+    if list.from then
+      local page = redis.pcall('XPENDING', stream, lending_group, list.from, '+', list.page)
       if page.err then
         return nil
       end
       for _, entry in ipairs(page) do
         if not silent[entry[2]] then
-          known[#known + 1] = entry[1]
+          list[#list + 1] = entry[1]
         end
       end
-      known.from = #page == known.page and '(' .. page[#page][1]
-      known.page = math.min(4 * known.page, LONGEST_PAGE)
-    elseif known.at_end then
+      list.from = #page == list.page and '(' .. page[#page][1]
+      list.page = math.min(4 * list.page, LONGEST_PAGE)
+    elseif list.at_end then
       return ''
     else
       local group = group_of(stream, lending_group)
@@ -87,8 +88,8 @@ local function oldest(stream)
       if entries.err then
         return nil
       end
-      known[#known + 1] = entries[1] and entries[1][1]
-      known.at_end = true
+      list[#list + 1] = entries[1] and entries[1][1]
+      list.at_end = true
     end
   end
 end

@@ -1,4 +1,5 @@
--- resign.lua: give up the lease at the end, and with it the consumers that have nothing pending.
+-- resign.lua: give up the lease at the end, and with it shelving's last answer to this instance and
+-- the consumers that have nothing pending.
 --
 -- Deleting a consumer that has pending entries would lose them: those stay, to be claimed.
 --

@@ -12,7 +12,6 @@ use crate::error::Error;
 
 /// The text of a script, put together from files of `lua/` in that order: as Redis gets it, see
 /// [`write_bare`].
-#[macro_export]
 macro_rules! lua {
     ($($file:literal),+) => {{
         const TEXT: &str =
@@ -30,6 +29,7 @@ macro_rules! lua {
         }
     }};
 }
+pub(crate) use lua;
 
 /// Writes a script's text without comments and indentation, which are for its readers: they would
 /// be a third of it in the binary and on the wire. Its lines stay what they are, since errors name
@@ -39,7 +39,7 @@ macro_rules! lua {
 pub const fn write_bare(text: &str, bare: &mut [u8]) -> usize {
     let text = text.as_bytes();
     let (mut at, mut length) = (0, 0);
-    let (mut quote, mut is_line_begun) = (0, false);
+    let (mut quote, mut is_escaped, mut is_line_begun) = (0, false, false);
     while at < text.len() {
         let byte = text[at];
         let is_comment = quote == 0 && byte == b'-' && at + 1 < text.len() && text[at + 1] == b'-';
@@ -52,21 +52,18 @@ pub const fn write_bare(text: &str, bare: &mut [u8]) -> usize {
         }
         if byte == b'\n' {
             assert!(quote == 0, "a string that does not end on its line");
-        } else if quote != 0 && byte == b'\\' {
-            // Whatever follows ends no string.
-            if length < bare.len() {
-                bare[length] = byte;
-            }
-            at += 1;
-            length += 1;
-        } else if quote != 0 {
-            quote = if byte == quote { 0 } else { quote };
-        } else if byte == b'\'' || byte == b'"' {
-            quote = byte;
+        } else if quote == 0 {
+            quote = if byte == b'\'' || byte == b'"' { byte } else { 0 };
+        } else if is_escaped {
+            is_escaped = false;
+        } else if byte == b'\\' {
+            is_escaped = true;
+        } else if byte == quote {
+            quote = 0;
         }
         if is_line_begun || byte != b' ' {
             if length < bare.len() {
-                bare[length] = text[at];
+                bare[length] = byte;
             }
             length += 1;
         }
@@ -76,7 +73,8 @@ pub const fn write_bare(text: &str, bare: &mut [u8]) -> usize {
     length
 }
 
-/// A script's text as Redis gets it, see [`write_bare`].
+/// A script's text as Redis gets it, see [`write_bare`]; for tests, which put texts together as they
+/// run.
 pub fn bare(text: &str) -> String {
     let mut bare = vec![0; write_bare(text, &mut [])];
     write_bare(text, &mut bare);

@@ -17,8 +17,7 @@ use super::status::waiting;
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
-use crate::lua;
-use crate::script::Script;
+use crate::script::{Script, lua};
 use crate::stream;
 
 static REGROUP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("regroup")));

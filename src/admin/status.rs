@@ -13,8 +13,7 @@ use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::Keys;
 use crate::lending::STORAGE_CAPACITY;
-use crate::lua;
-use crate::script::{Script, text};
+use crate::script::{Script, lua, text};
 use crate::stream::{self, Lease};
 
 static BACKLOG: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("backlog")));

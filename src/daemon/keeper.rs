@@ -9,7 +9,6 @@ use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::daemon::LOG;
-use crate::lua;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 use redis::Connection;
@@ -20,7 +19,7 @@ use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::lending::{self, SUSPICIOUS_DELIVERIES};
-use crate::script::{self, Script, text};
+use crate::script::{self, Script, lua, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving;
 use crate::stream::{self, Consumer, Lease};

@@ -11,8 +11,7 @@ use redis::{Connection, Value};
 
 use crate::error::Error;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::lua;
-use crate::script::Script;
+use crate::script::{Script, lua};
 use crate::session::Session;
 
 static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("acquire")));

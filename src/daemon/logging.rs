@@ -1,11 +1,11 @@
 //! The daemon's log: messages by `log` and simple_logger, and a line for each outcome.
 //!
-//! All goes to stderr, plain, since journald adds time and name. Where it does go to the journal, each
+//! All goes to stderr, plain, since journald adds time and name. Where stderr is the journal, each
 //! line begins with its priority, so that `journalctl -p warning` finds what needs somebody.
 //!
-//! Outcome lines do not go through `log` one by one: stderr is unbuffered, and at full speed a write for each would cost more than
-//! the decision; those of a batch go out in one write. Text that users sent is escaped: it can
-//! neither forge a line nor send codes to a terminal.
+//! Outcome lines do not go through `log` one by one: stderr is unbuffered, and at full speed a write
+//! for each would cost more than the decision; those of a batch go out in one write. Text that users
+//! sent is escaped: it can neither forge a line nor send codes to a terminal.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -23,43 +23,46 @@ use crate::outcome::push_escaped;
 /// Sets up `log` for this process.
 pub fn start(level: LevelFilter) {
     // Of the libraries below only their troubles are of interest.
-    let logger = SimpleLogger::new().with_level(LevelFilter::Warn);
+    let plain = SimpleLogger::new().with_level(LevelFilter::Warn);
     let ours = [crate::daemon::LOG, crate::lending::LOG, crate::shelving::LOG];
-    let logger = ours.iter().fold(logger, |logger, name| logger.with_module_level(name, level));
-    let most = logger.max_level();
+    let plain = ours.iter().fold(plain, |plain, name| plain.with_module_level(name, level));
+    let most = plain.max_level();
     // It fails only if there is a logger already, which then is as good.
-    if log::set_boxed_logger(Box::new(Logger { logger, to_journal: is_journal() })).is_ok() {
+    if log::set_boxed_logger(Box::new(Logger { plain, to_journal: is_journal() })).is_ok() {
         log::set_max_level(most);
     }
 }
 
+/// Writes plain lines, with their priority in front if they go to the journal.
 struct Logger {
-    logger: SimpleLogger,
+    plain: SimpleLogger,
     to_journal: bool,
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.logger.enabled(metadata)
+        self.plain.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.to_journal && self.enabled(record.metadata()) {
-            // Held until the line is written: nobody writes in between.
-            let mut stderr = io::stderr().lock();
-            let _ = stderr.write_all(priority(record.level()).as_bytes());
-            self.logger.log(record);
-        } else {
-            self.logger.log(record);
+        if !self.enabled(record.metadata()) {
+            return;
         }
+        // Held until the line is written: nobody writes in between.
+        let mut stderr = io::stderr().lock();
+        if self.to_journal {
+            // As for outcomes: nothing can be done about a log that cannot be written.
+            let _ = stderr.write_all(priority(record.level()).as_bytes());
+        }
+        self.plain.log(record);
     }
 
     fn flush(&self) {
-        self.logger.flush();
+        self.plain.flush();
     }
 }
 
-/// How a line of the journal begins, see sd-daemon(3).
+/// What a line that goes to the journal begins with, see sd-daemon(3).
 fn priority(level: Level) -> &'static str {
     match level {
         Level::Error => "<3>",
@@ -69,8 +72,8 @@ fn priority(level: Level) -> &'static str {
     }
 }
 
-/// Whether stderr goes to the journal: systemd says so, and of which file it is true; the variable
-/// is inherited also by those whose stderr goes elsewhere.
+/// Whether stderr is the journal. systemd says which file is, by device and inode: a process may have
+/// inherited that and write to another.
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
@@ -81,6 +84,7 @@ fn is_journal() -> bool {
 /// Collects the lines of a batch of outcomes and writes them in one go.
 pub struct OutcomeLog {
     which: LogOutcomes,
+    /// What each line begins with, if anything.
     priority: &'static str,
     lines: String,
 }

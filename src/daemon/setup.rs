@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use crate::daemon::LOG;
-use crate::lua;
 use log::warn;
 use redis::Connection;
 
@@ -13,7 +12,7 @@ use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
-use crate::script::{Script, text};
+use crate::script::{Script, lua, text};
 use crate::stream::group as group_of;
 
 static PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("permits")));

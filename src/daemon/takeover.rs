@@ -10,8 +10,7 @@ use crate::ids::EventId;
 use crate::keys::LENDING_GROUP;
 use crate::lending::SUSPICIOUS_DELIVERIES;
 use crate::lending::suspects::DiedWith;
-use crate::lua;
-use crate::script::{Script, text};
+use crate::script::{Script, lua, text};
 use crate::session::Session;
 use crate::stream::Entry;
 

@@ -9,9 +9,8 @@ use super::{MOST_BOOKS_IN_HAND, STORAGE_CAPACITY};
 use crate::error::Error;
 use crate::event::{Action, Event};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::lua;
 use crate::outcome;
-use crate::script::{Script, arg_of, text};
+use crate::script::{Script, arg_of, lua, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
 
@@ -54,8 +53,8 @@ pub struct Try {
 }
 
 impl Try {
-    /// Whether what ShelvingService said is not known here yet.
-    pub fn is_left(&self) -> bool {
+    /// Whether some of what ShelvingService said is not known here yet.
+    fn has_left(&self) -> bool {
         self.fetched.as_ref().is_some_and(|fetched| fetched.answers.contains(&Some(Answer::Left)))
     }
 }
@@ -86,8 +85,8 @@ pub enum Verdict {
     Failed(String),
 }
 
-/// The command for a chunk of tries. Answers that are [left](Answer::Left) are those to the fetch of
-/// that number.
+/// The command for a chunk of tries. `fetch` is the number of the fetch that those answers are to
+/// which are [left](Answer::Left) in Redis.
 pub fn command(
     session: &Session,
     neighbours: &Neighbours,
@@ -112,7 +111,7 @@ pub fn command(
     cmd.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
     cmd.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
     cmd.arg(session.decided_events()).arg(session.consumer()).arg(&keys.bell);
-    if tries.iter().any(Try::is_left) {
+    if tries.iter().any(Try::has_left) {
         cmd.arg(fetch);
     } else {
         cmd.arg("");
@@ -126,19 +125,16 @@ pub fn command(
             let answers = fetched.as_ref().map(|fetched| &fetched.answers);
             answers.is_some_and(|answers| answers.iter().all(|it| it.as_ref() == Some(&answer)))
         };
-        let mut each = false;
-        let said = match fetched {
-            None => "nothing",
-            Some(_) if all(Answer::Yes) => "yes",
-            Some(Fetched { finality: Finality::First, .. }) if all(Answer::Left) => "fetched",
-            Some(fetched) => {
-                each = true;
-                match fetched.finality {
-                    Finality::First => "first",
-                    Finality::InDoubt(_) => "in_doubt",
-                    Finality::Certain => "certain",
-                }
+        // In one word for all books where that is enough, else with the answer for each.
+        let (said, answers): (_, &[Option<Answer>]) = match fetched {
+            None => ("nothing", &[]),
+            Some(_) if all(Answer::Yes) => ("yes", &[]),
+            Some(Fetched { finality: Finality::First, .. }) if all(Answer::Left) => {
+                ("fetched", &[])
             }
+            Some(Fetched { finality: Finality::First, answers }) => ("first", answers),
+            Some(Fetched { finality: Finality::InDoubt(_), answers }) => ("in_doubt", answers),
+            Some(Fetched { finality: Finality::Certain, answers }) => ("certain", answers),
         };
         let (action, ttl_ms) = (event.key.action, event.answer.ttl_ms());
         let sure = if doubt.is_empty() { "sure" } else { "doubt" };
@@ -152,18 +148,14 @@ pub fn command(
         for book in &event.books {
             cmd.arg(book.as_str());
         }
-        if let Some(fetched) = fetched
-            && each
-        {
-            for answer in &fetched.answers {
-                cmd.arg(match answer {
-                    None => "",
-                    Some(Answer::Yes) => "yes",
-                    Some(Answer::Again) => "again",
-                    Some(Answer::Left) => "fetched",
-                    Some(Answer::TakenBy(request)) => request,
-                });
-            }
+        for answer in answers {
+            cmd.arg(match answer {
+                None => "",
+                Some(Answer::Yes) => "yes",
+                Some(Answer::Again) => "again",
+                Some(Answer::Left) => "fetched",
+                Some(Answer::TakenBy(request)) => request,
+            });
         }
     }
     cmd

@@ -9,8 +9,7 @@ use crate::error::Error;
 use crate::event::{Action, AnswerWish, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::lua;
-use crate::script::{Reply, Script};
+use crate::script::{Reply, Script, lua};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "reject")));

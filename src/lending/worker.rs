@@ -62,7 +62,8 @@ const IDLE: Duration = Duration::from_secs(1);
 enum Call {
     /// Asks shelving for books, for the call behind it.
     Fetch,
-    /// Decides events, or finds what they wait for. `fetch` is the number of the last fetch.
+    /// Decides events, or finds what they wait for. `fetch` is the number of the last fetch: the one
+    /// in front, if it needs that.
     Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: u64, again: bool },
     /// Finds out which books a request may have fetched that is to be given up.
     Look(GivenUp),
@@ -80,7 +81,7 @@ impl Call {
     }
 }
 
-/// An event some of whose books shelving is asked for.
+/// An event that is to be tried, and the books that shelving is asked for in front of that.
 struct Asking {
     event: Event,
     /// The doubt that an earlier try ended in; else empty.
@@ -333,8 +334,8 @@ impl<'a> Worker<'a> {
         chunk.collect()
     }
 
-    /// Decides a chunk: asks shelving, unless there is nothing to ask for, and has the answer decided
-    /// by in the same breath.
+    /// Decides a chunk: asks shelving, unless there is nothing to ask for, and decides by its answer in
+    /// the same breath.
     fn decide(&mut self, chunk: Vec<Asking>, again: bool, by_text: bool) -> Result<(), Error> {
         let mut packed = Vec::new();
         if chunk.iter().any(|asking| !asking.books.is_empty()) {
@@ -366,13 +367,10 @@ impl<'a> Worker<'a> {
     }
 
     fn send(&mut self, call: Call) -> Result<(), Error> {
-        self.send_as(call, false)
+        self.send_behind(Vec::new(), call, false)
     }
 
-    fn send_as(&mut self, call: Call, by_text: bool) -> Result<(), Error> {
-        self.send_behind(Vec::new(), call, by_text)
-    }
-
+    /// Sends a call in one write with what is packed already.
     fn send_behind(&mut self, mut packed: Vec<u8>, call: Call, by_text: bool) -> Result<(), Error> {
         self.command(&call, by_text).write_packed_command(&mut packed);
         self.connection.send_packed_command(&packed).map_err(Error::redis("send to Redis"))?;
@@ -402,22 +400,23 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Redis does not know the script of a call, which has done nothing.
+    /// Sends a call whose script Redis does not know, and which has done nothing, with the text.
     fn send_text(&mut self, call: Call) -> Result<(), Error> {
         match call {
             // The call behind it comes back as well, without having found an answer.
             Call::Fetch => Ok(()),
             Call::Decide { tries, again, .. } => self.decide_again(tries, again),
-            call => self.send_as(call, true),
+            call => self.send_behind(Vec::new(), call, true),
         }
     }
 
-    /// A call that has done nothing: shelving was not asked, or Redis does not know the script.
+    /// Sends a call that has done nothing once more, with what it has to find: shelving's answer was
+    /// not there, or Redis does not know the script.
     fn decide_again(&mut self, tries: Vec<Try>, again: bool) -> Result<(), Error> {
         self.decide(tries.into_iter().map(Asking::again).collect(), again, true)
     }
 
-    /// What shelving said, and the call behind this one finds in Redis.
+    /// Notes what shelving said with the tries of the call behind, which finds it in Redis itself.
     fn fetched(&mut self, reply: Value) -> Result<(), Error> {
         let Some(Call::Decide { tries, .. }) = self.under_way.front_mut() else { return Ok(()) };
         let mut left: Vec<(&mut Option<Answer>, bool)> = Vec::new();

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::event::{Action, AnswerWish, EventKey};
 use crate::ids::EventId;
 use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, Keys, USER_ID_FIELD};
-use crate::lua;
+use crate::script::lua;
 
 const SCRIPT: &str = lua!("submit");
 /// In front of the events of a chunk that are added without the script.

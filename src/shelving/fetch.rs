@@ -8,8 +8,7 @@ use redis::{Cmd, Value};
 
 use crate::error::Error;
 use crate::ids::{BookId, EventId};
-use crate::lua;
-use crate::script::{Reply, Script, arg_of, text};
+use crate::script::{Reply, Script, arg_of, lua, text};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("fetch")));

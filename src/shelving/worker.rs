@@ -6,7 +6,6 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::lua;
 use crate::shelving::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, warn};
@@ -18,7 +17,7 @@ use crate::event::{Fault, HandOff};
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
 use crate::lending::reject::{self, Rejected};
-use crate::script::{self, Script, text};
+use crate::script::{self, Script, lua, text};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("shelve")));

@@ -73,7 +73,7 @@ pub fn floor(redis: &Redis, scenario: Scenario, events: usize, connections: usiz
 }
 
 /// The floor while events arrive: it waits for them as `libraryd` does, a connection a service.
-/// `work` adds them; what it returns is what this does.
+/// `work` adds them; this returns what `work` does.
 pub fn floor_meanwhile<T>(redis: &Redis, work: impl FnOnce() -> T) -> T {
     const WAIT: [&str; 2] = ["BLOCK", "100"];
     let (room, done) = (AtomicI64::new(CAPACITY as i64), AtomicBool::new(false));

@@ -51,7 +51,7 @@ pub fn idle(plan: &Plan, redis: &Redis, report: &mut Report) {
     });
 }
 
-/// PINGs and events in turn on one connection, in microseconds.
+/// PINGs and events in turn on one connection, in microseconds, with `libraryd`.
 fn alone(redis: &Redis, link: Link, samples: usize) -> (Vec<f64>, Vec<f64>) {
     drain::stock(redis, Scenario::NewBook, 0);
     let address = if link == Link::Tcp { redis.url() } else { redis.address() };
@@ -69,6 +69,7 @@ fn floor_alone(redis: &Redis, samples: usize) -> (Vec<f64>, Vec<f64>) {
     drain::floor_meanwhile(redis, || in_turn(&mut wire, samples))
 }
 
+/// PINGs and events in turn, whoever decides these; in microseconds.
 fn in_turn(wire: &mut Wire, samples: usize) -> (Vec<f64>, Vec<f64>) {
     let (mut pings, mut events) = (Vec::new(), Vec::new());
     let mut last = "0".to_owned();

@@ -97,13 +97,15 @@ fn filling(wire: &mut Wire, from: usize, to: usize) -> f64 {
 pub fn backlog_and_memory(plan: &Plan, redis: &Redis, report: &mut Report) {
     report.part("Backlog and memory");
     let scenario = Scenario::OneAndBack;
-    let ten = |libraryd| median((0..plan.runs).map(|_| by_tens(redis, plan.events / 5, libraryd)));
-    let (by_ten, floor_by_ten) = (ten(true), ten(false));
-    let hundred = 100_000;
-    let by_hundred_thousand =
-        median((0..plan.runs).map(|_| drain::libraryd(redis, scenario, hundred, 1).redis_us()));
-    let floor =
-        median((0..plan.runs).map(|_| drain::floor(redis, scenario, hundred, 1).redis_us()));
+    let each_by = |by| median((0..plan.runs).map(|_| by_tens(redis, plan.events / 5, by)));
+    let (by_ten, floor_by_ten) = (each_by(By::Libraryd), each_by(By::Floor));
+    let hundred_thousand = 100_000;
+    let by_hundred_thousand = median(
+        (0..plan.runs).map(|_| drain::libraryd(redis, scenario, hundred_thousand, 1).redis_us()),
+    );
+    let floor = median(
+        (0..plan.runs).map(|_| drain::floor(redis, scenario, hundred_thousand, 1).redis_us()),
+    );
     let million = if plan.quick { 100_000 } else { 1_000_000 };
 
     let mut wire = drain::stock(redis, scenario, 0);
@@ -125,7 +127,7 @@ pub fn backlog_and_memory(plan: &Plan, redis: &Redis, report: &mut Report) {
     for (of, value, against, wanted) in [
         ("by tens".to_owned(), by_ten, Some(by_hundred_thousand), flat),
         ("floor, by tens".to_owned(), floor_by_ten, Some(floor), Wanted::Nothing),
-        (format!("backlog of {hundred}"), by_hundred_thousand, None, Wanted::Nothing),
+        (format!("backlog of {hundred_thousand}"), by_hundred_thousand, None, Wanted::Nothing),
         (format!("backlog of {million}"), by_million, Some(by_hundred_thousand), flat),
     ] {
         report.add(Row { figure: "Redis CPU".into(), of, value, unit: "us", against, wanted });
@@ -160,9 +162,15 @@ fn watch(wire: &mut Wire, pid: u32, outcomes: usize) -> f64 {
     panic!("{outcomes} outcomes did not come in time");
 }
 
-/// Microseconds of Redis for each event where ten at a time arrive, without their XADD: of `libraryd`
-/// or of the floor.
-fn by_tens(redis: &Redis, events: usize, libraryd: bool) -> f64 {
+/// Who works on what arrives.
+#[derive(Clone, Copy)]
+enum By {
+    Libraryd,
+    Floor,
+}
+
+/// Microseconds of Redis for each event where ten at a time arrive, without their XADD.
+fn by_tens(redis: &Redis, events: usize, by: By) -> f64 {
     let scenario = Scenario::OneAndBack;
     let mut wire = drain::stock(redis, scenario, 0);
     let before = wire.redis_cpu();
@@ -174,15 +182,15 @@ fn by_tens(redis: &Redis, events: usize, libraryd: bool) -> f64 {
         tens(&mut wire, scenario, events, true);
         wire.redis_cpu() - before
     };
-    let both = if libraryd {
-        let daemon = drain::start(redis, "worker0");
-        let both = measure();
-        drain::wait_for_outcomes(&mut wire, events);
-        drain::check(&mut wire, &scenario, events);
-        drop(daemon);
-        both
-    } else {
-        drain::floor_meanwhile(redis, measure)
+    let both = match by {
+        By::Floor => drain::floor_meanwhile(redis, measure),
+        By::Libraryd => {
+            let _daemon = drain::start(redis, "worker0");
+            let both = measure();
+            drain::wait_for_outcomes(&mut wire, events);
+            drain::check(&mut wire, &scenario, events);
+            both
+        }
     };
     both.saturating_sub(adding).as_secs_f64() * 1e6 / events as f64
 }

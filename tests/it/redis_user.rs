@@ -1,4 +1,5 @@
-//! The Redis user that the manual describes: with its rights, and no more, everything works.
+//! The Redis user that the manual describes: with its rights everything works, and no other key is
+//! in reach.
 
 use crate::common::*;
 

@@ -760,7 +760,7 @@ fn a_return_is_not_refused_before_an_older_request() {
 /// What was sent but not read by anybody is older, too.
 #[test]
 fn what_is_not_delivered_yet_counts_as_undecided() {
-    let check = "known[#known + 1] = entries[1] and entries[1][1]";
+    let check = "list[#list + 1] = entries[1] and entries[1][1]";
     guard("decide", &[(check, "")], |library| {
         let by = library.instance("worker1");
         lend(library, "user1", &["geb"]);

@@ -17,8 +17,7 @@ use crate::error::Error;
 use crate::event::MAX_BOOKS;
 use crate::ids::{BookId, EventId};
 use crate::keys::{BOOK_IDS_FIELD, LENDING_GROUP, SHELVING_GROUP};
-use crate::lua;
-use crate::script::{Call, Script, text};
+use crate::script::{Call, Script, lua, text};
 use crate::stream::{self, Lease};
 
 static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "inspect")));

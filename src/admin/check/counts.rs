@@ -28,9 +28,8 @@ use super::{
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::lending::MOST_BOOKS_IN_HAND;
-use crate::lua;
 use crate::outcome::Verdict;
-use crate::script::{Script, text};
+use crate::script::{Script, lua, text};
 use crate::stream::{self, Entry};
 
 static RECOUNT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "recount")));

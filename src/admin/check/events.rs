@@ -13,8 +13,7 @@ use super::super::options::Stream;
 use super::{Check, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation};
 use crate::error::Error;
 use crate::ids::EventId;
-use crate::lua;
-use crate::script::{Script, text};
+use crate::script::{Script, lua, text};
 use crate::stream;
 
 static UNDONE: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "undone")));
