@@ -145,7 +145,9 @@ while at <= #ARGV do
     counts[#counts + 1] = e.count
   end
   at = first + n
-  if e.said == 'fetched' then
+  if e.said == 'fetched' and fetched == 'all' then
+    e.said = 'yes'
+  elseif e.said == 'fetched' then
     e.said, e.answers = 'yes', {}
     for k = 1, n do
       e.answers[k] = next_fetched()
@@ -159,7 +161,8 @@ while at <= #ARGV do
     end
   end
   local needs_state = e.action == 'return' or e.said ~= ''
-  for _, book in ipairs(e.books) do
+  for k = 1, n do
+    local book = e.books[k]
     if not is_book[book] then
       is_book[book] = true
       books[#books + 1] = book
@@ -240,8 +243,8 @@ local books_of, users, is_user = {}, {}, {}
 for _, e in ipairs(events) do
   if not is_user[e.user] then
     local may_change = e.action == 'return'
-    for _, book in ipairs(e.books) do
-      may_change = may_change or not loan[book]
+    for k = 1, #e.books do
+      may_change = may_change or not loan[e.books[k]]
     end
     if may_change then
       is_user[e.user] = true
@@ -364,7 +367,8 @@ local function put_back(list)
 end
 
 local function take_from_storage(list)
-  for _, book in ipairs(list) do
+  for n = 1, #list do
+    local book = list[n]
     if stored[book] then
       set('stored', stored, book, nil)
       stored_more = stored_more - 1
@@ -408,9 +412,11 @@ local function noted_books(user)
 end
 
 local function lend(e, available)
-  for _, book in ipairs(available) do
+  local lent = '=' .. e.id
+  for n = 1, #available do
+    local book = available[n]
     set('loan', loan, book, e.user)
-    set('state', state, book, '=' .. e.id)
+    set('state', state, book, lent)
   end
   set('in_hand', in_hand, e.count, in_hand[e.count] + #available)
   local list = noted_books(e.user)
@@ -436,7 +442,10 @@ end
 -- newer request does not get them before the others are tried again.
 local awaited, came_free = {}, {}
 local function would_overtake(e)
-  for _, book in ipairs(next(came_free) and e.books or {}) do
+  if not next(came_free) then
+    return false
+  end
+  for _, book in ipairs(e.books) do
     for _, id in ipairs(came_free[book] or {}) do
       if not decided[requests][id] and before(id, e.id) then
         return true
@@ -544,8 +553,10 @@ local function all_there(e)
   if e.reserved or in_hand[e.count] + #e.books > limit then
     return false
   end
-  for _, book in ipairs(e.books) do
-    if loan[book] or (not stored[book] and (e.said ~= 'yes' or state[book])) then
+  local is_handed_out = e.said == 'yes'
+  for n = 1, #e.books do
+    local book = e.books[n]
+    if loan[book] or (not stored[book] and (not is_handed_out or state[book])) then
       return false
     end
   end
