@@ -437,3 +437,43 @@ fn letter(letters: &Value) -> Vec<Vec<u8>> {
     // The stream, the event, the cause, the deliveries.
     bytes.skip(8).collect()
 }
+
+/// Where all books of a call are lent, no state is read, so its type is not checked; but what else is
+/// in a reservation of the reference application is put back, and its state removed.
+#[test]
+fn states_of_a_wrong_type_leave_nothing_half_written_where_all_books_are_lent() {
+    let mut library = Library::new();
+    let by = library.instance("worker1");
+    let keys = library.keys.clone();
+    library.redis.ask::<()>(&["HSET", &keys.loans, "geb", "user1"]);
+    library.redis.ask::<()>(&["HSET", &keys.shelves, "geb", "0-1", "emma", "5-0"]);
+    library.redis.ask::<()>(&["SET", "user:user1:count", "1"]);
+    library.redis.ask::<()>(&["SADD", "request:5-0:temp", "emma"]);
+    library.redis.ask::<()>(&["RPUSH", &keys.book_states, "spoilt"]);
+    let request = event(Action::Request, id(5, 0), "user2", "geb");
+    library.add(&request);
+    library.take("worker1", Action::Request, 1);
+    let before = library.dump();
+    let tries = [Try { event: request, doubt: String::new(), fetched: None }];
+    let reply = library.decide_raw(&by, &Neighbours::default(), &tries);
+    let after = library.dump();
+    assert!(
+        reply.is_ok() || before == after,
+        "{reply:?}, changed\n{}",
+        before.difference(&after)
+    );
+}
+
+/// The main storage names nobody for a book that is out.
+#[test]
+fn a_book_that_is_out_for_an_empty_text_is_not_asked_for_for_ever() {
+    let mut library = Library::new();
+    let by = library.instance("worker1");
+    let keys = library.keys.clone();
+    library.redis.ask::<()>(&["HSET", &keys.shelves, "geb", ""]);
+    let request = event(Action::Request, id(5, 0), "user2", "geb");
+    library.add(&request);
+    library.take("worker1", Action::Request, 1);
+    let verdict = crate::guards::serve_fresh(&mut library, &by, &request);
+    assert!(!matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+}
