@@ -229,7 +229,8 @@ for first = 1, #counts, SLICE do
       unlikely[#unlikely + 1] = key
       in_hand[key] = 0
     elseif #value < 10 and string.match(value, '^%-?%d+$') then
-      in_hand[key] = tonumber(value)
+      -- Of "-0" this makes 0.
+      in_hand[key] = tonumber(value) + 0
     else
       broken[key] = 'count_not_a_number'
     end
@@ -291,18 +292,22 @@ if any > 0 then
   end
 end
 
--- A wrong type here must show before anything is written. Where there are only requests, or only
--- returns, the first XACK shows that of their stream.
-local streams = {handoffs, outcomes}
-if requests_here > 0 and requests_here < #events then
-  streams = {handoffs, outcomes, requests, returns}
+-- A wrong type here must show before anything is written, and so must a number of outcomes that Redis
+-- does not take.
+if requests_here > 0 then
+  redis.call('XLEN', requests)
 end
-for _, stream in ipairs(streams) do
-  redis.call('XLEN', stream)
+if requests_here < #events then
+  redis.call('XLEN', returns)
+end
+redis.call('XLEN', handoffs)
+if #with_state == 0 then
+  redis.call('HLEN', states_key)
 end
 if #users == 0 then
   redis.call('HLEN', books_of_key)
 end
+redis.call('XTRIM', outcomes, 'MAXLEN', '~', outcomes_kept)
 
 ---- What is changed in memory, to be written at the end.
 
@@ -496,17 +501,10 @@ local function refusing()
   return loaded
 end
 
-local is_trimmed = false
 -- Writes the outcome. After it come its fields, names and values in turn.
 function tell(e, effect, outcome, ...)
-  if is_trimmed then
-    redis.call('XADD', outcomes, '*', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
-      'outcome', outcome, ...)
-  else
-    is_trimmed = true
-    redis.call('XADD', outcomes, 'MAXLEN', '~', outcomes_kept, '*', 'event_id', e.id,
-      'action', e.action, 'user_id', e.user, 'outcome', outcome, ...)
-  end
+  redis.call('XADD', outcomes, '*', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
+    'outcome', outcome, ...)
   if e.answer then
     local text = {'event_id', e.id, 'action', e.action, 'user_id', e.user, 'outcome', outcome, ...}
     redis.call('DEL', e.answer)

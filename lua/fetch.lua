@@ -38,7 +38,9 @@ for first = FIRST, #ARGV, SLICE do
       taken[#taken + 1] = book
       taken[#taken + 1] = asking
     end
-    reply[#reply + 1] = not has and 'yes' or has == asking and 'again' or has
+    -- What somebody else has put there need not be a request's id: then it stands for nobody.
+    reply[#reply + 1] = not has and 'yes' or has == asking and 'again'
+      or string.find(has, '^%d+%-%d+$') and has or '?'
   end
 end
 local all = #taken == #ARGV - FIRST + 1

@@ -160,7 +160,10 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
                 "lease" => options.lease = seconds(&mut args, long, 1, 3600)?,
                 // With more, a script of refusals takes Redis several milliseconds.
                 "batch" => options.batch = number(&mut args, long, 1, 512)? as usize,
-                "outcomes-kept" => options.outcomes_kept = number(&mut args, long, 1, u64::MAX)?,
+                // Redis takes no more.
+                "outcomes-kept" => {
+                    options.outcomes_kept = number(&mut args, long, 1, i64::MAX as u64)?;
+                }
                 "retain-days" => {
                     let days = number(&mut args, long, 1, 36_500)?;
                     options.retained = Some(Duration::from_secs(days * 24 * 3_600));

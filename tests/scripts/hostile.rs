@@ -457,23 +457,49 @@ fn states_of_a_wrong_type_leave_nothing_half_written_where_all_books_are_lent() 
     let tries = [Try { event: request, doubt: String::new(), fetched: None }];
     let reply = library.decide_raw(&by, &Neighbours::default(), &tries);
     let after = library.dump();
-    assert!(
-        reply.is_ok() || before == after,
-        "{reply:?}, changed\n{}",
-        before.difference(&after)
-    );
+    assert!(reply.is_ok() || before == after, "{reply:?}, changed\n{}", before.difference(&after));
 }
 
-/// The main storage names nobody for a book that is out.
+/// Redis refuses to keep so many, and did so when the event had been acknowledged: it was lost.
 #[test]
-fn a_book_that_is_out_for_an_empty_text_is_not_asked_for_for_ever() {
+fn a_number_of_outcomes_that_redis_does_not_take_loses_no_event() {
     let mut library = Library::new();
+    library.keep_outcomes(u64::MAX);
     let by = library.instance("worker1");
-    let keys = library.keys.clone();
-    library.redis.ask::<()>(&["HSET", &keys.shelves, "geb", ""]);
     let request = event(Action::Request, id(5, 0), "user2", "geb");
     library.add(&request);
     library.take("worker1", Action::Request, 1);
-    let verdict = crate::guards::serve_fresh(&mut library, &by, &request);
-    assert!(!matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+    library.fetch(&by, &[(book("geb"), request.key.id)]).unwrap();
+    let before = library.dump();
+    let fetched = Some(Fetched { finality: Finality::First, answers: vec![Some(Answer::Yes)] });
+    let tries = [Try { fetched, ..first_try(&request) }];
+    library.decide_raw(&by, &Neighbours::default(), &tries).unwrap_err();
+    assert_eq!(before, library.dump());
+}
+
+#[test]
+fn a_count_of_less_than_nothing_is_none() {
+    let mut library = Library::new();
+    let by = library.instance("worker1");
+    crate::guards::lend(&mut library, "user1", &["geb"]);
+    library.redis.ask::<()>(&["SET", "user:user2:count", "-0"]);
+    let request = event(Action::Request, id(5, 0), "user2", "geb");
+    let verdict = crate::guards::give_and_serve(&mut library, &by, &request);
+    crate::guards::is_done(&verdict, "in_hand", "0").unwrap();
+}
+
+/// What the main storage has noted of a book that is out names no request: nothing at all was taken
+/// for "not asked", and asked for again and again; "yes" for its being on its shelf.
+#[test]
+fn a_book_that_is_out_for_what_is_no_request_is_nowhere() {
+    let mut library = Library::new();
+    let by = library.instance("worker1");
+    let keys = library.keys.clone();
+    for (n, holder) in ["", "yes", "again", "fetched", "5-0x"].iter().enumerate() {
+        let name = format!("book{n}");
+        library.redis.ask::<()>(&["HSET", &keys.shelves, &name, holder]);
+        let request = event(Action::Request, id(5 + n as u64, 0), "user2", &name);
+        let verdict = crate::guards::give_and_serve(&mut library, &by, &request);
+        crate::guards::is_done(&verdict, "unavailable", &name).unwrap();
+    }
 }

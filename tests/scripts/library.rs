@@ -82,6 +82,7 @@ pub struct Library {
     pub keys: Keys,
     patched: Option<(&'static str, String)>,
     keep_events: bool,
+    keep_outcomes: Option<u64>,
     fetches: u64,
     /// The last fetch under each token.
     left: BTreeMap<String, Fetch>,
@@ -101,6 +102,7 @@ impl Library {
             keys: Keys::new(None),
             patched: None,
             keep_events: false,
+            keep_outcomes: None,
             fetches: 0,
             left: BTreeMap::new(),
         };
@@ -124,6 +126,11 @@ impl Library {
     /// Leave decided events in their streams, for instances started from now on.
     pub fn keep_events(&mut self) {
         self.keep_events = true;
+    }
+
+    /// Keep so many outcomes, for instances started from now on.
+    pub fn keep_outcomes(&mut self, number: u64) {
+        self.keep_outcomes = Some(number);
     }
 
     /// Replaces parts of a script that occur once each, in all calls from now on.
@@ -152,6 +159,7 @@ impl Library {
             panic!("{args:?} is a command line")
         };
         options.keep_events = self.keep_events;
+        options.outcomes_kept = self.keep_outcomes.unwrap_or(options.outcomes_kept);
         let Ok(target) = options.connect.resolve(&|_| None) else { panic!("an address") };
         let token = format!("process-of-{name}:{number}");
         let keys = self.keys.clone();
