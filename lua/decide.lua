@@ -264,8 +264,8 @@ local any = 0
 for first = 1, #unlikely, SLICE do
   any = any + redis.call('EXISTS', slice(unlikely, first))
 end
-if any > 0 then
-  known.are_ties = redis.call('HLEN', ties) > 0
+known.are_ties = any > 0 and redis.call('HLEN', ties) > 0
+if any > (known.are_ties and 1 or 0) then
   for _, key in ipairs(absent) do
     if redis.call('EXISTS', key) == 1 then
       broken[key] = 'count_of_wrong_type'

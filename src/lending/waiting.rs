@@ -236,6 +236,9 @@ impl WaitingRoom {
     /// Takes out the oldest that are worth another try and that `may_go`, and with each the oldest
     /// who waits for one of its books, so that it does not overtake that one: about `count` at
     /// most, and none more once they have as many as `books` books. In the order of their ids.
+    ///
+    /// With others of its millisecond the oldest of all comes along: it may wait for nothing any more
+    /// but to see that they wait for it.
     pub fn take_due(
         &mut self,
         count: usize,
@@ -243,6 +246,11 @@ impl WaitingRoom {
         may_go: impl Fn(&Event) -> bool,
     ) -> Vec<Waiting> {
         self.arrived = false;
+        let oldest = self.by_age.keys().next();
+        self.due
+            .extend(oldest.filter(|oldest| {
+                self.due.first().is_some_and(|first| first.id.ms == oldest.id.ms)
+            }));
         let mut taken = BTreeMap::new();
         let mut taken_books = 0;
         // Those that may not go now are looked at again soon; not all of a crowd each time.
@@ -384,6 +392,26 @@ mod tests {
         assert!(room.take_due(100, 100, all_but_the_first).is_empty());
         assert_eq!(due(&mut room), [1, 2, 3]);
         assert_eq!(room.len(), 1);
+    }
+
+    #[test]
+    fn the_oldest_comes_along_with_others_of_its_millisecond() {
+        let mut events = [5, 5, 5, 6].map(|ms| event(ms, Action::Request, &[]));
+        for (n, event) in events.iter_mut().enumerate() {
+            event.key.id.seq = n as u64;
+            event.books = vec![format!("book{n}").parse().unwrap()];
+        }
+        let mut room = room(&events);
+        let mut taken_with = |n: usize| -> Vec<u64> {
+            room.due.insert(events[n].key);
+            let taken = room.take_due(100, 100, |_| true);
+            let seqs = taken.iter().map(|waiting| waiting.event.key.id.seq).collect();
+            taken.into_iter().for_each(|waiting| room.admit_again(waiting));
+            seqs
+        };
+        assert_eq!(taken_with(2), [0, 2]);
+        assert_eq!(taken_with(0), [0]);
+        assert_eq!(taken_with(3), [3]);
     }
 
     #[test]
