@@ -29,12 +29,17 @@ pub const BLOCK_MS: u64 = 2_000;
 /// How long a read waits while a stream is left out because too many of its events are in hand.
 const SHORT_BLOCK_MS: u64 = 20;
 
-/// The most events that one read takes from each stream: enough to keep the worker busy while the
-/// next read is under way.
-const MOST_IN_A_READ: usize = 512;
+/// The most events that one read takes from each stream: as many as a script decides unless it is told
+/// otherwise, and enough to keep the worker busy while the next read is under way. With more, each of
+/// several instances would be at work in a stretch of the backlog of its own; only where everything
+/// older is decided can a stream be trimmed at once, instead of an XDEL for each event.
+const MOST_IN_A_READ: usize = 128;
 
 /// So few events that were read ahead are held back while both streams are read on.
 const FEW_HELD_BACK: usize = 64;
+
+/// Of so few events at a time there is no backlog: the next read can wait.
+const FEW: usize = 16;
 
 /// Reads until the session stops.
 ///
@@ -147,10 +152,13 @@ fn take_in_hand(session: &Session, batch: &mut Vec<Delivered>) {
 
 /// Passes events to the worker.
 fn hand_over(batch: Vec<Delivered>, to_worker: &Sender<Vec<Delivered>>) {
-    if !batch.is_empty() {
-        // The channel is closed only when the worker has ended with an error, and with it the
-        // session.
-        let _ = to_worker.send(batch);
+    if batch.is_empty() {
+        return;
+    }
+    let are_few = batch.len() <= FEW;
+    // The channel is closed only when the worker has ended with an error, and with it the session.
+    let _ = to_worker.send(batch);
+    if are_few {
         // The worker first, if it is to run on this CPU: somebody waits for what it sends, nobody for
         // the next read.
         std::thread::yield_now();

@@ -46,9 +46,10 @@ const RETRIES_FOR_EACH: usize = 4;
 /// The most books in a chunk of several events, since a script's time grows with them.
 const CHUNK_BOOKS: usize = 1_000;
 
-/// Calls under way at a time, those that ask shelving not counted: one that Redis works on, and more
-/// that wait for it.
-const DEPTH: usize = 4;
+/// Calls under way at a time, those that ask shelving not counted: one that Redis works on, and one
+/// that waits for it. Not fewer: one is for what waits, one for what has come, lest that should wait
+/// for ever. Not more: suspects are tried when nothing is under way, which is not to take long.
+const DEPTH: usize = 2;
 
 /// Shelving is asked before anything is decided if it lately handed out at least one in so many
 /// books. Where most books are lent or in automated storage, that would be a call for nothing;
@@ -202,10 +203,7 @@ impl<'a> Worker<'a> {
                     continue;
                 }
             }
-            // Suspects are tried when nothing else is under way: that is not to take long. But one
-            // call for what waits and one for what has come, lest that should wait for ever.
-            let depth = if self.suspects.is_empty() { DEPTH } else { 2 };
-            while self.under_way.iter().filter(|call| !matches!(call, Call::Fetch)).count() < depth
+            while self.under_way.iter().filter(|call| !matches!(call, Call::Fetch)).count() < DEPTH
             {
                 let mut faults = Vec::new();
                 let chunk = self.next_chunk(&mut faults);

@@ -148,7 +148,7 @@ fn what_waits_in_vain_is_tried_less_and_less_often() {
     let mut last = 0;
     let rarer = eventually(DEADLINE, || {
         let before = tries.load(Ordering::SeqCst);
-        stays(A_WHILE, || true);
+        assert!(stays(A_WHILE, || true));
         last = tries.load(Ordering::SeqCst) - before;
         before > 0 && last <= 4
     });
