@@ -181,6 +181,11 @@ local SLICE = 1000
 local function slice(list, first)
   return unpack(list, first, math.min(first + SLICE - 1, #list))
 end
+local function sliced_call(command, key, list)
+  for first = 1, #list, SLICE do
+    redis.call(command, key, slice(list, first))
+  end
+end
 
 local loan, state, stored, in_hand, broken = {}, {}, {}, {}, {}
 -- What a hash has of some fields, into a table.
@@ -328,12 +333,8 @@ local function write_hash(key, what, values)
       gone[#gone + 1] = field
     end
   end
-  for first = 1, #fields, SLICE do
-    redis.call('HSET', key, slice(fields, first))
-  end
-  for first = 1, #gone, SLICE do
-    redis.call('HDEL', key, slice(gone, first))
-  end
+  sliced_call('HSET', key, fields)
+  sliced_call('HDEL', key, gone)
 end
 
 -- Of each stream the decided events, as a set and as a list.
@@ -646,12 +647,8 @@ for book in pairs(changed.stored) do
   local list = stored[book] and arrived or left
   list[#list + 1] = book
 end
-for first = 1, #left, SLICE do
-  redis.call('SREM', storage_key, slice(left, first))
-end
-for first = 1, #arrived, SLICE do
-  redis.call('SADD', storage_key, slice(arrived, first))
-end
+sliced_call('SREM', storage_key, left)
+sliced_call('SADD', storage_key, arrived)
 
 local numbers = {}
 for key in pairs(changed.in_hand) do
@@ -697,9 +694,7 @@ for stream, ids in pairs(decided_of) do
     redis.call('XTRIM', stream, 'MINID', ids[#ids])
     redis.call('XDEL', stream, ids[#ids])
   else
-    for first = 1, #ids, SLICE do
-      redis.call('XDEL', stream, slice(ids, first))
-    end
+    sliced_call('XDEL', stream, ids)
   end
 end
 

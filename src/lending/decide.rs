@@ -52,13 +52,6 @@ pub struct Try {
     pub fetched: Option<Fetched>,
 }
 
-impl Try {
-    /// Whether some of what ShelvingService said is not known here yet.
-    fn has_left(&self) -> bool {
-        self.fetched.as_ref().is_some_and(|fetched| fetched.answers.contains(&Some(Answer::Left)))
-    }
-}
-
 /// How a try ended.
 #[derive(Debug)]
 pub enum Verdict {
@@ -85,13 +78,13 @@ pub enum Verdict {
     Failed(String),
 }
 
-/// The command for a chunk of tries. `fetch` is the number of the fetch that those answers are to
-/// which are [left](Answer::Left) in Redis.
+/// The command for a chunk of tries. `fetch` is the number of the fetch that it is sent behind: those
+/// answers are to it which are [left](Answer::Left) in Redis.
 pub fn command(
     session: &Session,
     neighbours: &Neighbours,
     tries: &[Try],
-    fetch: u64,
+    fetch: Option<u64>,
     by_text: bool,
 ) -> Cmd {
     let keys = &session.keys;
@@ -111,11 +104,7 @@ pub fn command(
     cmd.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
     cmd.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
     cmd.arg(session.decided_events()).arg(session.consumer()).arg(&keys.bell);
-    if tries.iter().any(Try::has_left) {
-        cmd.arg(fetch);
-    } else {
-        cmd.arg("");
-    }
+    cmd.arg(fetch.map_or(String::new(), |number| number.to_string()));
     for names in [&neighbours.silent, &neighbours.reference] {
         cmd.arg(names.len()).arg(names);
     }

@@ -46,8 +46,7 @@ const RETRIES_FOR_EACH: usize = 4;
 /// The most books in a chunk of several events, since a script's time grows with them.
 const CHUNK_BOOKS: usize = 1_000;
 
-/// Calls under way at a time, those that ask shelving not counted: one that Redis works on, and one
-/// that waits for it. Not fewer: one is for what waits, one for what has come, lest that should wait
+/// Calls under way at a time: one that Redis works on, and one that waits for it. Not fewer: one is for what waits, one for what has come, lest that should wait
 /// for ever. Not more: suspects are tried when nothing is under way, which is not to take long.
 const DEPTH: usize = 2;
 
@@ -61,11 +60,9 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// A call whose reply has not been read yet.
 enum Call {
-    /// Asks shelving for books, for the call behind it.
-    Fetch,
-    /// Decides events, or finds what they wait for. `fetch` is the number of the last fetch: the one
-    /// in front, if it needs that.
-    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: u64, again: bool },
+    /// Decides events, or finds what they wait for. With the number of a fetch, shelving was asked in
+    /// the same write, and its reply comes in front.
+    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: Option<u64>, again: bool },
     /// Finds out which books a request may have fetched that is to be given up.
     Look(GivenUp),
     /// Lets shelving take them back.
@@ -203,8 +200,7 @@ impl<'a> Worker<'a> {
                     continue;
                 }
             }
-            while self.under_way.iter().filter(|call| !matches!(call, Call::Fetch)).count() < DEPTH
-            {
+            while self.under_way.len() < DEPTH {
                 let mut faults = Vec::new();
                 let chunk = self.next_chunk(&mut faults);
                 // First, so that nothing in the call waits for what is decided already.
@@ -336,22 +332,21 @@ impl<'a> Worker<'a> {
     /// the same breath.
     fn decide(&mut self, chunk: Vec<Asking>, again: bool, by_text: bool) -> Result<(), Error> {
         let mut packed = Vec::new();
+        let mut fetch = None;
         if chunk.iter().any(|asking| !asking.books.is_empty()) {
             self.fetches += 1;
+            fetch = Some(self.fetches);
             fetch::command(self.session, asked(&chunk), self.fetches, by_text)
                 .write_packed_command(&mut packed);
-            self.under_way.push_back(Call::Fetch);
         }
         let tries = chunk.into_iter().map(Asking::into_try).collect();
-        let neighbours = self.session.neighbours();
-        let call = Call::Decide { neighbours, tries, fetch: self.fetches, again };
+        let call = Call::Decide { neighbours: self.session.neighbours(), tries, fetch, again };
         self.send_behind(packed, call, by_text)
     }
 
     fn command(&self, call: &Call, by_text: bool) -> Cmd {
         let session = self.session;
         match call {
-            Call::Fetch => unreachable!("it goes out with the call behind it"),
             Call::Decide { neighbours, tries, fetch, .. } => {
                 decide::command(session, neighbours, tries, *fetch, by_text)
             }
@@ -376,16 +371,24 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Reads the next reply, if a call is under way, and does what follows from it.
+    /// The next reply; none if Redis does not know the script, and has done nothing.
+    fn receive(&mut self) -> Result<Option<Value>, Error> {
+        match self.connection.recv_response().and_then(Value::extract_error) {
+            Err(error) if error.code() == Some("NOSCRIPT") => Ok(None),
+            other => other.map(Some).map_err(Error::redis("work on events")),
+        }
+    }
+
+    /// Reads the reply to the next call, if one is under way, and does what follows from it.
     fn answer_one(&mut self) -> Result<(), Error> {
-        let Some(call) = self.under_way.pop_front() else { return Ok(()) };
-        let reply = self.connection.recv_response().and_then(Value::extract_error);
-        let reply = match reply {
-            Err(error) if error.code() == Some("NOSCRIPT") => return self.send_text(call),
-            other => other.map_err(Error::redis("work on events"))?,
-        };
+        let Some(mut call) = self.under_way.pop_front() else { return Ok(()) };
+        if let Call::Decide { tries, fetch: Some(_), .. } = &mut call
+            && let Some(reply) = self.receive()?
+        {
+            self.fetched(reply, tries)?;
+        }
+        let Some(reply) = self.receive()? else { return self.send_text(call) };
         match call {
-            Call::Fetch => self.fetched(reply)?,
             Call::Decide { tries, again, .. } => self.decided(reply, tries, again)?,
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
@@ -401,8 +404,6 @@ impl<'a> Worker<'a> {
     /// Sends a call whose script Redis does not know, and which has done nothing, with the text.
     fn send_text(&mut self, call: Call) -> Result<(), Error> {
         match call {
-            // The call behind it comes back as well, without having found an answer.
-            Call::Fetch => Ok(()),
             Call::Decide { tries, again, .. } => self.decide_again(tries, again),
             call => self.send_behind(Vec::new(), call, true),
         }
@@ -414,9 +415,8 @@ impl<'a> Worker<'a> {
         self.decide(tries.into_iter().map(Asking::again).collect(), again, true)
     }
 
-    /// Notes what shelving said with the tries of the call behind, which finds it in Redis itself.
-    fn fetched(&mut self, reply: Value) -> Result<(), Error> {
-        let Some(Call::Decide { tries, .. }) = self.under_way.front_mut() else { return Ok(()) };
+    /// Notes with tries what shelving said; their call finds it in Redis itself.
+    fn fetched(&mut self, reply: Value, tries: &mut [Try]) -> Result<(), Error> {
         let mut left: Vec<(&mut Option<Answer>, bool)> = Vec::new();
         for fetched in tries.iter_mut().filter_map(|one| one.fetched.as_mut()) {
             let first = fetched.finality == Finality::First;

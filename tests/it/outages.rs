@@ -62,11 +62,6 @@ fn scripts_that_are_flushed_are_loaded_again() {
 /// Redis knows only one of the two scripts, the call does nothing, and both go out once more.
 #[test]
 fn a_call_that_finds_no_answer_of_shelving_is_sent_again() {
-    const DECIDE: &str = concat!(
-        include_str!("../../lua/order.lua"),
-        include_str!("../../lua/refusals.lua"),
-        include_str!("../../lua/decide.lua")
-    );
     type Trouble = fn(&Redis);
     let gone: Trouble = |redis| {
         assert_eq!(redis.ask::<usize>(&["DEL", "shelving_service_answers"]), 1);

@@ -220,7 +220,7 @@ fn a_late_decide_changes_nothing() {
         },
         |library, by| {
             let tries = [first_try(&geb)];
-            word(&library.decide_raw(by, &Default::default(), &tries).unwrap())
+            word(&library.decide_raw(by, &Default::default(), &tries, None).unwrap())
         },
     );
 }
@@ -580,7 +580,7 @@ fn the_answer_to_another_fetch_is_not_decided_by() {
         let fetched = Some(Fetched { finality: Finality::First, answers });
         let tries = [Try { fetched, ..first_try(&kim) }];
         let before = library.dump();
-        let reply = library.decide_raw_behind(&by, &tries, first).unwrap();
+        let reply = library.decide_raw(&by, &Default::default(), &tries, Some(first)).unwrap();
         ensure!(before == library.dump(), "it changed something: {reply:?}");
         ensure!(decide::verdicts(reply, &tries).unwrap().is_none(), "it found an answer");
         Ok(())

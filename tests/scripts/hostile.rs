@@ -77,7 +77,10 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
     let books = [book("x"), book("y")];
     let other = keys.lock(&"dead".parse().unwrap());
     vec![
-        ("decide", decide::command(&by.session, &Neighbours::default(), &tries, number, true)),
+        (
+            "decide",
+            decide::command(&by.session, &Neighbours::default(), &tries, Some(number), true),
+        ),
         ("fetch", fetch::command(&by.session, books.iter().map(|b| (b, id(8, 0))), 1, true)),
         ("unfetch", fetch::undo_command(&by.session, [(&b"momo"[..], id(5, 0))], true)),
         ("reject", reject::command(&by.session, &[(request.key, "hostile".into())], true)),
@@ -455,7 +458,7 @@ fn states_of_a_wrong_type_leave_nothing_half_written_where_all_books_are_lent() 
     library.take("worker1", Action::Request, 1);
     let before = library.dump();
     let tries = [Try { event: request, doubt: String::new(), fetched: None }];
-    let reply = library.decide_raw(&by, &Neighbours::default(), &tries);
+    let reply = library.decide_raw(&by, &Neighbours::default(), &tries, None);
     let after = library.dump();
     assert!(reply.is_ok() || before == after, "{reply:?}, changed\n{}", before.difference(&after));
 }
@@ -473,7 +476,7 @@ fn a_number_of_outcomes_that_redis_does_not_take_loses_no_event() {
     let before = library.dump();
     let fetched = Some(Fetched { finality: Finality::First, answers: vec![Some(Answer::Yes)] });
     let tries = [Try { fetched, ..first_try(&request) }];
-    library.decide_raw(&by, &Neighbours::default(), &tries).unwrap_err();
+    library.decide_raw(&by, &Neighbours::default(), &tries, None).unwrap_err();
     assert_eq!(before, library.dump());
 }
 

@@ -296,40 +296,32 @@ impl Library {
         }
     }
 
-    /// The raw reply to a chunk of tries.
+    /// The raw reply to a chunk of tries, sent behind the fetch of that number, if any.
     pub fn decide_raw(
         &mut self,
         by: &Instance,
         neighbours: &Neighbours,
         tries: &[Try],
+        fetch: Option<u64>,
     ) -> Result<Value, RedisError> {
-        let fetch = self.left.get(&by.session.token).map_or(0, |fetch| fetch.number);
         self.send("decide", |text| decide::command(&by.session, neighbours, tries, fetch, text))
-    }
-
-    /// The raw reply to a chunk of tries behind the fetch of that number.
-    pub fn decide_raw_behind(
-        &mut self,
-        by: &Instance,
-        tries: &[Try],
-        fetch: u64,
-    ) -> Result<Value, RedisError> {
-        let nobody = Neighbours::default();
-        self.send("decide", |text| decide::command(&by.session, &nobody, tries, fetch, text))
     }
 
     /// The verdicts on a chunk of tries.
     pub fn decide(&mut self, by: &Instance, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
-        let left = self.as_left(by, tries);
-        let reply = self
-            .decide_raw(by, &Neighbours::default(), left.as_deref().unwrap_or(tries))
-            .map_err(Error::redis("decide events"))?;
+        let nobody = Neighbours::default();
+        let reply = match self.as_left(by, tries) {
+            Some((fetch, left)) => self.decide_raw(by, &nobody, &left, Some(fetch)),
+            None => self.decide_raw(by, &nobody, tries, None),
+        };
+        let reply = reply.map_err(Error::redis("decide events"))?;
         Ok(decide::verdicts(reply, tries)?.expect("the answer was left"))
     }
 
-    /// The same tries, where they begin with the answers of the last fetch: with those left for the
-    /// script to find, as the daemon does it. Every other time, since it gives them itself as well.
-    fn as_left(&self, by: &Instance, tries: &[Try]) -> Option<Vec<Try>> {
+    /// The same tries, where they begin with the answers of the last fetch: its number, and with those
+    /// left for the script to find, as the daemon does it. Every other time, since it gives them itself
+    /// as well.
+    fn as_left(&self, by: &Instance, tries: &[Try]) -> Option<(u64, Vec<Try>)> {
         let Fetch { number, asked, answers } = self.left.get(&by.session.token)?;
         let mut fetched = asked.iter().zip(answers).peekable();
         let mut left = Vec::new();
@@ -347,7 +339,7 @@ impl Library {
             }
             left.push(Try { event, doubt, fetched: fetched_of });
         }
-        (fetched.next().is_none() && number % 2 == 0).then_some(left)
+        (fetched.next().is_none() && number % 2 == 0).then_some((*number, left))
     }
 
     /// Asks the main storage for books.

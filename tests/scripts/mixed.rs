@@ -54,7 +54,7 @@ fn a_book_that_a_denied_request_of_the_reference_puts_back_is_waited_for() {
     let answers = library.fetch(&by, &asked(&asking)).unwrap();
     let mut tries = with_answers(asking, answers);
     for _ in 0..6 {
-        let reply = library.decide_raw(&by, &neighbours, &tries).unwrap();
+        let reply = library.decide_raw(&by, &neighbours, &tries, None).unwrap();
         match decide::verdicts(reply, &tries).unwrap().unwrap().remove(0) {
             Verdict::Fetch { finality, books } => {
                 let asking = vec![Asking::after(tries.remove(0), finality, books)];

@@ -19,7 +19,7 @@ pub use events::{
 };
 pub use ledger::Ledger;
 pub use process::Process;
-pub use proxy::{Fault, Proxy};
+pub use proxy::{DECIDE, Fault, Proxy};
 pub use redis::Redis;
 pub use rustix::process::Signal;
 pub use state::{Content, RawFields, State, numbers, text};

@@ -21,15 +21,21 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Daemon, Redis, eventually};
 
+/// The whole text of the script that decides.
+pub const DECIDE: &str = concat!(
+    include_str!("../../../lua/order.lua"),
+    include_str!("../../../lua/refusals.lua"),
+    include_str!("../../../lua/decide.lua")
+);
+
 /// Each script by the digest that a call carries.
 static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
     const ORDER: &str = include_str!("../../../lua/order.lua");
-    const REFUSALS: &str = include_str!("../../../lua/refusals.lua");
     let scripts = [
         ("acquire", "", include_str!("../../../lua/acquire.lua")),
         ("claim", "", include_str!("../../../lua/claim.lua")),
         ("clear", ORDER, include_str!("../../../lua/clear.lua")),
-        ("decide", &format!("{ORDER}{REFUSALS}"), include_str!("../../../lua/decide.lua")),
+        ("decide", "", DECIDE),
         ("fetch", "", include_str!("../../../lua/fetch.lua")),
         ("forget", "", include_str!("../../../lua/forget.lua")),
         ("lone_try", "", include_str!("../../../lua/lone_try.lua")),
