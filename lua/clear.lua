@@ -1,4 +1,5 @@
--- clear.lua: delete events that are decided and still in their stream. After order.lua.
+-- clear.lua: delete events that are decided and still in their stream.
+-- After order.lua and groups.lua.
 --
 -- Instances of the reference application acknowledge and leave them. Where another consumer group
 -- reads the stream, nothing is deleted. While decided events are in a stream, a note of it is
@@ -8,6 +9,7 @@
 -- ARGV  1 token of the lease    2 group        3 most events to look at   4 "keep" or "delete"
 -- Returns {"FENCED"} | {"CLEARED", how many, "more" or "done"}
 
+local group_of = groups().group_of
 local stream, group, most = KEYS[2], ARGV[2], tonumber(ARGV[3])
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then

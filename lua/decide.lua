@@ -1,6 +1,7 @@
 -- decide.lua: work on requests and returns, in the order given, as far as each can go now.
 --
--- After order.lua and refusals.lua. LendingService's one script. For each event it either
+-- After order.lua, groups.lua, refusals.lua and returns.lua. LendingService's one script. For each
+-- event it either
 --   commits: effect, outcome, hand-off to shelving, answer, XACK and XDEL together,
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
 --   reserves books that only ShelvingService can know about, and asks for them (FETCH).
@@ -49,126 +50,129 @@
 -- Lua has no rollback: everything is read and every type is checked before the first write, and
 -- what is changed is changed in memory first and written at the end (I1, I2, I3, I4). Within one
 -- script, reads after an event's commit go by the memory. A refusal waits for what is older (I8): all
--- about that is in refusals.lua, which most calls do not need.
+-- about that is in refusals.lua, and how books are taken back in returns.lua.
+--
+-- What this script does costs less than making its functions, and every variable that those take
+-- with them. So what they share is in one table, `call`, and those that few calls need are made
+-- where one of them is needed.
 --
 -- The state of a book: "?17-0" reserved by request 17-0; "=17-0" lent to request 17-0; ">17-0" on
 -- its way to its shelf in hand-off 17-0.
 
-local lock, requests, returns, handoffs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local loans_key, states_key, storage_key = KEYS[5], KEYS[6], KEYS[7]
-local outcomes, ties, books_of_key = KEYS[8], KEYS[9], KEYS[10]
-local capacity, limit, outcomes_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local lending_group, shelving_group, keep_events = ARGV[5], ARGV[6], ARGV[7] == 'keep'
-local me = ARGV[8]
-
-if redis.call('GET', lock) ~= ARGV[1] then
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 
--- What fetch.lua replied, word and answers, and how much of that was taken.
-local fetched, taken = {}, 1
+-- What fetch.lua replied, word and answers, unless every book was on its shelf; and how much of that
+-- was taken.
+local fetched, taken = nil, 1
 if ARGV[10] ~= '' then
   -- It may have been left to a later fetch, if this call had to be sent twice.
-  local head, answer = ARGV[1] .. ' ' .. ARGV[10] .. ' ', redis.call('HGET', KEYS[11], me)
+  local head, answer = ARGV[1] .. ' ' .. ARGV[10] .. ' ', redis.call('HGET', KEYS[11], ARGV[8])
   if not answer or string.sub(answer, 1, #head) ~= head then
     return {'UNASKED'}
   end
-  fetched = #answer > #head and cmsgpack.unpack(string.sub(answer, #head + 1)) or 'all'
+  fetched = #answer > #head and cmsgpack.unpack(string.sub(answer, #head + 1)) or nil
 end
-local function next_fetched()
-  taken = taken + 1
-  return fetched == 'all' and 'yes' or fetched[taken]
-end
+
+-- What the functions below, and those of refusals.lua and returns.lua, share.
+local requests, returns = KEYS[2], KEYS[3]
+local call = {
+  requests = requests, returns = returns, handoffs = KEYS[4], loans = KEYS[5], storage = KEYS[7],
+  outcomes = KEYS[8], ties = KEYS[9], books_of_users = KEYS[10],
+  group = ARGV[5], limit = tonumber(ARGV[3]),
+  -- Of books the user, the state, and whether they are stored; of counts the number; of users the
+  -- books, joined by commas. Nil what was not asked for, false where there is nothing.
+  loan = {}, state = {}, stored = {}, in_hand = {}, books_of = {},
+  -- What of that was changed here, to be written at the end: books whose loan or state was, books
+  -- that came into storage or left it, users, each with its count.
+  changed = {}, moved = {}, changed_users = {},
+  -- So many books more are stored by what is done here.
+  stored_more = 0,
+  -- Of each stream the decided events, as a list and as a set.
+  decided = {[requests] = {}, [returns] = {}},
+  -- Of hand-offs whether they are still to be done, as far as it was asked for.
+  undone = {},
+  -- Whether anybody is noted to wait for another.
+  are_ties = false,
+}
 
 ---- Arguments to tables.
 
+-- The consumers in front of the events are for refusals.lua.
 local at, next_key = 11, 12
-local silent, reference = {}, {}
-for n = 1, tonumber(ARGV[at]) do
-  silent[ARGV[at + n]] = true
-end
 at = at + 1 + tonumber(ARGV[at])
-for n = 1, tonumber(ARGV[at]) do
-  reference[n] = ARGV[at + n]
-end
-at = at + 1 + #reference
+at = at + 1 + tonumber(ARGV[at])
 
-local forms = {}
-local function form_of(text)
-  local form = forms[text]
+local loan, state, in_hand = call.loan, call.state, call.in_hand
+local events, books, counts, forms = {}, {}, {}, {}
+-- Keys that are nearly never there: notes of ties, reservations of the reference application, and
+-- counts of a wrong type, which MGET takes for absent ones. All are looked for in one go.
+local unlikely = {call.ties}
+local requests_here = 0
+while at <= #ARGV do
+  local form = forms[ARGV[at]]
   if not form then
     local action, n, said, answer_ms, doubt =
-      string.match(text, '^(%a+) (%d+) ([%a_]+) (%d+) (%a+)$')
+      string.match(ARGV[at], '^(%a+) (%d+) ([%a_]+) (%d+) (%a+)$')
     form = {
       action = action, n = tonumber(n), said = said ~= 'nothing' and said or '',
       answer_ms = answer_ms ~= '0' and answer_ms, doubt = doubt == 'doubt',
     }
-    forms[text] = form
+    forms[ARGV[at]] = form
   end
-  return form
-end
-
-local events = {}
-local books, is_book = {}, {}                      -- of all events, each once
--- Of a book that is lent, the state tells a return whose loan it is, and a request that may have
--- something reserved what that is. To all others it does not matter, and is not read: a reservation
--- by a request that is delivered anew after its group was lost, of a book that was lent meanwhile, is
--- left to the keeper's sweep.
-local state_matters = {}
-local counts, is_count = {}, {}
--- Keys that are nearly never there: notes of ties, reservations of the reference application, and
--- counts of a wrong type, which MGET takes for absent ones. All are looked for in one go.
-local unlikely = {ties}
-local requests_here = 0
-while at <= #ARGV do
-  local form = form_of(ARGV[at])
-  local n, first = form.n, at + (form.doubt and 4 or 3)
+  local n, first, is_request = form.n, at + (form.doubt and 4 or 3), form.action == 'request'
   local e = {
     action = form.action, id = ARGV[at + 1], user = ARGV[at + 2], said = form.said,
     books = {unpack(ARGV, first, first + n - 1)}, count = KEYS[next_key],
-    stream = form.action == 'request' and requests or returns,
+    stream = is_request and requests or returns, doubt = form.doubt and ARGV[at + 3] or nil,
   }
   if form.answer_ms then
     e.answer, e.answer_ms = KEYS[next_key + 2], form.answer_ms
   end
-  if form.doubt then
-    e.doubt = ARGV[at + 3]
-  end
-  if e.action == 'request' then
+  if is_request then
     requests_here = requests_here + 1
     e.temp = KEYS[next_key + 1]
     unlikely[#unlikely + 1] = e.temp
   end
   next_key = next_key + (e.answer and 3 or 2)
-  if not is_count[e.count] then
-    is_count[e.count] = true
+  if not in_hand[e.count] then
+    in_hand[e.count] = 0
     counts[#counts + 1] = e.count
   end
   at = first + n
-  if e.said == 'fetched' and fetched == 'all' then
+  if e.said == 'fetched' and not fetched then
     e.said = 'yes'
   elseif e.said == 'fetched' then
     e.said, e.answers = 'yes', {}
     for k = 1, n do
-      e.answers[k] = next_fetched()
+      taken = taken + 1
+      e.answers[k] = fetched[taken]
       e.said = e.answers[k] == 'yes' and e.said or 'first'
     end
   elseif e.said ~= '' and e.said ~= 'yes' then
     e.answers = {unpack(ARGV, at, at + n - 1)}
     at = at + n
     for k = 1, n do
-      e.answers[k] = e.answers[k] == 'fetched' and next_fetched() or e.answers[k]
+      if e.answers[k] == 'fetched' then
+        taken = taken + 1
+        e.answers[k] = not fetched and 'yes' or fetched[taken]
+      end
     end
   end
-  local needs_state = e.action == 'return' or e.said ~= ''
+  -- Of a book that is lent, the state tells a return whose loan it is, and a request that may have
+  -- something reserved what that is. To all others it does not matter, and is not read: a reservation
+  -- by a request that is delivered anew after its group was lost, of a book that was lent meanwhile,
+  -- is left to the keeper's sweep.
+  local needs_state = not is_request or e.said ~= ''
   for k = 1, n do
     local book = e.books[k]
-    if not is_book[book] then
-      is_book[book] = true
+    if loan[book] == nil then
+      loan[book] = false
       books[#books + 1] = book
     end
     if needs_state then
-      state_matters[book] = true
+      state[book] = false
     end
   end
   events[#events + 1] = e
@@ -181,43 +185,35 @@ local SLICE = 1000
 local function slice(list, first)
   return unpack(list, first, math.min(first + SLICE - 1, #list))
 end
-local function sliced_call(command, key, list)
-  for first = 1, #list, SLICE do
-    redis.call(command, key, slice(list, first))
-  end
-end
 
-local loan, state, stored, in_hand, broken = {}, {}, {}, {}, {}
 -- What a hash has of some fields, into a table.
 local function read_hash(key, fields, values)
   for first = 1, #fields, SLICE do
     for n, value in ipairs(redis.call('HMGET', key, slice(fields, first))) do
-      if value then
-        values[fields[first + n - 1]] = value
-      end
+      values[fields[first + n - 1]] = value
     end
   end
 end
 
-read_hash(loans_key, books, loan)
+read_hash(call.loans, books, loan)
 local with_state = {}
-for _, book in ipairs(books) do
-  if not loan[book] or state_matters[book] then
-    with_state[#with_state + 1] = book
+for n = 1, #books do
+  if not loan[books[n]] or state[books[n]] == false then
+    with_state[#with_state + 1] = books[n]
   end
 end
-read_hash(states_key, with_state, state)
+read_hash(KEYS[6], with_state, state)
 
 -- A book that is lent as well is counted as lent, wherever else it may be. Looked through whole, the
 -- storage is cheaper than so many questions; but somebody may have put anything there.
-local number_stored = #books > capacity and redis.call('SCARD', storage_key)
-if number_stored and number_stored <= SLICE then
-  for _, book in ipairs(redis.call('SMEMBERS', storage_key)) do
+local stored = call.stored
+if #books > tonumber(ARGV[2]) and redis.call('SCARD', call.storage) <= SLICE then
+  for _, book in ipairs(redis.call('SMEMBERS', call.storage)) do
     stored[book] = true
   end
 else
   for first = 1, #books, SLICE do
-    for n, is in ipairs(redis.call('SMISMEMBER', storage_key, slice(books, first))) do
+    for n, is in ipairs(redis.call('SMISMEMBER', call.storage, slice(books, first))) do
       if is == 1 then
         stored[books[first + n - 1]] = true
       end
@@ -225,14 +221,13 @@ else
   end
 end
 
-local absent = {}
+-- By key: why events that need it cannot be worked on.
+local broken = {}
 for first = 1, #counts, SLICE do
   for n, value in ipairs(redis.call('MGET', slice(counts, first))) do
     local key = counts[first + n - 1]
     if not value then
-      absent[#absent + 1] = key
       unlikely[#unlikely + 1] = key
-      in_hand[key] = 0
     elseif #value < 10 and string.match(value, '^%-?%d+$') then
       -- Of "-0" this makes 0.
       in_hand[key] = tonumber(value) + 0
@@ -242,37 +237,34 @@ for first = 1, #counts, SLICE do
   end
 end
 
--- For whoever asks what a user has: joined by commas. The reference application knows nothing of it,
--- so it may name books that the user has no more, and miss some. A request whose books are all lent
--- does not need it, unless one of them is returned first: then it is read when it is needed.
-local books_of, users, is_user = {}, {}, {}
-for _, e in ipairs(events) do
-  if not is_user[e.user] then
+-- For whoever asks what a user has. The reference application knows nothing of it, so it may name
+-- books that the user has no more, and miss some. A request whose books are all lent does not need
+-- it, unless one of them is returned first: then it is read when it is needed.
+local books_of, users = call.books_of, {}
+for n = 1, #events do
+  local e = events[n]
+  if books_of[e.user] == nil then
     local may_change = e.action == 'return'
     for k = 1, #e.books do
       may_change = may_change or not loan[e.books[k]]
     end
     if may_change then
-      is_user[e.user] = true
+      books_of[e.user] = false
       users[#users + 1] = e.user
     end
   end
 end
-read_hash(books_of_key, users, books_of)
-
--- What was found out for refusals, and may change by what is done here: whether anybody is noted to
--- wait for another, which hand-offs are undone, and, once somebody has asked for them, `shelving`
--- (how far its group has come) and the `doubt` of this moment.
-local known = {are_ties = false, undone = {}}
+read_hash(call.books_of_users, users, books_of)
 
 local any = 0
 for first = 1, #unlikely, SLICE do
   any = any + redis.call('EXISTS', slice(unlikely, first))
 end
-known.are_ties = any > 0 and redis.call('HLEN', ties) > 0
-if any > (known.are_ties and 1 or 0) then
-  for _, key in ipairs(absent) do
-    if redis.call('EXISTS', key) == 1 then
+call.are_ties = any > 0 and redis.call('HLEN', call.ties) > 0
+if any > (call.are_ties and 1 or 0) then
+  for _, key in ipairs(counts) do
+    local of_type = redis.call('TYPE', key).ok
+    if of_type ~= 'string' and of_type ~= 'none' then
       broken[key] = 'count_of_wrong_type'
     end
   end
@@ -287,7 +279,7 @@ if any > (known.are_ties and 1 or 0) then
       for _, book in ipairs(redis.call('SMEMBERS', e.temp)) do
         if asked_for[book] then
           e.reserved[book] = true
-        elseif not redis.call('HGET', loans_key, book) then
+        elseif not redis.call('HGET', call.loans, book) then
           e.extra[#e.extra + 1] = book
         end
       end
@@ -305,31 +297,46 @@ end
 if requests_here < #events then
   redis.call('XLEN', returns)
 end
-redis.call('XLEN', handoffs)
+redis.call('XLEN', call.handoffs)
 if #with_state == 0 then
-  redis.call('HLEN', states_key)
+  redis.call('HLEN', KEYS[6])
 end
 if #users == 0 then
-  redis.call('HLEN', books_of_key)
+  redis.call('HLEN', call.books_of_users)
 end
-redis.call('XTRIM', outcomes, 'MAXLEN', '~', outcomes_kept)
+redis.call('XTRIM', call.outcomes, 'MAXLEN', '~', ARGV[4])
 
----- What is changed in memory, to be written at the end.
+---- What few calls need.
 
--- What was changed of each table, as sets.
-local changed = {loan = {}, state = {}, stored = {}, in_hand = {}, books_of = {}}
-local function set(what, values, key, value)
-  values[key], changed[what][key] = value, true
+-- Most calls refuse nothing.
+function call.refusing()
+  call.refusals = call.refusals or refusals(call)
+  return call.refusals
 end
 
-local function write_hash(key, what, values)
+-- Many take nothing back.
+function call.returning()
+  call.taking_back = call.taking_back or taking_back(call)
+  return call.taking_back
+end
+
+---- What was changed in memory is written so.
+
+local function sliced_call(command, key, list)
+  for first = 1, #list, SLICE do
+    redis.call(command, key, slice(list, first))
+  end
+end
+
+-- Of a hash the fields that are in a set: false values are deleted.
+function call.write_hash(key, changed, values)
   local fields, gone, n = {}, {}, 0
-  for field in pairs(changed[what]) do
+  for field in pairs(changed) do
     local value = values[field]
     if value then
       fields[n + 1], fields[n + 2] = field, value
       n = n + 2
-    else
+    elseif value == false then
       gone[#gone + 1] = field
     end
   end
@@ -337,75 +344,42 @@ local function write_hash(key, what, values)
   sliced_call('HDEL', key, gone)
 end
 
--- Of each stream the decided events, as a set and as a list.
-local decided, decided_of = {[requests] = {}, [returns] = {}}, {[requests] = {}, [returns] = {}}
-
 ---- Effects. They run between writes and cannot fail.
 
--- So many books more are stored by what is done here.
-local stored_more = 0
-
--- Puts books back: into automated storage while it has room, in the order given, the rest in one
--- hand-off to shelving.
-local function put_back(list)
-  local rest = {}
-  number_stored = number_stored or redis.call('SCARD', storage_key)
-  for _, book in ipairs(list) do
-    if stored[book] then
-      -- Lent and there as well: somebody else left it so.
-      set('state', state, book, nil)
-    elseif number_stored + stored_more < capacity then
-      stored_more = stored_more + 1
-      set('stored', stored, book, true)
-      set('state', state, book, nil)
-    else
-      rest[#rest + 1] = book
-    end
+-- The commit's first write. Returns false if the event is not pending any more.
+function call.acknowledge(e)
+  if redis.call('XACK', e.stream, call.group, e.id) == 0 then
+    return false
   end
-  if #rest > 0 then
-    local id = redis.call('XADD', handoffs, '*', 'book_ids', table.concat(rest, ','))
-    known.undone[id] = true
-    known.shelving, known.doubt = nil, nil
-    for _, book in ipairs(rest) do
-      set('state', state, book, '>' .. id)
-    end
-  end
+  local decided = call.decided[e.stream]
+  decided[#decided + 1], decided[e.id] = e.id, true
+  return true
 end
 
-local function take_from_storage(list)
+function call.take_from_storage(list)
+  local stored = call.stored
   for n = 1, #list do
     local book = list[n]
     if stored[book] then
-      set('stored', stored, book, nil)
-      stored_more = stored_more - 1
+      stored[book], call.moved[book] = false, true
+      call.stored_more = call.stored_more - 1
     end
   end
-end
-
--- The commit's first write. Returns false if the event is not pending any more.
-local function acknowledge(e)
-  if redis.call('XACK', e.stream, lending_group, e.id) == 0 then
-    return false
-  end
-  decided[e.stream][e.id] = true
-  local ids = decided_of[e.stream]
-  ids[#ids + 1] = e.id
-  return true
 end
 
 -- Whether a book is lent to a user, also if it is no book of this call.
 local function has(user, book)
-  if is_book[book] then
-    return loan[book] == user
+  if call.loan[book] == nil then
+    return redis.call('HGET', call.loans, book) == user
   end
-  return redis.call('HGET', loans_key, book) == user
+  return call.loan[book] == user
 end
 
 -- The books that are noted of a user, if any are.
-local function noted_books(user)
-  if not is_user[user] then
-    is_user[user] = true
-    books_of[user] = redis.call('HGET', books_of_key, user) or nil
+function call.noted_books(user)
+  local books_of = call.books_of
+  if books_of[user] == nil then
+    books_of[user] = redis.call('HGET', call.books_of_users, user)
   end
   if not books_of[user] then
     return nil
@@ -417,21 +391,21 @@ local function noted_books(user)
   return list
 end
 
-local function lend(e, available)
-  local lent = '=' .. e.id
+function call.lend(e, available)
+  local loan, state, changed, lent = call.loan, call.state, call.changed, '=' .. e.id
   for n = 1, #available do
     local book = available[n]
-    set('loan', loan, book, e.user)
-    set('state', state, book, lent)
+    loan[book], state[book], changed[book] = e.user, lent, true
   end
-  set('in_hand', in_hand, e.count, in_hand[e.count] + #available)
-  local list = noted_books(e.user)
+  call.in_hand[e.count] = call.in_hand[e.count] + #available
+  call.changed_users[e.user] = e.count
+  local list = call.noted_books(e.user)
   if not list then
-    set('books_of', books_of, e.user, table.concat(available, ','))
+    call.books_of[e.user] = table.concat(available, ',')
     return
   end
   -- With more than a user may have, some are not true any more.
-  local outdated = #list + #available > limit
+  local outdated = #list + #available > call.limit
   local all, is_new = {}, {}
   for n, book in ipairs(available) do
     all[n], is_new[book] = book, true
@@ -441,70 +415,12 @@ local function lend(e, available)
       all[#all + 1] = book
     end
   end
-  set('books_of', books_of, e.user, table.concat(all, ','))
-end
-
--- The requests of this call that wait for a book, and those of the books that came free since: a
--- newer request does not get them before the others are tried again.
-local awaited, came_free = {}, {}
-local function would_overtake(e)
-  if not next(came_free) then
-    return false
-  end
-  for _, book in ipairs(e.books) do
-    for _, id in ipairs(came_free[book] or {}) do
-      if not decided[requests][id] and before(id, e.id) then
-        return true
-      end
-    end
-  end
-  return false
-end
-
--- Takes back books that are lent to the user of e.
-local function take_back(e, mine)
-  for _, book in ipairs(mine) do
-    set('loan', loan, book, nil)
-    set('state', state, book, nil)
-    came_free[book] = awaited[book]
-  end
-  if #mine == 0 then
-    return
-  end
-  set('in_hand', in_hand, e.count, math.max(0, in_hand[e.count] - #mine))
-  local list, gone = {}, {}
-  for _, book in ipairs(mine) do
-    gone[book] = true
-  end
-  for _, book in ipairs(noted_books(e.user) or {}) do
-    if not gone[book] then
-      list[#list + 1] = book
-    end
-  end
-  set('books_of', books_of, e.user, #list > 0 and table.concat(list, ',') or nil)
-  put_back(mine)
-end
-
--- What refusals.lua has to say of this call. Made when first needed: most calls refuse nothing, and
--- it takes Lua longer to make its functions than to decide an event.
-local loaded
-local tell
-local function refusing()
-  loaded = loaded or refusals({
-    requests = requests, returns = returns, handoffs = handoffs, ties = ties,
-    lending_group = lending_group, shelving_group = shelving_group, me = me, silent = silent,
-    reference = reference, limit = limit, loan = loan, state = state, stored = stored,
-    in_hand = in_hand, decided = decided, known = known, changed = changed,
-    awaited = awaited, set = set, write_hash = write_hash, put_back = put_back,
-    take_from_storage = take_from_storage, acknowledge = acknowledge, lend = lend,
-    take_back = take_back, would_overtake = would_overtake, tell = tell,
-  })
-  return loaded
+  call.books_of[e.user] = table.concat(all, ',')
 end
 
 -- Writes the outcome. After it come its fields, names and values in turn.
-function tell(e, effect, outcome, ...)
-  redis.call('XADD', outcomes, '*', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
+function call.tell(e, effect, outcome, ...)
+  redis.call('XADD', call.outcomes, '*', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
     'outcome', outcome, ...)
   if e.answer then
     local text = {'event_id', e.id, 'action', e.action, 'user_id', e.user, 'outcome', outcome, ...}
@@ -512,15 +428,15 @@ function tell(e, effect, outcome, ...)
     redis.call('RPUSH', e.answer, table.concat(text, '\n'))
     redis.call('PEXPIRE', e.answer, e.answer_ms)
   end
-  if known.are_ties then
-    refusing().is_told(e, outcome, effect)
+  if call.are_ties then
+    call.refusing().is_told(e, outcome, effect)
   end
 end
 
 -- As `tell`, for an event that had all that it asked for. The caller knows the rest.
-local function tell_all(e, outcome)
-  local now = in_hand[e.count]
-  tell(e, true, outcome, 'book_ids', table.concat(e.books, ','), 'in_hand', now)
+function call.tell_all(e, outcome)
+  local now = call.in_hand[e.count]
+  call.tell(e, true, outcome, 'book_ids', table.concat(e.books, ','), 'in_hand', now)
   return now
 end
 
@@ -528,81 +444,38 @@ end
 
 -- Every book of a request is there, and its user may have them all.
 local function grant_all(e)
-  if not acknowledge(e) then
+  if not call.acknowledge(e) then
     return {'STALE'}
   end
-  take_from_storage(e.books)
-  lend(e, e.books)
-  return tell_all(e, 'accepted')
-end
-
--- Every book of a return is lent to its user.
-local function take_all_back(e)
-  if not acknowledge(e) then
-    return {'STALE'}
-  end
-  take_back(e, e.books)
-  return tell_all(e, 'returned')
+  call.take_from_storage(e.books)
+  call.lend(e, e.books)
+  return call.tell_all(e, 'accepted')
 end
 
 ---- Looks: read only, except for a note that an event waits. Each returns an act and what it needs.
 
 -- Whether every book is there without any question: in storage, or handed out by shelving.
 local function all_there(e)
-  if e.reserved or in_hand[e.count] + #e.books > limit then
+  if e.reserved or call.in_hand[e.count] + #e.books > call.limit then
     return false
   end
   local is_handed_out = e.said == 'yes'
   for n = 1, #e.books do
     local book = e.books[n]
-    if loan[book] or (not stored[book] and (not is_handed_out or state[book])) then
+    if call.loan[book] or (not call.stored[book] and (not is_handed_out or call.state[book])) then
       return false
     end
   end
   return true
 end
 
-local function look_at_request(e)
-  if all_there(e) and not would_overtake(e) then
+local function look(e)
+  if e.action == 'return' then
+    return call.returning().look(e)
+  elseif all_there(e) and not (call.came_free and call.refusing().would_overtake(e)) then
     return grant_all
   end
-  return refusing().look_at_request(e)
-end
-
--- Whether a request is younger than a return. In a tie that is not known, and it is not.
-local function is_younger(request, e)
-  local request_ms, ms = split(request), split(e.id)
-  if request_ms ~= ms then
-    return smaller(ms, request_ms)
-  end
-  return not is_tie(request, e.id) and before(e.id, request)
-end
-
-local function look_at_return(e)
-  local mine, others, not_lent = {}, {}, {}
-  local known_state, is_old                        -- of the last book: nearly always the next one's
-  for _, book in ipairs(e.books) do
-    local list = not_lent
-    if loan[book] == e.user then
-      -- Only loans of older requests are meant. A loan without an entry is old.
-      local is = state[book] or ''
-      if is ~= known_state then
-        local request = string.match(is, '^=(.*)$')
-        known_state = is
-        is_old = not request or not split(request) or not is_younger(request, e)
-      end
-      if is_old then
-        list = mine
-      end
-    elseif loan[book] then
-      list = others
-    end
-    list[#list + 1] = book
-  end
-  if #mine == #e.books then
-    return take_all_back
-  end
-  return refusing().look_at_return(e, {mine = mine, others = others, not_lent = not_lent})
+  return call.refusing().look_at_request(e)
 end
 
 ---- All events, then what they changed.
@@ -614,7 +487,6 @@ local function try(n, e)
     replies[n] = {'FAILED', cause}
     return
   end
-  local look = e.action == 'request' and look_at_request or look_at_return
   local ok, act, sorted = pcall(look, e)
   if ok then
     replies[n] = act(e, sorted)
@@ -623,37 +495,37 @@ local function try(n, e)
   end
 end
 
-local were_ties = known.are_ties
-for n, e in ipairs(events) do
-  if were_ties and refusing().still_waits(e) then
+local were_ties = call.are_ties
+for n = 1, #events do
+  if were_ties and call.refusing().still_waits(events[n]) then
     replies[n] = {'WAIT', 'older'}
   else
-    try(n, e)
+    try(n, events[n])
   end
 end
-if known.are_ties then
-  refusing().break_ties(events, replies, try)
+if call.are_ties then
+  call.refusing().break_ties(events, replies, try)
 end
 
-write_hash(loans_key, 'loan', loan)
-write_hash(states_key, 'state', state)
-write_hash(books_of_key, 'books_of', books_of)
-if known.are_ties then
-  refusing().write_ties()
+call.write_hash(call.loans, call.changed, loan)
+call.write_hash(KEYS[6], call.changed, state)
+call.write_hash(call.books_of_users, call.changed_users, books_of)
+if call.are_ties then
+  call.refusing().write_ties()
 end
 
 local arrived, left = {}, {}
-for book in pairs(changed.stored) do
+for book in pairs(call.moved) do
   local list = stored[book] and arrived or left
   list[#list + 1] = book
 end
-sliced_call('SREM', storage_key, left)
-sliced_call('SADD', storage_key, arrived)
+sliced_call('SREM', call.storage, left)
+sliced_call('SADD', call.storage, arrived)
 
 local numbers = {}
-for key in pairs(changed.in_hand) do
-  numbers[#numbers + 1] = key
-  numbers[#numbers + 1] = in_hand[key]
+for _, count in pairs(call.changed_users) do
+  numbers[#numbers + 1] = count
+  numbers[#numbers + 1] = in_hand[count]
 end
 for first = 1, #numbers, SLICE do
   redis.call('MSET', slice(numbers, first))
@@ -680,15 +552,17 @@ local function can_be_trimmed(stream, ids)
   if #ids < MANY or not are_sorted(ids) then
     return false
   end
-  local group, groups = group_of(stream, lending_group)
+  local group, count = groups().group_of(stream, call.group)
   local last = ids[#ids]
-  local pending = redis.pcall('XPENDING', stream, lending_group, '-', last, 1)
-  return groups == 1 and not pending.err and #pending == 0
+  local pending = redis.pcall('XPENDING', stream, call.group, '-', last, 1)
+  return count == 1 and not pending.err and #pending == 0
     and not before(group['last-delivered-id'], last)
 end
 
-for stream, ids in pairs(decided_of) do
-  if keep_events then
+local is_any_decided = false
+for stream, ids in pairs(call.decided) do
+  is_any_decided = is_any_decided or #ids > 0
+  if ARGV[7] == 'keep' then
     -- They stay.
   elseif can_be_trimmed(stream, ids) then
     redis.call('XTRIM', stream, 'MINID', ids[#ids])
@@ -700,7 +574,7 @@ end
 
 -- Other instances may wait for what was decided here. Who is not permitted to ring works on: the
 -- others then find out by themselves.
-if #decided_of[requests] + #decided_of[returns] > 0 then
-  redis.pcall('PUBLISH', ARGV[9], me)
+if is_any_decided then
+  redis.pcall('PUBLISH', ARGV[9], ARGV[8])
 end
 return replies

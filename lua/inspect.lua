@@ -1,4 +1,5 @@
--- inspect.lua: hold books against the invariants, as they all are at one instant. After order.lua.
+-- inspect.lua: hold books against the invariants, as they all are at one instant.
+-- After order.lua and groups.lua.
 --
 -- For the operator's check, which alone may look at what both services own. Changes nothing.
 -- A fault of a book is told only where the book was found in the place that the fault is named
@@ -22,6 +23,8 @@
 --         "reserved_for_none" reserved by a request that is decided
 --         "state_unknown"     a state that means nothing
 
+local groups = groups()
+local is_id, is_undone = groups.is_id, groups.is_undone
 local place = ARGV[3]
 local books = {unpack(ARGV, 4)}
 local reply = {'INSPECTED'}

@@ -1,5 +1,5 @@
 -- mend.lua: give books that are nowhere, or reserved for nobody, back to the shelves. After
--- order.lua.
+-- order.lua and groups.lua.
 --
 -- For the operator's check, beside running instances: every book is looked at again in this step,
 -- and left alone unless it is as the check has seen it. Main storage is shelving's: the books go
@@ -19,6 +19,7 @@
 --         the reservation was taken away: the book has its place, or is told by its state) or
 --         "changed"}
 
+local is_undone = groups().is_undone
 local left = KEYS[7]
 redis.call('HLEN', KEYS[1])
 redis.call('SCARD', KEYS[2])

@@ -1,4 +1,5 @@
--- old_tries.lua: remove the notes of tries of events that are decided. After order.lua.
+-- old_tries.lua: remove the notes of tries of events that are decided.
+-- After order.lua and groups.lua.
 --
 -- An instance that dies between a decision and taking the note of the try away leaves it behind.
 --
@@ -7,6 +8,7 @@
 --       then in turn: an event as it is noted, "request" or "return", its id
 -- Returns {"FENCED"} | {"REMOVED", how many}
 
+local group_of = groups().group_of
 local tries, requests, returns = KEYS[2], KEYS[3], KEYS[4]
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then

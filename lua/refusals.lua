@@ -1,5 +1,6 @@
 -- refusals.lua: what decide.lua needs only where something may be refused, or somebody is noted to
--- wait for another. Not a script of its own: it is put in front of decide.lua, behind order.lua.
+-- wait for another. Not a script of its own: it is put in front of decide.lua, behind order.lua and
+-- groups.lua.
 --
 -- The whole file is one function, which decide.lua calls when it first needs it, with all that the
 -- two work on together; the functions in it are not indented for that. What looks something up
@@ -8,11 +9,22 @@
 
 local function refusals(call)
 local requests, returns, handoffs, ties = call.requests, call.returns, call.handoffs, call.ties
-local lending_group, shelving_group, me = call.lending_group, call.shelving_group, call.me
-local silent, reference, known = call.silent, call.reference, call.known
+local lending_group, shelving_group, me = ARGV[5], ARGV[6], ARGV[8]
 local loan, state, stored, in_hand = call.loan, call.state, call.stored, call.in_hand
-local decided, set = call.decided, call.set
-local put_back, acknowledge = call.put_back, call.acknowledge
+local decided = call.decided
+local known = groups()
+local group_of, is_id = known.group_of, known.is_id
+
+-- As decide.lua has them in its arguments.
+local silent, reference = {}, {}
+local at = 11
+for n = 1, tonumber(ARGV[at]) do
+  silent[ARGV[at + n]] = true
+end
+at = at + 1 + tonumber(ARGV[at])
+for n = 1, tonumber(ARGV[at]) do
+  reference[n] = ARGV[at + n]
+end
 
 ---- Order (I8). Looked up only when something is about to be refused.
 
@@ -117,7 +129,7 @@ local function load_ties()
     return
   end
   tied, ties_changed = {}, {}
-  local noted = known.are_ties and redis.call('HGETALL', ties) or {}
+  local noted = call.are_ties and redis.call('HGETALL', ties) or {}
   for n = 1, #noted, 2 do
     local action = string.match(noted[n], '^(%a+):')
     -- What somebody else has put there is of no event.
@@ -169,7 +181,7 @@ local function tie(e, front)
   if not tied[event] then
     tied[event] = e.user .. '\n' .. table.concat(e.books, '\n')
     ties_changed[event] = true
-    known.are_ties = true
+    call.are_ties = true
     if tied_by_name then
       note_by_name(event)
     end
@@ -272,15 +284,17 @@ local function untie(e, accepted)
   load_ties()
   if not tied_by_name then
     tied_by_name = {request = {}, ['return'] = {}}
-    for event in pairs(tied) do
-      note_by_name(event)
+    for event, names in pairs(tied) do
+      if names then
+        note_by_name(event)
+      end
     end
   end
   local by_name = tied_by_name[accepted and 'return' or 'request']
   for _, name in ipairs({e.user, unpack(accepted and {} or e.books)}) do
     for _, event in ipairs(by_name[name] or {}) do
       if tied[event] then
-        tied[event], ties_changed[event], untied[event] = nil, true, true
+        tied[event], ties_changed[event], untied[event] = false, true, true
       end
     end
     by_name[name] = nil
@@ -304,7 +318,7 @@ local function pass_ties_on(e)
   load_ties()
   local event = name_of(e)
   if tied[event] then
-    tied[event], ties_changed[event] = nil, true
+    tied[event], ties_changed[event] = false, true
   end
   if front_noted == event then
     local front, id = in_front()
@@ -320,12 +334,12 @@ end
 
 -- {delivered = id, pending = number} of the shelving group; delivered "0-0" if there is no group.
 local function shelving()
-  if not known.shelving then
+  if not call.shelving_at then
     local group = group_of(handoffs, shelving_group)
-    known.shelving = group and {delivered = group['last-delivered-id'], pending = group.pending}
+    call.shelving_at = group and {delivered = group['last-delivered-id'], pending = group.pending}
       or {delivered = '0-0', pending = 0}
   end
-  return known.shelving
+  return call.shelving_at
 end
 
 -- Whether an entry of a stream is still to be done: not delivered yet, or pending.
@@ -341,11 +355,11 @@ end
 -- Whether the hand-off that a book's state names is still to be done.
 local function in_transit(is)
   local id = string.sub(is, 2)
-  if known.undone[id] == nil then
+  if call.undone[id] == nil then
     -- What is no id names no hand-off.
-    known.undone[id] = is_id(id) and is_undone_now(handoffs, shelving_group, shelving().delivered, id)
+    call.undone[id] = is_id(id) and is_undone_now(handoffs, shelving_group, shelving().delivered, id)
   end
-  return known.undone[id]
+  return call.undone[id]
 end
 
 local handed_off, too_many_handed_off
@@ -358,9 +372,9 @@ local function is_handed_off(book)
     local first = first_pending(handoffs, shelving_group, '-', '+')
     local delivered = shelving().delivered
     local from = first and first ~= '' and before(first, delivered) and first or delivered
-    local entries = redis.pcall('XRANGE', handoffs, from, '+', 'COUNT', MOST_HANDOFFS)
-    too_many_handed_off = not first or entries.err ~= nil or #entries == MOST_HANDOFFS
-    handed_off = handoffs_by_book(too_many_handed_off and {} or entries)
+    local entries = redis.pcall('XRANGE', handoffs, from, '+', 'COUNT', known.MOST_HANDOFFS)
+    too_many_handed_off = not first or entries.err ~= nil or #entries == known.MOST_HANDOFFS
+    handed_off = known.handoffs_by_book(too_many_handed_off and {} or entries)
   end
   for _, id in ipairs(handed_off[book] or {}) do
     if in_transit('>' .. id) then
@@ -383,7 +397,7 @@ end
 -- be in it), and the last request delivered, if reference instances work on any (they tell
 -- nobody what they have reserved). "" if there is neither.
 local function doubt()
-  if not known.doubt then
+  if not call.doubt then
     local handoff, request = '-', '-'
     local top = redis.pcall('XREVRANGE', handoffs, '+', '-', 'COUNT', 1)
     top = not top.err and top[1] and top[1][1]
@@ -399,9 +413,9 @@ local function doubt()
         request = group and group['last-delivered-id'] or '-'
       end
     end
-    known.doubt = handoff == '-' and request == '-' and '' or handoff .. ' ' .. request
+    call.doubt = handoff == '-' and request == '-' and '' or handoff .. ' ' .. request
   end
-  return known.doubt
+  return call.doubt
 end
 
 -- Whether what a doubt was about has ended.
@@ -442,11 +456,11 @@ end
 -- Lets go what e has only asked for, and empties the reference application's reservation.
 local function let_go(e, asked)
   for _, book in ipairs(asked) do
-    set('state', state, book, nil)
+    state[book], call.changed[book] = false, true
   end
   if e.reserved then
     redis.call('DEL', e.temp)
-    put_back(e.extra)
+    call.returning().put_back(e.extra)
     e.reserved = nil
   end
 end
@@ -472,6 +486,7 @@ end
 
 local function wait(e, sorted)
   for _, book in ipairs(e.action == 'request' and e.books or {}) do
+    call.awaited = call.awaited or {}
     call.awaited[book] = call.awaited[book] or {}
     table.insert(call.awaited[book], e.id)
   end
@@ -480,7 +495,7 @@ local function wait(e, sorted)
       return {'STALE'}
     end
     let_go(e, sorted.asked)
-    put_back(sorted.have)
+    call.returning().put_back(sorted.have)
     -- What shelving said is not true any more.
     e.said, e.answers = '', nil
   end
@@ -495,7 +510,7 @@ local function fetch(e, sorted)
   end
   local reply = {'FETCH', sorted.certain and '' or doubt()}
   for _, book in ipairs(#sorted.unknown > 0 and sorted.unknown or sorted.free) do
-    set('state', state, book, '?' .. e.id)
+    state[book], call.changed[book] = '?' .. e.id, true
     reply[#reply + 1] = book
   end
   return reply
@@ -503,7 +518,7 @@ end
 
 local function decide(e, sorted)
   local available = sorted.available
-  if not acknowledge(e) then
+  if not call.acknowledge(e) then
     return {'STALE'}
   end
   let_go(e, sorted.asked)
@@ -514,7 +529,7 @@ local function decide(e, sorted)
   end
   call.take_from_storage(sorted.instant)
   if sorted.too_many then
-    put_back(available)
+    call.returning().put_back(available)
     lists[7], lists[8] = 'put_back', available
     return conclude(e, 'denied', 'too_many_books', lists, true)
   end
@@ -523,17 +538,17 @@ local function decide(e, sorted)
 end
 
 local function take_some_back(e, sorted)
-  if not acknowledge(e) then
+  if not call.acknowledge(e) then
     return {'STALE'}
   end
   local mine = sorted.mine
-  call.take_back(e, mine)
+  call.returning().take_back(e, mine)
   local lists = {'book_ids', mine, 'lent_to_another', sorted.others, 'not_lent', sorted.not_lent}
   return conclude(e, #mine > 0 and 'returned' or 'unchanged', nil, lists, #mine > 0)
 end
 
 local function deny_all(e)
-  if not acknowledge(e) then
+  if not call.acknowledge(e) then
     return {'STALE'}
   end
   local mine, others = {}, {}
@@ -546,6 +561,22 @@ local function deny_all(e)
 end
 
 ---- Looks, as in decide.lua.
+
+-- A newer request does not get a book that came free in this call before those that wait for it are
+-- tried again.
+local function would_overtake(e)
+  if not call.came_free then
+    return false
+  end
+  for _, book in ipairs(e.books) do
+    for _, id in ipairs(call.came_free[book] or {}) do
+      if not decided[requests][id] and before(id, e.id) then
+        return true
+      end
+    end
+  end
+  return false
+end
 
 -- Whether every book is lent to somebody, and e has nothing that it would have to give back.
 local function all_lent(e)
@@ -618,7 +649,7 @@ local function look_at_request(e)
   }
   if #unknown > 0 then
     return fetch, sorted
-  elseif call.would_overtake(e) then
+  elseif would_overtake(e) then
     return wait, sorted
   end
   -- After a final "no" a refusal is foreseeable: a request that reserved its books in every round
@@ -650,7 +681,7 @@ end
 
 -- What is noted to wait for the one in front has nothing to gain from another look: whatever could
 -- have made a difference would have taken the note away.
-local front_at_first = known.are_ties and in_front()
+local front_at_first = call.are_ties and in_front()
 if front_at_first then
   load_ties()
 end
@@ -703,11 +734,10 @@ local function write_ties()
   if not tied then
     return
   end
-  call.changed.tied = ties_changed
   if front_noted ~= front_stored then
-    ties_changed['#front'], tied['#front'] = true, front_noted
+    ties_changed['#front'], tied['#front'] = true, front_noted or false
   end
-  call.write_hash(ties, 'tied', tied)
+  call.write_hash(ties, ties_changed, tied)
   if next(ties_changed) then
     redis.call('EXPIRE', ties, TIES_TTL_S)
   end
@@ -715,7 +745,7 @@ end
 
 return {
   look_at_request = look_at_request, look_at_return = look_at_return, still_waits = still_waits,
-  is_told = is_told, break_ties = break_ties, write_ties = write_ties,
+  would_overtake = would_overtake, is_told = is_told, break_ties = break_ties, write_ties = write_ties,
 }
 end
 

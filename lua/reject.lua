@@ -1,4 +1,5 @@
--- reject.lua: move events that cannot be worked on to the dead letters. After order.lua.
+-- reject.lua: move events that cannot be worked on to the dead letters.
+-- After order.lua and groups.lua.
 --
 -- The original fields are copied as they are; the caller need not have understood, nor even seen
 -- them: the event may be what killed whoever read it.
@@ -24,6 +25,8 @@
 --
 -- Whether an event is pending still is looked up before anything of it is written (I4).
 
+local groups = groups()
+local is_in_handoff, is_undone = groups.is_in_handoff, groups.is_undone
 local stream, group, action = KEYS[2], ARGV[2], ARGV[3]
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then

@@ -1,4 +1,5 @@
--- sweep.lua: remove states of books that mean nothing any more. After order.lua.
+-- sweep.lua: remove states of books that mean nothing any more.
+-- After order.lua and groups.lua.
 --
 -- A hand-off that is done leaves its mark behind, since shelving does not touch what is lending's;
 -- so does a loan that the reference application took back. A reservation for a request that is
@@ -15,6 +16,8 @@
 -- Returns {"FENCED"} | {"SWEPT", how many, then in turn: a book that is reserved for a decided
 --       request, its state}
 
+local groups = groups()
+local is_in_handoff, is_undone = groups.is_in_handoff, groups.is_undone
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end

@@ -1,4 +1,5 @@
--- undone.lua: which entries of a stream are waiting for their group, or in work. After order.lua.
+-- undone.lua: which entries of a stream are waiting for their group, or in work.
+-- After order.lua and groups.lua.
 --
 -- For the operator's check. Changes nothing.
 --
@@ -6,6 +7,7 @@
 -- ARGV  1 its group   then ids, a few hundred at most
 -- Returns {"UNDONE", those of the ids that are}
 
+local is_undone = groups().is_undone
 local reply = {'UNDONE'}
 for n = 2, #ARGV do
   if is_undone(KEYS[1], ARGV[1], ARGV[n]) then

@@ -24,9 +24,10 @@ use crate::session::{Neighbours, Session};
 use crate::shelving;
 use crate::stream::{self, Consumer, Lease};
 
-static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "sweep")));
-static CLEAR: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "clear")));
-static OLD_TRIES: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "old_tries")));
+static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "sweep")));
+static CLEAR: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "clear")));
+static OLD_TRIES: LazyLock<Script> =
+    LazyLock::new(|| Script::new(lua!("order", "groups", "old_tries")));
 static RETAIN: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("retain")));
 static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("forget")));
 

@@ -15,7 +15,7 @@ use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
 
 static SCRIPT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(lua!("order", "refusals", "decide")));
+    LazyLock::new(|| Script::new(lua!("order", "groups", "refusals", "returns", "decide")));
 
 /// How final it is when ShelvingService says no.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Reply, Script, lua};
 use crate::session::Session;
 
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "reject")));
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "reject")));
 
 /// The keys that belong to no single event, and how many belong to each.
 const KEYS: usize = 10;

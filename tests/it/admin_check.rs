@@ -463,9 +463,10 @@ fn beside_instances_at_work_what_is_wrong_is_found_and_mended() {
     redis.assert_at_rest();
 }
 
-/// Runs a script of the check as the check does, behind order.lua.
+/// Runs a script of the check as the check does, behind order.lua and groups.lua.
 fn script(redis: &Redis, text: &str, keys: &[&str], args: &[&str]) -> Vec<String> {
-    let text = [include_str!("../../lua/order.lua"), text].concat();
+    let text =
+        [include_str!("../../lua/order.lua"), include_str!("../../lua/groups.lua"), text].concat();
     let count = keys.len().to_string();
     let mut command = vec!["EVAL", &text, &count];
     command.extend(keys);

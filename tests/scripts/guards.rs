@@ -174,9 +174,8 @@ fn fence(
     prepare: impl Fn(&mut Library, &Instance),
     late: impl Fn(&mut Library, &Instance) -> String,
 ) {
-    let lock = if script == "decide" { "lock" } else { "KEYS[1]" };
-    let check = format!("if redis.call('GET', {lock}) ~= ARGV[1] then");
-    guard(script, &[(&check, "if false then")], |library| {
+    let check = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then";
+    guard(script, &[(check, "if false then")], |library| {
         let old = library.instance("worker1");
         prepare(library, &old);
         library.next_session(&old);
@@ -466,8 +465,8 @@ fn a_name_is_taken_only_from_the_holder_that_was_seen() {
 
 #[test]
 fn an_event_that_is_decided_is_not_decided_again() {
-    let xack = "if redis.call('XACK', e.stream, lending_group, e.id) == 0 then";
-    let without = "redis.call('XACK', e.stream, lending_group, e.id)\n  if false then";
+    let xack = "if redis.call('XACK', e.stream, call.group, e.id) == 0 then";
+    let without = "redis.call('XACK', e.stream, call.group, e.id)\n  if false then";
     guard("decide", &[(xack, without)], |library| {
         let by = library.instance("worker1");
         store(library, &["geb"]);
@@ -626,7 +625,7 @@ fn only_what_this_request_has_fetched_goes_back() {
 /// would have to ask for ever (I5).
 #[test]
 fn a_book_is_reserved_before_a_no_of_shelving_counts() {
-    let hold = "set('state', state, book, '?' .. e.id)";
+    let hold = "state[book], call.changed[book] = '?' .. e.id, true";
     guard("decide", &[(hold, "")], |library| {
         let by = library.instance("worker1");
         let shelves = library.keys.shelves.clone();
@@ -675,7 +674,7 @@ fn a_book_on_its_way_to_its_shelf_is_nobodys_whatever_shelving_says() {
 
 #[test]
 fn what_a_waiting_request_had_is_there_for_others() {
-    guard("decide", &[("  put_back(sorted.have)\n", "\n")], |library| {
+    guard("decide", &[("  call.returning().put_back(sorted.have)\n", "\n")], |library| {
         let (by, other) = (library.instance("worker1"), library.instance("worker2"));
         lend(library, "user9", &["kim"]);
         // The older one is in the hands of another instance.
@@ -690,7 +689,10 @@ fn what_a_waiting_request_had_is_there_for_others() {
 
 #[test]
 fn nobody_has_more_than_five_books() {
-    let all = ("if e.reserved or in_hand[e.count] + #e.books > limit then", "if e.reserved then");
+    let all = (
+        "if e.reserved or call.in_hand[e.count] + #e.books > call.limit then",
+        "if e.reserved then",
+    );
     let some = ("too_many = in_hand[e.count] + #available > call.limit,", "too_many = false,");
     for (part, books) in [(all, "geb"), (some, "geb,kim")] {
         guard("decide", &[part], |library| {
@@ -706,7 +708,7 @@ fn nobody_has_more_than_five_books() {
 
 #[test]
 fn storage_is_not_filled_beyond_its_capacity() {
-    let room = "elseif number_stored + stored_more < capacity then";
+    let room = "elseif number_stored + call.stored_more < capacity then";
     guard("decide", &[(room, "elseif true then")], |library| {
         let by = library.instance("worker1");
         fill_storage(library);
@@ -849,8 +851,8 @@ fn a_handoff_that_lending_has_not_noted(library: &mut Library) -> Result<(), Str
 #[test]
 fn a_no_is_in_doubt_while_handoffs_are_not_done() {
     let doubt =
-        "known.doubt = handoff == '-' and request == '-' and '' or handoff .. ' ' .. request";
-    let parts = [(doubt, "known.doubt = ''"), LOOK_THROUGH];
+        "call.doubt = handoff == '-' and request == '-' and '' or handoff .. ' ' .. request";
+    let parts = [(doubt, "call.doubt = ''"), LOOK_THROUGH];
     guard("decide", &parts, a_handoff_that_lending_has_not_noted);
     let sure = "elseif e.said == 'certain' then";
     let parts = [(sure, "elseif true then"), LOOK_THROUGH];

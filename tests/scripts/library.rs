@@ -21,7 +21,7 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 20] = [
+pub const SCRIPTS: [(&str, &str); 22] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
@@ -29,6 +29,7 @@ pub const SCRIPTS: [(&str, &str); 20] = [
     ("fetch", include_str!("../../lua/fetch.lua")),
     ("forget", include_str!("../../lua/forget.lua")),
     ("gate", include_str!("../../lua/gate.lua")),
+    ("groups", include_str!("../../lua/groups.lua")),
     ("lone_try", include_str!("../../lua/lone_try.lua")),
     ("old_tries", include_str!("../../lua/old_tries.lua")),
     ("order", include_str!("../../lua/order.lua")),
@@ -38,6 +39,7 @@ pub const SCRIPTS: [(&str, &str); 20] = [
     ("renew", include_str!("../../lua/renew.lua")),
     ("resign", include_str!("../../lua/resign.lua")),
     ("retain", include_str!("../../lua/retain.lua")),
+    ("returns", include_str!("../../lua/returns.lua")),
     ("shelve", include_str!("../../lua/shelve.lua")),
     ("submit", include_str!("../../lua/submit.lua")),
     ("sweep", include_str!("../../lua/sweep.lua")),
@@ -51,7 +53,7 @@ pub fn text(script: &str) -> &'static str {
 }
 
 /// What is put in front of scripts, and is none of its own.
-pub const PARTS: [&str; 2] = ["order", "refusals"];
+pub const PARTS: [&str; 4] = ["order", "groups", "refusals", "returns"];
 
 /// A script's text as it is sent: behind the parts that its header names.
 pub fn whole_text(script: &str) -> String {

@@ -20,8 +20,9 @@ use crate::keys::{BOOK_IDS_FIELD, LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Call, Script, lua, text};
 use crate::stream::{self, Lease};
 
-static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "inspect")));
-static MEND: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "mend")));
+static INSPECT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(lua!("order", "groups", "inspect")));
+static MEND: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "mend")));
 
 /// A hand-off that is mended is one event.
 const _: () = assert!(PAGE <= MAX_BOOKS);

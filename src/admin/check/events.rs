@@ -16,7 +16,7 @@ use crate::ids::EventId;
 use crate::script::{Script, lua, text};
 use crate::stream;
 
-static UNDONE: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "undone")));
+static UNDONE: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "undone")));
 
 /// Outcomes that are remembered in one pass, to find those that are there twice: 32 MB or so.
 const OUTCOMES_IN_A_PASS: u64 = 500_000;

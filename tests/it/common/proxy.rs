@@ -24,28 +24,31 @@ use super::{Daemon, Redis, eventually};
 /// The whole text of the script that decides.
 pub const DECIDE: &str = concat!(
     include_str!("../../../lua/order.lua"),
+    include_str!("../../../lua/groups.lua"),
     include_str!("../../../lua/refusals.lua"),
+    include_str!("../../../lua/returns.lua"),
     include_str!("../../../lua/decide.lua")
 );
 
 /// Each script by the digest that a call carries.
 static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
-    const ORDER: &str = include_str!("../../../lua/order.lua");
+    const GROUPS: &str =
+        concat!(include_str!("../../../lua/order.lua"), include_str!("../../../lua/groups.lua"));
     let scripts = [
         ("acquire", "", include_str!("../../../lua/acquire.lua")),
         ("claim", "", include_str!("../../../lua/claim.lua")),
-        ("clear", ORDER, include_str!("../../../lua/clear.lua")),
+        ("clear", GROUPS, include_str!("../../../lua/clear.lua")),
         ("decide", "", DECIDE),
         ("fetch", "", include_str!("../../../lua/fetch.lua")),
         ("forget", "", include_str!("../../../lua/forget.lua")),
         ("lone_try", "", include_str!("../../../lua/lone_try.lua")),
-        ("old_tries", ORDER, include_str!("../../../lua/old_tries.lua")),
+        ("old_tries", GROUPS, include_str!("../../../lua/old_tries.lua")),
         ("permits", "", include_str!("../../../lua/permits.lua")),
-        ("reject", ORDER, include_str!("../../../lua/reject.lua")),
+        ("reject", GROUPS, include_str!("../../../lua/reject.lua")),
         ("renew", "", include_str!("../../../lua/renew.lua")),
         ("resign", "", include_str!("../../../lua/resign.lua")),
         ("shelve", "", include_str!("../../../lua/shelve.lua")),
-        ("sweep", ORDER, include_str!("../../../lua/sweep.lua")),
+        ("sweep", GROUPS, include_str!("../../../lua/sweep.lua")),
         ("unfetch", "", include_str!("../../../lua/unfetch.lua")),
     ];
     let digest = |(kind, parts, text): (&'static str, &str, &str)| {
