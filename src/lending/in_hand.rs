@@ -43,10 +43,13 @@ impl InHand {
     /// Lets events go: they are decided, or somebody else's.
     pub fn drop(&self, keys: impl IntoIterator<Item = EventKey>) {
         let mut events = self.events();
+        let is_any_full = events.iter().any(|events| events.len() >= MOST_IN_HAND);
         for key in keys {
             events[key.action as usize].remove(&key.id);
         }
-        self.fewer.notify_all();
+        if is_any_full {
+            self.fewer.notify_all();
+        }
     }
 
     /// Whether an event is in hand.
