@@ -60,18 +60,8 @@ fn bytes(value: &Value) -> &[u8] {
     }
 }
 
-/// One stream's part of a read.
-pub struct Read<'a> {
-    /// The stream.
-    pub stream: &'a str,
-    /// The most entries to read from it.
-    pub count: usize,
-}
-
-/// Reads new entries of a group from one or more streams, waiting up to `block_ms` milliseconds
-/// for the first if it is to wait at all. Returns the entries of each stream, by its index in `reads`.
-///
-/// COUNT goes for each stream by itself, so the smallest of the counts is used.
+/// Reads new entries of a group, `count` from each of the streams at most, waiting up to `block_ms`
+/// milliseconds for the first if it is to wait at all. Returns entries, each with the index of its stream.
 ///
 /// # Errors
 /// What Redis or the link said.
@@ -79,32 +69,26 @@ pub fn read_new(
     connection: &mut Connection,
     group: &str,
     consumer: &str,
-    reads: &[Read<'_>],
+    streams: &[&str],
+    count: usize,
     block_ms: Option<u64>,
 ) -> Result<Vec<(usize, Entry)>, Error> {
     const DOING: &str = "read new events";
-    let count = reads.iter().map(|read| read.count).min().unwrap_or(1);
     let mut cmd = redis::cmd("XREADGROUP");
     cmd.arg("GROUP").arg(group).arg(consumer).arg("COUNT").arg(count);
     if let Some(block_ms) = block_ms {
         cmd.arg("BLOCK").arg(block_ms);
     }
-    cmd.arg("STREAMS");
-    for read in reads {
-        cmd.arg(read.stream);
-    }
-    for _ in reads {
-        cmd.arg(">");
-    }
-    let streams = match cmd.query(connection).map_err(Error::redis(DOING))? {
+    cmd.arg("STREAMS").arg(streams).arg(vec![">"; streams.len()]);
+    let read = match cmd.query(connection).map_err(Error::redis(DOING))? {
         Value::Nil => return Ok(Vec::new()),
-        Value::Array(streams) => streams,
+        Value::Array(read) => read,
         other => return Err(Error::Reply { doing: DOING, got: format!("{other:?}") }),
     };
     let mut entries = Vec::new();
-    for stream in streams {
+    for stream in read {
         let (name, list) = pair(stream, DOING)?;
-        let n = reads.iter().position(|read| Some(read.stream) == script::text(&name));
+        let n = streams.iter().position(|stream| Some(*stream) == script::text(&name));
         let n = n.ok_or_else(|| Error::Reply { doing: DOING, got: format!("{name:?}") })?;
         let Value::Array(list) = list else { continue };
         entries.reserve(list.len());

@@ -20,7 +20,7 @@ use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::LENDING_GROUP;
 use crate::session::Session;
-use crate::stream::{self, Read};
+use crate::stream::{self, Entry};
 
 /// How long a read waits for something new, in milliseconds. The read timeout is larger; a link on
 /// which nothing arrives any more is noticed after both.
@@ -37,6 +37,11 @@ const MOST_IN_A_READ: usize = 128;
 
 /// So few events that were read ahead are held back while both streams are read on.
 const FEW_HELD_BACK: usize = 64;
+
+/// Redis wakes a read with what has come into one stream, even if more comes into the other at the same
+/// time. With so many in the one it is worth a second look: what belongs together is decided in one
+/// call then.
+const MANY_IN_ONE: usize = 4;
 
 /// Of so few events at a time there is no backlog: the next read can wait.
 const FEW: usize = 16;
@@ -64,15 +69,11 @@ pub fn run(
         // on in one of them would get the requests of a user and another the returns.
         let only = behind
             .filter(|behind| merge.held_back.len() > FEW_HELD_BACK || room[*behind as usize] == 0);
-        let reads: Vec<(Action, Read<'_>)> = [Action::Request, Action::Return]
+        let actions: Vec<Action> = [Action::Request, Action::Return]
             .into_iter()
             .filter(|action| room[*action as usize] > 0 && only.is_none_or(|b| b == *action))
-            .map(|action| {
-                let count = room[action as usize].min(MOST_IN_A_READ);
-                (action, Read { stream: session.keys.stream(action), count })
-            })
             .collect();
-        if reads.is_empty() {
+        if actions.is_empty() {
             // What is in hand of one stream may wait for what is held back of the other.
             let held_back = merge.take_all();
             if held_back.is_empty() {
@@ -81,18 +82,25 @@ pub fn run(
             hand_over(held_back, to_worker);
             continue;
         }
-        let block_ms = match (behind, reads.len()) {
+        let block_ms = match (behind, actions.len()) {
             (Some(_), _) => None,
             (None, 2) => Some(BLOCK_MS),
             (None, _) => Some(SHORT_BLOCK_MS),
         };
-        let count = reads.iter().map(|(_, read)| read.count).min().unwrap_or(1);
-        let (actions, reads): (Vec<_>, Vec<_>) = reads.into_iter().unzip();
-        let entries =
-            stream::read_new(&mut connection, LENDING_GROUP, session.consumer(), &reads, block_ms)?;
-        let mut batch: Vec<Delivered> =
-            entries.iter().map(|(n, entry)| Delivered::read(actions[*n], entry, true)).collect();
+        let count = actions.iter().map(|action| room[*action as usize]).min().unwrap_or(1);
+        let count = count.min(MOST_IN_A_READ);
+        let mut batch = read(session, &mut connection, &actions, count, block_ms)?;
         merge.note(&actions, count, &batch);
+        let may_have_slept = block_ms.is_some() && actions.len() == 2;
+        if may_have_slept
+            && (MANY_IN_ONE..count).contains(&batch.len())
+            && are_of_one_stream(&batch)
+        {
+            let count = count - batch.len();
+            let more = read(session, &mut connection, &actions, count, None)?;
+            merge.note(&actions, count, &more);
+            batch.extend(more);
+        }
         take_in_hand(session, &mut batch);
         hand_over(merge.take_ready(batch), to_worker);
     }
@@ -143,6 +151,25 @@ impl Merge {
     fn take_all(&mut self) -> Vec<Delivered> {
         std::mem::take(&mut self.held_back)
     }
+}
+
+/// Reads new events, so many of each stream, waiting for the first if it is to wait.
+fn read(
+    session: &Session,
+    connection: &mut Connection,
+    actions: &[Action],
+    count: usize,
+    block_ms: Option<u64>,
+) -> Result<Vec<Delivered>, Error> {
+    let (group, consumer) = (LENDING_GROUP, session.consumer());
+    let streams: Vec<&str> = actions.iter().map(|action| session.keys.stream(*action)).collect();
+    let entries = stream::read_new(connection, group, consumer, &streams, count, block_ms)?;
+    let delivered = |(n, entry): &(usize, Entry)| Delivered::read(actions[*n], entry, true);
+    Ok(entries.iter().map(delivered).collect())
+}
+
+fn are_of_one_stream(batch: &[Delivered]) -> bool {
+    batch.windows(2).all(|pair| pair[0].key.action == pair[1].key.action)
 }
 
 /// Takes events in hand; drops those that are in hand already.

@@ -3,6 +3,8 @@
 //! What is pending for this instance comes first, then what is new. It ends when the session stops
 //! or breaks; being woken from its blocking read is the supervisor's business.
 
+use std::time::Duration;
+
 use crossbeam_channel::Sender;
 use redis::Connection;
 
@@ -12,10 +14,15 @@ use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
 use crate::lending::reader::BLOCK_MS;
 use crate::session::Session;
-use crate::stream::{self, Entry, Read};
+use crate::stream::{self, Entry};
 
 /// The most hand-offs that one read takes. A hand-off has up to a thousand books.
 const MOST_IN_A_READ: usize = 128;
+
+/// So long what comes behind a read that brought few is gathered for the next one. Nobody waits for a
+/// hand-off but a request for one of its books; and to be woken for each of them costs Redis more than
+/// all the rest of it.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// A hand-off on its way to the worker: well-formed, or what is wrong with it.
 pub type Delivered = Result<HandOff, (EventId, Fault)>;
@@ -52,10 +59,19 @@ pub fn run(
     reading();
     while !session.is_stopping() {
         session.beat("shelving-reader");
-        let reads = [Read { stream, count: MOST_IN_A_READ }];
-        let entries =
-            stream::read_new(&mut connection, SHELVING_GROUP, consumer, &reads, Some(BLOCK_MS))?;
+        let entries = stream::read_new(
+            &mut connection,
+            SHELVING_GROUP,
+            consumer,
+            &[stream],
+            MOST_IN_A_READ,
+            Some(BLOCK_MS),
+        )?;
+        let are_few = (1..MOST_IN_A_READ).contains(&entries.len());
         hand_over(entries.iter().map(|(_, entry)| delivered(entry)).collect(), to_worker);
+        if are_few {
+            std::thread::sleep(GATHER);
+        }
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ mod command_line;
 mod contract_requests;
 mod contract_returns;
 mod crash_points;
+mod gathering;
 mod harness;
 mod library_req;
 mod lifecycle;

@@ -1,0 +1,68 @@
+//! What comes together is worked on together: it costs Redis few calls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+
+/// A library whose calls of one script are counted.
+fn counted(state: &Ledger, kind: &'static str) -> (Redis, Proxy, Daemon, Arc<AtomicUsize>) {
+    let redis = Redis::new();
+    state.lay_down(&redis);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let proxy = Proxy::new(&redis, move |command| {
+        count.fetch_add(usize::from(command.kind == kind), Ordering::SeqCst);
+        None
+    });
+    let daemon = proxy.spawn(&redis, &["worker1"]).ready();
+    (redis, proxy, daemon, calls)
+}
+
+/// Redis wakes a read of two streams with what has come into the first: the returns of a desk that
+/// sends all that it has in one transaction were read after its requests, and decided by themselves.
+#[test]
+fn requests_and_returns_of_one_transaction_are_decided_in_one_call() {
+    let books: Vec<String> = (0..8).map(|n| format!("lent{n}")).collect();
+    let users: Vec<String> = (0..8).map(|n| format!("user{n}")).collect();
+    let mut state = Ledger::new();
+    for (user, book) in users.iter().zip(&books) {
+        state = state.lent(user, &[book], "17-0");
+    }
+    let (redis, _proxy, _daemon, calls) = counted(&state, "decide");
+    let add = |stream: &str, user: &str, book: &str| {
+        ["XADD", stream, "*", "user_id", user, "book_ids", book].map(str::to_owned).to_vec()
+    };
+    // The first call, before Redis knows the scripts, takes two.
+    for (n, half) in users.chunks(4).enumerate() {
+        let before = calls.load(Ordering::SeqCst);
+        let mut all = vec![vec!["MULTI".to_owned()]];
+        all.extend(half.iter().map(|user| add(REQUESTS, user, &format!("new-{user}"))));
+        all.extend(half.iter().map(|user| add(RETURNS, user, &user.replace("user", "lent"))));
+        all.push(vec!["EXEC".to_owned()]);
+        redis.pipeline(&all);
+        redis.wait_until_drained(DEADLINE);
+        redis.assert_one_outcome_each(8 * (n + 1));
+        assert_eq!(calls.load(Ordering::SeqCst) - before, 2 - n, "calls of decide.lua");
+    }
+    redis.assert_at_rest();
+}
+
+/// Each hand-off woke shelving for itself, which cost Redis more than to put the book on its shelf.
+#[test]
+fn handoffs_in_quick_succession_are_gathered() {
+    const GATHERED_FOR: Duration = Duration::from_millis(2);
+    let books: Vec<String> = (0..300).map(|n| format!("book{n}")).collect();
+    let books: Vec<&str> = books.iter().map(String::as_str).collect();
+    let (redis, _proxy, _daemon, calls) = counted(&Ledger::new().nowhere(&books, "17-0"), "shelve");
+    let start = Instant::now();
+    for book in books {
+        redis.hand_off("*", book);
+    }
+    redis.wait_until_drained(DEADLINE);
+    let most = start.elapsed().div_duration_f64(GATHERED_FOR) as usize + 2;
+    let calls = calls.load(Ordering::SeqCst);
+    assert!(0 < calls && calls <= most, "{calls} calls of shelve.lua, {most} at most");
+    redis.assert_at_rest();
+}
