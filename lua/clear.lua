@@ -18,7 +18,7 @@ end
 
 -- A wrong type must show before the first write.
 redis.call('HLEN', KEYS[3])
-local ours, groups = group_of(stream, group)
+local ours, number_of_groups = group_of(stream, group)
 if not ours then
   return {'CLEARED', 0, 'done'}
 end
@@ -35,7 +35,7 @@ for _, entry in ipairs(entries) do
   decided[#decided + 1] = entry[1]
 end
 
-if ARGV[4] == 'keep' or groups > 1 then
+if ARGV[4] == 'keep' or number_of_groups > 1 then
   if #decided > 0 then
     redis.call('HSET', KEYS[3], stream, 'decided events are kept')
   end

@@ -1,7 +1,7 @@
 -- decide.lua: work on requests and returns, in the order given, as far as each can go now.
 --
--- After order.lua, groups.lua, refusals.lua and returns.lua. LendingService's one script. For each
--- event it either
+-- After order.lua, groups.lua, refusals.lua and returns.lua.
+-- LendingService's one script. For each event it either
 --   commits: effect, outcome, hand-off to shelving, answer, XACK and XDEL together,
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
 --   reserves books that only ShelvingService can know about, and asks for them (FETCH).
@@ -52,9 +52,10 @@
 -- script, reads after an event's commit go by the memory. A refusal waits for what is older (I8): all
 -- about that is in refusals.lua, and how books are taken back in returns.lua.
 --
--- What this script does costs less than making its functions, and every variable that those take
--- with them. So what they share is in one table, `call`, and those that few calls need are made
--- where one of them is needed.
+-- Redis runs this text from its first line at every call, and for a few events it takes longer to make
+-- the functions, each with a reference to every outer variable that it uses, than to decide. So
+-- functions share one table, `call`, instead of variables, and those that few calls need are made when
+-- one of them is needed. The code outside of functions has locals, which cost nothing.
 --
 -- The state of a book: "?17-0" reserved by request 17-0; "=17-0" lent to request 17-0; ">17-0" on
 -- its way to its shelf in hand-off 17-0.
@@ -81,25 +82,29 @@ local call = {
   requests = requests, returns = returns, handoffs = KEYS[4], loans = KEYS[5], storage = KEYS[7],
   outcomes = KEYS[8], ties = KEYS[9], books_of_users = KEYS[10],
   group = ARGV[5], limit = tonumber(ARGV[3]),
-  -- Of books the user, the state, and whether they are stored; of counts the number; of users the
-  -- books, joined by commas. Nil what was not asked for, false where there is nothing.
+  -- Of books the user, the state, and whether they are stored; of the keys of counts the number; of
+  -- users the books, joined by commas. In loan, state and books_of nil is what was not asked for, and
+  -- false what is not there.
   loan = {}, state = {}, stored = {}, in_hand = {}, books_of = {},
   -- What of that was changed here, to be written at the end: books whose loan or state was, books
-  -- that came into storage or left it, users, each with its count.
+  -- that came into storage or left it, users with the keys of their counts.
   changed = {}, moved = {}, changed_users = {},
   -- So many books more are stored by what is done here.
   stored_more = 0,
-  -- Of each stream the decided events, as a list and as a set.
+  -- Of each stream the decided events, in one table: their ids in turn, and true at each id.
   decided = {[requests] = {}, [returns] = {}},
   -- Of hand-offs whether they are still to be done, as far as it was asked for.
   undone = {},
   -- Whether anybody is noted to wait for another.
   are_ties = false,
+  -- Made when first needed: what `refusals` and `taking_back` return; `awaited`, of books the requests
+  -- of this call that wait for them; `came_free`, the same of those that came free since; `shelving_at`,
+  -- how far shelving's group has come, and the `doubt` of this moment, until the next hand-off.
 }
 
 ---- Arguments to tables.
 
--- The consumers in front of the events are for refusals.lua.
+-- Past the two lists of consumers, which refusals.lua reads.
 local at, next_key = 11, 12
 at = at + 1 + tonumber(ARGV[at])
 at = at + 1 + tonumber(ARGV[at])
@@ -309,18 +314,18 @@ redis.call('XTRIM', call.outcomes, 'MAXLEN', '~', ARGV[4])
 ---- What few calls need.
 
 -- Most calls refuse nothing.
-function call.refusing()
-  call.refusals = call.refusals or refusals(call)
-  return call.refusals
+function call.refusals()
+  call.made_refusals = call.made_refusals or refusals(call)
+  return call.made_refusals
 end
 
--- Many take nothing back.
-function call.returning()
-  call.taking_back = call.taking_back or taking_back(call)
-  return call.taking_back
+-- Many take nothing back, and put nothing back that a request had.
+function call.taking_back()
+  call.made_taking_back = call.made_taking_back or taking_back(call)
+  return call.made_taking_back
 end
 
----- What was changed in memory is written so.
+---- Writing what was changed in memory.
 
 local function sliced_call(command, key, list)
   for first = 1, #list, SLICE do
@@ -328,7 +333,8 @@ local function sliced_call(command, key, list)
   end
 end
 
--- Of a hash the fields that are in a set: false values are deleted.
+-- Writes those fields of a hash that are in a set: what is false is deleted, what is nil was never read
+-- and stays as it is.
 function call.write_hash(key, changed, values)
   local fields, gone, n = {}, {}, 0
   for field in pairs(changed) do
@@ -429,7 +435,7 @@ function call.tell(e, effect, outcome, ...)
     redis.call('PEXPIRE', e.answer, e.answer_ms)
   end
   if call.are_ties then
-    call.refusing().is_told(e, outcome, effect)
+    call.refusals().is_told(e, outcome, effect)
   end
 end
 
@@ -471,11 +477,11 @@ end
 
 local function look(e)
   if e.action == 'return' then
-    return call.returning().look(e)
-  elseif all_there(e) and not (call.came_free and call.refusing().would_overtake(e)) then
+    return call.taking_back().look_at_return(e)
+  elseif all_there(e) and not (call.came_free and call.refusals().would_overtake(e)) then
     return grant_all
   end
-  return call.refusing().look_at_request(e)
+  return call.refusals().look_at_request(e)
 end
 
 ---- All events, then what they changed.
@@ -497,21 +503,21 @@ end
 
 local were_ties = call.are_ties
 for n = 1, #events do
-  if were_ties and call.refusing().still_waits(events[n]) then
+  if were_ties and call.refusals().still_waits(events[n]) then
     replies[n] = {'WAIT', 'older'}
   else
     try(n, events[n])
   end
 end
 if call.are_ties then
-  call.refusing().break_ties(events, replies, try)
+  call.refusals().break_ties(events, replies, try)
 end
 
 call.write_hash(call.loans, call.changed, loan)
 call.write_hash(KEYS[6], call.changed, state)
 call.write_hash(call.books_of_users, call.changed_users, books_of)
 if call.are_ties then
-  call.refusing().write_ties()
+  call.refusals().write_ties()
 end
 
 local arrived, left = {}, {}
@@ -552,10 +558,10 @@ local function can_be_trimmed(stream, ids)
   if #ids < MANY or not are_sorted(ids) then
     return false
   end
-  local group, count = groups().group_of(stream, call.group)
+  local group, number_of_groups = groups().group_of(stream, call.group)
   local last = ids[#ids]
   local pending = redis.pcall('XPENDING', stream, call.group, '-', last, 1)
-  return count == 1 and not pending.err and #pending == 0
+  return number_of_groups == 1 and not pending.err and #pending == 0
     and not before(group['last-delivered-id'], last)
 end
 

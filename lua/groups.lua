@@ -1,22 +1,22 @@
 -- groups.lua: finding a consumer group, and what it has still to do. Not a script of its own: it is
 -- put in front of those that say so in their header, behind order.lua.
 --
--- The whole file is one function, for those that need it in few of their calls; the functions in it
+-- The whole file is one function, since decide.lua needs it in few of its calls. The functions in it
 -- are not indented for that.
 
 local function groups()
 
--- What XINFO GROUPS tells of a group, as a table by name; nil if there is none. Raises no error,
--- so that it can be called between writes.
+-- What XINFO GROUPS tells of a group, as a table by name, and how many groups the stream has; nil if
+-- there is no such group. Raises no error, so that it can be called between writes.
 local function group_of(stream, group)
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for n = 1, groups.err and 0 or #groups do
+  local all = redis.pcall('XINFO', 'GROUPS', stream)
+  for n = 1, all.err and 0 or #all do
     local info = {}
-    for at = 1, #groups[n], 2 do
-      info[groups[n][at]] = groups[n][at + 1]
+    for at = 1, #all[n], 2 do
+      info[all[n][at]] = all[n][at + 1]
     end
     if info.name == group then
-      return info, #groups
+      return info, #all
     end
   end
 end

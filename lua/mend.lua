@@ -1,5 +1,5 @@
--- mend.lua: give books that are nowhere, or reserved for nobody, back to the shelves. After
--- order.lua and groups.lua.
+-- mend.lua: give books that are nowhere, or reserved for nobody, back to the shelves.
+-- After order.lua and groups.lua.
 --
 -- For the operator's check, beside running instances: every book is looked at again in this step,
 -- and left alone unless it is as the check has seen it. Main storage is shelving's: the books go

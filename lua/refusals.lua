@@ -2,20 +2,20 @@
 -- wait for another. Not a script of its own: it is put in front of decide.lua, behind order.lua and
 -- groups.lua.
 --
--- The whole file is one function, which decide.lua calls when it first needs it, with all that the
--- two work on together; the functions in it are not indented for that. What looks something up
--- runs between writes for other events and must not raise an error: what may fail is asked by
--- pcall, and a failure means "wait".
+-- The whole file is one function, called where something of it is first needed, with the table `call`
+-- that it shares with decide.lua, whose KEYS and ARGV it sees, and returns.lua. The functions in it
+-- are not indented for that. What looks something up runs between writes for other events and must
+-- not raise an error: what may fail is asked by pcall, and a failure means "wait".
 
 local function refusals(call)
 local requests, returns, handoffs, ties = call.requests, call.returns, call.handoffs, call.ties
-local lending_group, shelving_group, me = ARGV[5], ARGV[6], ARGV[8]
+local lending_group, shelving_group, me = call.group, ARGV[6], ARGV[8]
 local loan, state, stored, in_hand = call.loan, call.state, call.stored, call.in_hand
 local decided = call.decided
-local known = groups()
-local group_of, is_id = known.group_of, known.is_id
+local groups = groups()
+local group_of, is_id = groups.group_of, groups.is_id
 
--- As decide.lua has them in its arguments.
+-- The consumers that stand in front of the events, see the header of decide.lua.
 local silent, reference = {}, {}
 local at = 11
 for n = 1, tonumber(ARGV[at]) do
@@ -372,9 +372,9 @@ local function is_handed_off(book)
     local first = first_pending(handoffs, shelving_group, '-', '+')
     local delivered = shelving().delivered
     local from = first and first ~= '' and before(first, delivered) and first or delivered
-    local entries = redis.pcall('XRANGE', handoffs, from, '+', 'COUNT', known.MOST_HANDOFFS)
-    too_many_handed_off = not first or entries.err ~= nil or #entries == known.MOST_HANDOFFS
-    handed_off = known.handoffs_by_book(too_many_handed_off and {} or entries)
+    local entries = redis.pcall('XRANGE', handoffs, from, '+', 'COUNT', groups.MOST_HANDOFFS)
+    too_many_handed_off = not first or entries.err ~= nil or #entries == groups.MOST_HANDOFFS
+    handed_off = groups.handoffs_by_book(too_many_handed_off and {} or entries)
   end
   for _, id in ipairs(handed_off[book] or {}) do
     if in_transit('>' .. id) then
@@ -460,7 +460,7 @@ local function let_go(e, asked)
   end
   if e.reserved then
     redis.call('DEL', e.temp)
-    call.returning().put_back(e.extra)
+    call.taking_back().put_back(e.extra)
     e.reserved = nil
   end
 end
@@ -495,7 +495,7 @@ local function wait(e, sorted)
       return {'STALE'}
     end
     let_go(e, sorted.asked)
-    call.returning().put_back(sorted.have)
+    call.taking_back().put_back(sorted.have)
     -- What shelving said is not true any more.
     e.said, e.answers = '', nil
   end
@@ -529,7 +529,7 @@ local function decide(e, sorted)
   end
   call.take_from_storage(sorted.instant)
   if sorted.too_many then
-    call.returning().put_back(available)
+    call.taking_back().put_back(available)
     lists[7], lists[8] = 'put_back', available
     return conclude(e, 'denied', 'too_many_books', lists, true)
   end
@@ -542,7 +542,7 @@ local function take_some_back(e, sorted)
     return {'STALE'}
   end
   local mine = sorted.mine
-  call.returning().take_back(e, mine)
+  call.taking_back().take_back(e, mine)
   local lists = {'book_ids', mine, 'lent_to_another', sorted.others, 'not_lent', sorted.not_lent}
   return conclude(e, #mine > 0 and 'returned' or 'unchanged', nil, lists, #mine > 0)
 end
@@ -670,7 +670,7 @@ local function look_at_request(e)
 end
 
 -- A return some of whose books are not its user's; `sorted` tells which.
-local function look_at_return(e, sorted)
+local function look_at_partial_return(e, sorted)
   if not nothing_older(e) then
     return wait, {have = {}, asked = {}}
   end
@@ -744,8 +744,9 @@ local function write_ties()
 end
 
 return {
-  look_at_request = look_at_request, look_at_return = look_at_return, still_waits = still_waits,
-  would_overtake = would_overtake, is_told = is_told, break_ties = break_ties, write_ties = write_ties,
+  look_at_request = look_at_request, look_at_partial_return = look_at_partial_return,
+  would_overtake = would_overtake, still_waits = still_waits, is_told = is_told,
+  break_ties = break_ties, write_ties = write_ties,
 }
 end
 

@@ -1,11 +1,14 @@
--- returns.lua: taking books back, for decide.lua. Not a script of its own: it is put in front of
--- that, behind order.lua, groups.lua and refusals.lua.
+-- returns.lua: taking books back, and putting back what a request had and does not get, for
+-- decide.lua. Not a script of its own: it is put in front of that, behind order.lua, groups.lua and
+-- refusals.lua.
 --
--- The whole file is one function, which decide.lua calls when it first needs it, with all that the
--- two work on together; the functions in it are not indented for that.
+-- The whole file is one function, called where something of it is first needed, with the table `call`
+-- that it shares with decide.lua, whose KEYS and ARGV it sees, and refusals.lua. The functions in it
+-- are not indented for that.
 
 local function taking_back(call)
 
+-- So many as before this call: what it changes is written at its end.
 local number_stored, capacity = redis.call('SCARD', call.storage), tonumber(ARGV[2])
 
 ---- Effects, as in decide.lua.
@@ -85,7 +88,7 @@ local function is_younger(request, e)
   return not is_tie(request, e.id) and before(e.id, request)
 end
 
-local function look(e)
+local function look_at_return(e)
   local mine, others, not_lent = {}, {}, {}
   local known_state, is_old                        -- of the last book: nearly always the next one's
   for _, book in ipairs(e.books) do
@@ -109,8 +112,8 @@ local function look(e)
   if #mine == #e.books then
     return take_all_back
   end
-  return call.refusing().look_at_return(e, {mine = mine, others = others, not_lent = not_lent})
+  return call.refusals().look_at_partial_return(e, {mine = mine, others = others, not_lent = not_lent})
 end
 
-return {put_back = put_back, take_back = take_back, look = look}
+return {put_back = put_back, take_back = take_back, look_at_return = look_at_return}
 end

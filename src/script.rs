@@ -111,7 +111,7 @@ impl Script {
     /// Starts a command that calls this script by its digest: the caller adds `keys` keys, then
     /// the arguments. For pipelines, where the answer is read later.
     pub fn by_digest(&self, keys: usize) -> Cmd {
-        // With about as many arguments as keys, names of some thirty bytes.
+        // Room for about as many arguments as keys, of some thirty bytes each.
         let mut cmd = Cmd::with_capacity(2 * keys + 16, 64 * keys + 256);
         cmd.arg("EVALSHA").arg(&self.digest).arg(keys);
         cmd

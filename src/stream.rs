@@ -61,7 +61,8 @@ fn bytes(value: &Value) -> &[u8] {
 }
 
 /// Reads new entries of a group, `count` from each of the streams at most, waiting up to `block_ms`
-/// milliseconds for the first if it is to wait at all. Returns entries, each with the index of its stream.
+/// milliseconds for the first if it is to wait at all. Returns entries, each with the index of its
+/// stream.
 ///
 /// # Errors
 /// What Redis or the link said.
@@ -80,13 +81,13 @@ pub fn read_new(
         cmd.arg("BLOCK").arg(block_ms);
     }
     cmd.arg("STREAMS").arg(streams).arg(vec![">"; streams.len()]);
-    let read = match cmd.query(connection).map_err(Error::redis(DOING))? {
+    let reply = match cmd.query(connection).map_err(Error::redis(DOING))? {
         Value::Nil => return Ok(Vec::new()),
-        Value::Array(read) => read,
+        Value::Array(reply) => reply,
         other => return Err(Error::Reply { doing: DOING, got: format!("{other:?}") }),
     };
     let mut entries = Vec::new();
-    for stream in read {
+    for stream in reply {
         let (name, list) = pair(stream, DOING)?;
         let n = streams.iter().position(|stream| Some(*stream) == script::text(&name));
         let n = n.ok_or_else(|| Error::Reply { doing: DOING, got: format!("{name:?}") })?;

@@ -43,11 +43,12 @@ impl InHand {
     /// Lets events go: they are decided, or somebody else's.
     pub fn drop(&self, keys: impl IntoIterator<Item = EventKey>) {
         let mut events = self.events();
-        let is_any_full = events.iter().any(|events| events.len() >= MOST_IN_HAND);
+        // Else nobody waits, and to wake nobody is a system call as well.
+        let were_full = are_full(&events);
         for key in keys {
             events[key.action as usize].remove(&key.id);
         }
-        if is_any_full {
+        if were_full {
             self.fewer.notify_all();
         }
     }
@@ -63,15 +64,20 @@ impl InHand {
         [0, 1].map(|action| MOST_IN_HAND.saturating_sub(events[action].len()))
     }
 
-    /// Waits until an event is let go, or for `timeout`.
-    pub fn wait_for_fewer(&self, timeout: Duration) {
-        // A wake-up for nothing is harmless: the caller looks again.
-        drop(self.fewer.wait_timeout(self.events(), timeout));
+    /// Waits as long as no more events of either stream may be taken, for `timeout` at most.
+    pub fn wait_while_full(&self, timeout: Duration) {
+        drop(self.fewer.wait_timeout_while(self.events(), timeout, |events| are_full(events)));
     }
+}
+
+fn are_full(events: &[HashSet<EventId>; 2]) -> bool {
+    events.iter().all(|events| events.len() >= MOST_IN_HAND)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::event::Action;
 
@@ -89,5 +95,32 @@ mod tests {
         hand.drop([key(1, Action::Return)]);
         assert_eq!(hand.room(), [MOST_IN_HAND - 1, MOST_IN_HAND]);
         assert!(!hand.contains(key(1, Action::Return)));
+    }
+
+    /// A reader that saw both streams full, and began to wait when that was over, slept for two seconds.
+    #[test]
+    fn nobody_waits_but_while_both_streams_are_full() {
+        const LONG: Duration = Duration::from_secs(60);
+        let hand = InHand::default();
+        let key = |ms, action| EventKey { id: EventId { ms, seq: 0 }, action };
+        let fill = |action| {
+            let mut list: Vec<_> = (0..MOST_IN_HAND as u64).map(|ms| key(ms, action)).collect();
+            hand.take(&mut list, |key| *key);
+        };
+        let start = Instant::now();
+        fill(Action::Request);
+        hand.wait_while_full(LONG);
+        fill(Action::Return);
+        std::thread::scope(|scope| {
+            scope.spawn(|| hand.wait_while_full(LONG));
+            hand.drop([key(7, Action::Return)]);
+        });
+        hand.wait_while_full(LONG);
+        assert!(start.elapsed() < LONG, "it waited for its time");
+        fill(Action::Return);
+        let short = Duration::from_millis(10);
+        let start = Instant::now();
+        hand.wait_while_full(short);
+        assert!(start.elapsed() >= short, "it did not wait");
     }
 }

@@ -3,8 +3,9 @@
 //! It reads what is pending for this instance first, then what is new, and hands both over to the
 //! worker in the order of ids. Where one stream is read further than the other, because that one
 //! has more events, what is ahead is held back until the other is read as far: else returns would
-//! come to the worker before their requests, and wait there at the cost of many tries. It ends
-//! when the session stops or breaks; being woken from its blocking read is the supervisor's
+//! come to the worker before their requests, and wait there at the cost of many tries. When it was
+//! woken with several events of one stream, it looks into both once more before it hands them over.
+//! It ends when the session stops or breaks; being woken from its blocking read is the supervisor's
 //! business.
 
 use std::time::Duration;
@@ -38,10 +39,10 @@ const MOST_IN_A_READ: usize = 128;
 /// So few events that were read ahead are held back while both streams are read on.
 const FEW_HELD_BACK: usize = 64;
 
-/// Redis wakes a read with what has come into one stream, even if more comes into the other at the same
-/// time. With so many in the one it is worth a second look: what belongs together is decided in one
-/// call then.
-const MANY_IN_ONE: usize = 4;
+/// Redis wakes a read of both streams with what has come into one, even if the same transaction fills
+/// the other. With so many events in the one it is worth a second look: what was sent together is
+/// decided in one call then.
+const WORTH_A_SECOND_LOOK: usize = 4;
 
 /// Of so few events at a time there is no backlog: the next read can wait.
 const FEW: usize = 16;
@@ -77,7 +78,7 @@ pub fn run(
             // What is in hand of one stream may wait for what is held back of the other.
             let held_back = merge.take_all();
             if held_back.is_empty() {
-                session.in_hand.wait_for_fewer(Duration::from_millis(BLOCK_MS));
+                session.in_hand.wait_while_full(Duration::from_millis(BLOCK_MS));
             }
             hand_over(held_back, to_worker);
             continue;
@@ -89,15 +90,16 @@ pub fn run(
         };
         let count = actions.iter().map(|action| room[*action as usize]).min().unwrap_or(1);
         let count = count.min(MOST_IN_A_READ);
-        let mut batch = read(session, &mut connection, &actions, count, block_ms)?;
+        let mut batch = read_new(session, &mut connection, &actions, count, block_ms)?;
         merge.note(&actions, count, &batch);
-        let may_have_slept = block_ms.is_some() && actions.len() == 2;
-        if may_have_slept
-            && (MANY_IN_ONE..count).contains(&batch.len())
+        let waited_for_both = block_ms == Some(BLOCK_MS);
+        if waited_for_both
+            && (WORTH_A_SECOND_LOOK..count).contains(&batch.len())
             && are_of_one_stream(&batch)
         {
+            // No more than there is room for.
             let count = count - batch.len();
-            let more = read(session, &mut connection, &actions, count, None)?;
+            let more = read_new(session, &mut connection, &actions, count, None)?;
             merge.note(&actions, count, &more);
             batch.extend(more);
         }
@@ -153,8 +155,8 @@ impl Merge {
     }
 }
 
-/// Reads new events, so many of each stream, waiting for the first if it is to wait.
-fn read(
+/// Reads new events, `count` of each stream at most, waiting for the first if it is to wait.
+fn read_new(
     session: &Session,
     connection: &mut Connection,
     actions: &[Action],

@@ -1,6 +1,7 @@
 //! ShelvingService's reader: a blocking XREADGROUP loop on the books that are handed over.
 //!
-//! What is pending for this instance comes first, then what is new. It ends when the session stops
+//! What is pending for this instance comes first, then what is new, gathered for two milliseconds at a
+//! time. It ends when the session stops
 //! or breaks; being woken from its blocking read is the supervisor's business.
 
 use std::time::Duration;
@@ -19,10 +20,10 @@ use crate::stream::{self, Entry};
 /// The most hand-offs that one read takes. A hand-off has up to a thousand books.
 const MOST_IN_A_READ: usize = 128;
 
-/// So long what comes behind a read that brought few is gathered for the next one. Nobody waits for a
-/// hand-off but a request for one of its books; and to be woken for each of them costs Redis more than
-/// all the rest of it.
-const GATHER: Duration = Duration::from_millis(2);
+/// After a read that was not full the reader sleeps so long, and the next one brings what came
+/// meanwhile. To be woken for each hand-off costs Redis more than all the rest of it, and nobody waits
+/// for one but a request for one of its books. Whether more will come is nothing to wait for.
+pub const GATHER: Duration = Duration::from_millis(2);
 
 /// A hand-off on its way to the worker: well-formed, or what is wrong with it.
 pub type Delivered = Result<HandOff, (EventId, Fault)>;
@@ -67,9 +68,9 @@ pub fn run(
             MOST_IN_A_READ,
             Some(BLOCK_MS),
         )?;
-        let are_few = (1..MOST_IN_A_READ).contains(&entries.len());
+        let is_full = entries.len() == MOST_IN_A_READ;
         hand_over(entries.iter().map(|(_, entry)| delivered(entry)).collect(), to_worker);
-        if are_few {
+        if !is_full {
             std::thread::sleep(GATHER);
         }
     }

@@ -47,7 +47,7 @@ fn an_event_in_other_hands_is_not_trimmed_away_with_those_after_it() {
 
 #[test]
 fn a_stream_that_somebody_else_reads_is_not_trimmed() {
-    guard("decide", &[("return count == 1 and not", "return not")], |library| {
+    guard("decide", &[("return number_of_groups == 1 and not", "return not")], |library| {
         let by = library.instance("worker1");
         let stream = library.keys.returns.clone();
         library.redis.ask::<()>(&["XGROUP", "CREATE", &stream, "statistics", "0"]);

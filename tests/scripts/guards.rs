@@ -674,7 +674,7 @@ fn a_book_on_its_way_to_its_shelf_is_nobodys_whatever_shelving_says() {
 
 #[test]
 fn what_a_waiting_request_had_is_there_for_others() {
-    guard("decide", &[("  call.returning().put_back(sorted.have)\n", "\n")], |library| {
+    guard("decide", &[("  call.taking_back().put_back(sorted.have)\n", "\n")], |library| {
         let (by, other) = (library.instance("worker1"), library.instance("worker2"));
         lend(library, "user9", &["kim"]);
         // The older one is in the hands of another instance.
@@ -1177,7 +1177,7 @@ fn nothing_is_cleared_that_is_not_decided() {
 
 #[test]
 fn a_stream_that_others_read_is_not_cleared() {
-    let check = "if ARGV[4] == 'keep' or groups > 1 then";
+    let check = "if ARGV[4] == 'keep' or number_of_groups > 1 then";
     guard("clear", &[(check, "if ARGV[4] == 'keep' then")], |library| {
         let by = library.instance("worker1");
         let stream = library.keys.requests.clone();
@@ -1191,8 +1191,8 @@ fn a_stream_that_others_read_is_not_cleared() {
 
 #[test]
 fn a_stream_whose_events_are_kept_is_not_cleared() {
-    let check = "if ARGV[4] == 'keep' or groups > 1 then";
-    guard("clear", &[(check, "if groups > 1 then")], |library| {
+    let check = "if ARGV[4] == 'keep' or number_of_groups > 1 then";
+    guard("clear", &[(check, "if number_of_groups > 1 then")], |library| {
         library.keep_events();
         let by = library.instance("worker1");
         acknowledged(library, 5);
