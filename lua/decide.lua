@@ -41,7 +41,9 @@
 --                                         the user have now
 --       text                              any other outcome: its fields from "outcome" on, names and
 --                                         values in turn, a line each
---       {"WAIT", "older" | "book" | "doubt" | "no"}   "no": shelving has said a final "no"
+--       {"WAIT", "older" | "book" | "doubt" | "no", event, ...}   "no": shelving has said a final "no";
+--                                         events, "request:<id>" or "return:<id>", are to be tried before
+--                                         this one can be refused, and are not of this call
 --       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
 --       {"STALE"}                         not pending any more: somebody else decides it; nothing
 --                                         was changed, since what it had is theirs now

@@ -702,6 +702,23 @@ local function waits_for_older(reply)
   return type(reply) == 'table' and reply[1] == 'WAIT' and reply[2] == 'older'
 end
 
+-- So many events are named in one reply at most.
+local MOST_UNTRIED = 256
+-- What e, which is in front, waits for: events that tie with it and are not known to wait for it. Those
+-- that were tried in this call are left out; they wait for a book.
+local function untried(e, number_of)
+  local list, stream = {}, other_stream(e)
+  load_ties()
+  for _, event in ipairs(tying(stream, split(e.id), is_ordered(e.id)) or {}) do
+    local waits = number_of[event] or decided[stream][string.match(event, ':(.*)')]
+      or (front_noted == name_of(e) and tied[event])
+    if not waits and #list < MOST_UNTRIED then
+      list[#list + 1] = event
+    end
+  end
+  return list
+end
+
 -- Events that tie are known to wait for each other when all have been tried. Then the one in front
 -- is decided; those for which that may make a difference are tried again; then the next in front.
 local function break_ties(events, replies, try)
@@ -725,6 +742,10 @@ local function break_ties(events, replies, try)
       end
     end
   until not progress or tries_left <= 0
+  local front = number_of[in_front() or '']
+  if front and waits_for_older(replies[front]) then
+    replies[front] = {'WAIT', 'older', unpack(untried(events[front], number_of))}
+  end
 end
 
 local function write_ties()

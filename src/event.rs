@@ -72,6 +72,14 @@ impl fmt::Display for EventKey {
     }
 }
 
+impl EventKey {
+    /// Reads what is written of a key; none if it is something else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (action, id) = text.split_once(':')?;
+        Some(Self { id: id.parse().ok()?, action: Action::from_word(action)? })
+    }
+}
+
 /// Whether the sender wants the outcome kept under a key of its own, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerWish {

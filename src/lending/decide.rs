@@ -7,7 +7,7 @@ use redis::{Cmd, Value};
 
 use super::{MOST_BOOKS_IN_HAND, STORAGE_CAPACITY};
 use crate::error::Error;
-use crate::event::{Action, Event};
+use crate::event::{Action, Event, EventKey};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::outcome;
 use crate::script::{Script, arg_of, lua, text};
@@ -69,6 +69,8 @@ pub enum Verdict {
         doubt: String,
         /// Whether it waits for what is older alone, and for no book.
         for_older: bool,
+        /// Events that are to be tried before it can be refused.
+        untried: Vec<EventKey>,
     },
     /// Decided: the outcome's fields from `outcome` on, see [`outcome::fields`].
     Done(String),
@@ -230,7 +232,8 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Option<Vec<Verdict>>, Err
                         // It may wait for a book that it put back itself because of the doubt.
                         _ => one.doubt.clone(),
                     };
-                    Verdict::Wait { doubt, for_older }
+                    let untried = parts.iter().skip(2).filter_map(text).filter_map(EventKey::parse);
+                    Verdict::Wait { doubt, for_older, untried: untried.collect() }
                 }
                 Some("STALE") => Verdict::Stale,
                 Some("FAILED") => {

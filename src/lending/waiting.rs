@@ -33,6 +33,14 @@ const OLDEST_FOR_EACH: usize = 2;
 /// in hand is a handful of books.
 const OLDEST_OF_A_USER: usize = 8;
 
+/// How many of those that are due are tried by one script: at least, and at most. Twice as many as by
+/// the last one if of those at least one in [`SHARE_WORTH`] was decided, else half as many: where dozens
+/// of events of a millisecond wait for each other, one after the other is decided, and all others that
+/// are tried with it are only in its way.
+const LEAST_SHARE: usize = 32;
+const MOST_SHARE: usize = 512;
+const SHARE_WORTH: usize = 4;
+
 /// How many of the oldest are tried again when another instance rings: first, and at most. Most
 /// wait for what is older than they, and nobody says what the other has decided.
 const FIRST_RUNG: usize = 16;
@@ -63,6 +71,7 @@ pub struct WaitingRoom {
     by_user: HashMap<UserId, BTreeSet<EventKey>>,
     for_books: BTreeSet<EventKey>,
     due: BTreeSet<EventKey>,
+    share: usize,
     pause: Duration,
     next_round: Instant,
     /// Books have arrived since somebody was last taken out.
@@ -81,6 +90,7 @@ impl Default for WaitingRoom {
             by_user: HashMap::new(),
             for_books: BTreeSet::new(),
             due: BTreeSet::new(),
+            share: LEAST_SHARE,
             pause: FIRST_PAUSE,
             next_round: Instant::now(),
             arrived: false,
@@ -157,6 +167,14 @@ impl WaitingRoom {
         self.due.insert(key);
     }
 
+    /// Somebody waits for these to be tried: they are worth it, as far as they are here and wait for what
+    /// is older. Those that wait for a book are tried when one arrives: two of them, each tried without
+    /// the other, would be named in turn for ever.
+    pub fn stir(&mut self, events: Vec<EventKey>) {
+        let for_older = |key: &EventKey| self.by_age.get(key).is_some_and(|one| one.for_older);
+        self.due.extend(events.into_iter().filter(for_older));
+    }
+
     fn stir_books(&mut self, event: &Event, which: impl Fn(&EventKey) -> bool) {
         for book in &event.books {
             if let Some(keys) = self.by_book.get(book) {
@@ -200,11 +218,16 @@ impl WaitingRoom {
         self.rung = true;
     }
 
-    /// Something that waited was decided: it is worth while to listen.
-    pub fn went_on(&mut self) {
-        self.rung_count = FIRST_RUNG;
-        self.deaf = FIRST_DEAF;
-        self.deaf_until = Instant::now();
+    /// So many that waited were tried, and so many of those decided.
+    pub fn tried(&mut self, number: usize, decided: usize) {
+        let share = if decided * SHARE_WORTH >= number { 2 * self.share } else { self.share / 2 };
+        self.share = share.clamp(LEAST_SHARE, MOST_SHARE);
+        if decided > 0 {
+            // It is worth while to listen.
+            self.rung_count = FIRST_RUNG;
+            self.deaf = FIRST_DEAF;
+            self.deaf_until = Instant::now();
+        }
     }
 
     /// When the next round is due or the next ring is answered, if anybody waits.
@@ -251,6 +274,7 @@ impl WaitingRoom {
             .extend(oldest.filter(|oldest| {
                 self.due.first().is_some_and(|first| first.id.ms == oldest.id.ms)
             }));
+        let count = count.min(self.share);
         let mut taken = BTreeMap::new();
         let mut taken_books = 0;
         // Those that may not go now are looked at again soon; not all of a crowd each time.
@@ -431,7 +455,7 @@ mod tests {
         room.tick(now + FIRST_DEAF);
         assert_eq!(room.due.len(), 2 * FIRST_RUNG);
         room.due.clear();
-        room.went_on();
+        room.tried(1, 1);
         room.rung();
         room.tick(Instant::now());
         assert_eq!(room.due.len(), FIRST_RUNG);
@@ -470,6 +494,37 @@ mod tests {
             assert_eq!(out_and_back(WaitingRoom::rung), 1);
             assert_eq!(out_and_back(|_| {}), 0);
         }
+    }
+
+    /// Where one after the other was decided, some 400 others were tried for each.
+    #[test]
+    fn fewer_are_tried_at_once_where_most_wait_on() {
+        let waiting: Vec<_> = (1..2_000).map(|ms| event(ms, Action::Return, &["geb"])).collect();
+        let mut room = room(&waiting);
+        let mut share = |tried, decided| {
+            room.tried(tried, decided);
+            room.stir(waiting.iter().map(|event| event.key).collect());
+            let taken = room.take_due(1_000, 1_000, |_| true);
+            let number = taken.len();
+            taken.into_iter().for_each(|waiting| room.admit_again(waiting));
+            number
+        };
+        assert_eq!([share(40, 10), share(40, 10), share(40, 40)], [64, 128, 256]);
+        assert_eq!([share(256, 256), share(512, 200)], [512, 512]);
+        assert_eq!([share(512, 127), share(256, 0), share(128, 1)], [256, 128, 64]);
+        assert_eq!([share(64, 15), share(32, 0)], [32, 32]);
+    }
+
+    #[test]
+    fn who_waits_for_a_book_is_not_tried_because_others_wait_for_that() {
+        let mut room = room(&[event(5, Action::Request, &["geb"])]);
+        let key = |ms, action| event(ms, action, &[]).key;
+        let event = event(6, Action::Request, &["momo"]);
+        room.admit(Waiting { event, doubt: String::new(), for_older: false });
+        room.stir(vec![key(5, Action::Return), key(6, Action::Request), key(7, Action::Request)]);
+        assert!(!room.has_due());
+        room.stir(vec![key(5, Action::Request)]);
+        assert_eq!(due(&mut room), [5]);
     }
 
     #[test]

@@ -438,6 +438,7 @@ impl<'a> Worker<'a> {
         let Some(verdicts) = decide::verdicts(reply, &tries)? else {
             return self.decide_again(tries, again);
         };
+        let number = tries.len();
         let mut asking = Vec::new();
         let mut gone = Vec::new();
         let unasked = tries
@@ -467,7 +468,8 @@ impl<'a> Worker<'a> {
                     let (event, doubt) = (one.event, String::new());
                     asking.push(Asking { event, doubt, finality, books, before });
                 }
-                Verdict::Wait { doubt, for_older } => {
+                Verdict::Wait { doubt, for_older, untried } => {
+                    self.room.stir(untried);
                     let waiting = Waiting { event: one.event, doubt, for_older };
                     if again {
                         self.room.admit_again(waiting);
@@ -487,8 +489,8 @@ impl<'a> Worker<'a> {
         }
         self.session.in_hand.drop(gone.iter().map(|event| event.key));
         self.room.decided(&gone);
-        if again && !gone.is_empty() {
-            self.room.went_on();
+        if again {
+            self.room.tried(number, gone.len());
         }
         if asking.is_empty() {
             return Ok(());

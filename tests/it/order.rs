@@ -1,6 +1,8 @@
 //! The contract's paragraph on order (I8): grants happen as soon as they can, a refusal waits for
 //! whatever is older and for books on their way.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::*;
@@ -418,4 +420,36 @@ fn a_silent_instance_without_a_lease_holds_up_no_refusal_for_ever_and_is_named()
         redis.everything().stream(RETURNS).groups["lending_service"].pending["10-0"],
         "reference1"
     );
+}
+
+/// Of hundreds of plain XADDs in one millisecond the one in front waited for some that were tried when
+/// thousands of others had been: a dozen were decided in a second.
+#[test]
+fn events_that_tie_by_the_hundred_are_not_tried_in_vain() {
+    const EVENTS: usize = 3_000;
+    const IN_A_MILLISECOND: usize = 200;
+    let redis = Redis::new();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tries);
+    let proxy = Proxy::new(&redis, move |command| {
+        count.fetch_add(usize::from(command.kind == "decide"), Ordering::SeqCst);
+        None
+    });
+    let mut numbers = Numbers(5);
+    let mut number = |bound| numbers.below(bound);
+    let events: Vec<_> = (0..EVENTS)
+        .map(|n| {
+            let stream = if number(5) < 3 { REQUESTS } else { RETURNS };
+            let id = format!("{}-{}", 10 + n / IN_A_MILLISECOND, n % IN_A_MILLISECOND);
+            let books: Vec<_> = (0..=number(4)).map(|_| format!("book{}", number(200))).collect();
+            let (user, books) = (format!("user{}", number(26)), books.join(","));
+            ["XADD", stream, &id, "user_id", &user, "book_ids", &books].map(str::to_owned).to_vec()
+        })
+        .collect();
+    redis.pipeline(&events);
+    let _daemon = proxy.spawn(&redis, &["worker1"]).ready();
+    Ledger::new().replay(&redis.assert_one_outcome_each(EVENTS));
+    redis.assert_at_rest();
+    let tries = tries.load(Ordering::SeqCst);
+    assert!(tries < 2 * EVENTS, "{tries} calls of decide.lua for {EVENTS} events");
 }

@@ -1,6 +1,6 @@
 //! What is done for many events in one call of decide.lua, and must come out as if each was alone.
 
-use library_lending::event::Event;
+use library_lending::event::{Action, Event};
 use library_lending::keys::LENDING_GROUP;
 use library_lending::lending::decide::Verdict;
 
@@ -139,4 +139,24 @@ fn a_request_that_has_something_reserved_is_not_denied_the_short_way() {
             Ok(())
         },
     );
+}
+
+/// Where hundreds of events tie, the one in front waited for some that nobody tried until all others
+/// had been.
+#[test]
+fn who_is_in_front_names_those_that_have_to_be_tried() {
+    let naming = "if front and waits_for_older(replies[front]) then";
+    guard("decide", &[(naming, "if false then")], |library| {
+        let by = library.instance("worker1");
+        lend(library, "user9", &["geb"]);
+        // All of one millisecond: it is not known in which order the two streams got them.
+        let front = request(10, "user1", "geb");
+        let back = |seq| event(Action::Return, id(10, seq), "user2", "momo");
+        give(library, &by, &back(0));
+        let verdicts = decide_all(library, &by, &[front.clone(), back(1)]);
+        let Verdict::Wait { untried, .. } = &verdicts[0] else { return Err(told(&verdicts[0])) };
+        ensure!(*untried == [back(0).key], "it names {untried:?}");
+        let both = [&back(0), &front].map(first_try);
+        is_done(&library.decide(&by, &both).unwrap()[1], "lent_to_another", "geb")
+    });
 }
