@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 use crate::event::{Action, Event, EventKey};
@@ -72,6 +73,8 @@ pub struct WaitingRoom {
     for_books: BTreeSet<EventKey>,
     due: BTreeSet<EventKey>,
     share: usize,
+    /// The last that was taken in its turn, and not because it was among the oldest.
+    last_in_turn: Option<EventKey>,
     pause: Duration,
     next_round: Instant,
     /// Books have arrived since somebody was last taken out.
@@ -91,6 +94,7 @@ impl Default for WaitingRoom {
             for_books: BTreeSet::new(),
             due: BTreeSet::new(),
             share: LEAST_SHARE,
+            last_in_turn: None,
             pause: FIRST_PAUSE,
             next_round: Instant::now(),
             arrived: false,
@@ -260,6 +264,9 @@ impl WaitingRoom {
     /// who waits for one of its books, so that it does not overtake that one: about `count` at
     /// most, and none more once they have as many as `books` books. In the order of their ids.
     ///
+    /// An eighth of them are not the oldest, but those whose turn it is: where the oldest wait for what
+    /// somebody else has in hand, and are due again and again, all others come to a try as well.
+    ///
     /// With others of its millisecond the oldest of all comes along: it may wait for nothing any more
     /// but to see that they wait for it.
     pub fn take_due(
@@ -277,27 +284,39 @@ impl WaitingRoom {
         let count = count.min(self.share);
         let mut taken = BTreeMap::new();
         let mut taken_books = 0;
-        // Those that may not go now are looked at again soon; not all of a crowd each time.
-        let due: Vec<EventKey> = self.due.iter().copied().take(2 * count).collect();
-        for key in due {
-            if taken.len() >= count || taken_books >= books {
-                break;
-            }
-            let company = self.with_those_before(key);
-            if !company.iter().all(|key| may_go(&self.by_age[key].event)) {
-                continue;
-            }
-            for key in company {
-                self.due.remove(&key);
-                if let Some(waiting) = self.by_age.remove(&key) {
-                    self.forget(&waiting.event);
-                    taken_books += waiting.event.books.len();
-                    taken.insert(key, waiting);
+        for (is_in_turn, count) in [(false, count - count / 8), (true, count)] {
+            let first = if is_in_turn { self.last_in_turn } else { None };
+            // Those that may not go now are looked at again soon; not all of a crowd each time.
+            for key in self.due_behind(first, 2 * count) {
+                if taken.len() >= count || taken_books >= books {
+                    break;
                 }
+                if is_in_turn {
+                    self.last_in_turn = Some(key);
+                }
+                let company = self.with_those_before(key);
+                if !company.iter().all(|key| may_go(&self.by_age[key].event)) {
+                    continue;
+                }
+                for key in company {
+                    self.due.remove(&key);
+                    if let Some(waiting) = self.by_age.remove(&key) {
+                        self.forget(&waiting.event);
+                        taken_books += waiting.event.books.len();
+                        taken.insert(key, waiting);
+                    }
+                }
+                self.due.remove(&key);
             }
-            self.due.remove(&key);
         }
         taken.into_values().collect()
+    }
+
+    /// So many that are worth another try: those that come behind one, and then the oldest.
+    fn due_behind(&self, one: Option<EventKey>, count: usize) -> Vec<EventKey> {
+        let behind = self.due.range((one.map_or(Unbounded, Excluded), Unbounded));
+        let oldest = one.map(|one| self.due.range(..=one));
+        behind.chain(oldest.into_iter().flatten()).copied().take(count).collect()
     }
 
     /// An event, and those who are the oldest in the room to ask for a book of it or of one of
@@ -513,6 +532,24 @@ mod tests {
         assert_eq!([share(256, 256), share(512, 200)], [512, 512]);
         assert_eq!([share(512, 127), share(256, 0), share(128, 1)], [256, 128, 64]);
         assert_eq!([share(64, 15), share(32, 0)], [32, 32]);
+    }
+
+    /// The oldest waited for what another instance had in hand, and were due after each decision.
+    #[test]
+    fn all_come_to_a_try_though_the_oldest_are_due_again_and_again() {
+        let waiting: Vec<_> = (1..500).map(|ms| event(ms, Action::Return, &["geb"])).collect();
+        let mut room = room(&waiting);
+        let keys = |events: &[Event]| events.iter().map(|event| event.key).collect::<Vec<_>>();
+        room.stir(keys(&waiting));
+        let mut never_tried: BTreeSet<_> = keys(&waiting).into_iter().collect();
+        for _ in 0..8 * waiting.len() / LEAST_SHARE {
+            for waiting in room.take_due(1_000, 1_000, |_| true) {
+                never_tried.remove(&waiting.event.key);
+                room.admit_again(waiting);
+            }
+            room.stir(keys(&waiting[..100]));
+        }
+        assert!(never_tried.is_empty(), "{never_tried:?}");
     }
 
     #[test]
