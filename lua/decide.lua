@@ -39,6 +39,8 @@
 --       or for each event one of
 --       a number                          accepted or returned, with all its books: so many does
 --                                         the user have now
+--       {number}                          denied, since all its books are lent to others: so many has
+--                                         the user
 --       text                              any other outcome: its fields from "outcome" on, names and
 --                                         values in turn, a line each
 --       {"WAIT", "older" | "book" | "doubt" | "no", event, ...}   "no": shelving has said a final "no";

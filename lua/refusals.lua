@@ -551,6 +551,16 @@ local function deny_all(e)
   if not call.acknowledge(e) then
     return {'STALE'}
   end
+  local has_some = false
+  for n = 1, #e.books do
+    has_some = has_some or loan[e.books[n]] == e.user
+  end
+  if not has_some then
+    local now = in_hand[e.count]
+    call.tell(e, false, 'denied', 'cause', 'none_available',
+      'lent_to_another', table.concat(e.books, ','), 'in_hand', now)
+    return {now}
+  end
   local mine, others = {}, {}
   for _, book in ipairs(e.books) do
     local list = loan[book] == e.user and mine or others

@@ -158,7 +158,18 @@ fn with_all_books(event: &Event, in_hand: i64) -> String {
         Action::Request => outcome::Verdict::Accepted,
         Action::Return => outcome::Verdict::Returned,
     };
-    let mut fields = format!("outcome\n{}\nbook_ids\n", outcome.as_str());
+    of_all_books(format!("outcome\n{}\nbook_ids\n", outcome.as_str()), event, in_hand)
+}
+
+/// The outcome's fields of a request whose books are all lent to others.
+fn with_no_book(event: &Event, in_hand: i64) -> String {
+    let outcome = outcome::Verdict::Denied.as_str();
+    let fields = format!("outcome\n{outcome}\ncause\nnone_available\nlent_to_another\n");
+    of_all_books(fields, event, in_hand)
+}
+
+/// Fields that end with the name of a list of books: all of the event's, and what its user has.
+fn of_all_books(mut fields: String, event: &Event, in_hand: i64) -> String {
     for (n, book) in event.books.iter().enumerate() {
         if n > 0 {
             fields.push(',');
@@ -202,6 +213,9 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Option<Vec<Verdict>>, Err
                 }
                 other => return Err(unexpected(&other)),
             };
+            if let [Value::Int(in_hand)] = parts[..] {
+                return Ok(Verdict::Done(with_no_book(&one.event, in_hand)));
+            }
             let verdict = match parts.first().and_then(text) {
                 Some("FETCH") => {
                     let index = |book: &Value| {
