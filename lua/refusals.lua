@@ -213,7 +213,11 @@ local function tying(stream, ms, only_plain)
     local delivered = group['last-delivered-id']
     if before(delivered, last) then
       local from = before(delivered, first) and first or '(' .. delivered
-      for _, entry in ipairs(redis.call('XRANGE', stream, from, last, 'COUNT', MOST_TIES)) do
+      local entries = redis.pcall('XRANGE', stream, from, last, 'COUNT', MOST_TIES)
+      if entries.err then
+        return nil
+      end
+      for _, entry in ipairs(entries) do
         list.undelivered = list.undelivered or not (only_plain and is_ordered(entry[1]))
       end
     end
@@ -715,7 +719,8 @@ end
 -- So many events are named in one reply at most.
 local MOST_UNTRIED = 256
 -- What e, which is in front, waits for: events that tie with it and are not known to wait for it. Those
--- that were tried in this call are left out; they wait for a book.
+-- that were tried in this call are left out: they wait for a book, or a decision of this call has them
+-- tried again.
 local function untried(e, number_of)
   local list, stream = {}, other_stream(e)
   load_ties()

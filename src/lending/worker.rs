@@ -38,9 +38,9 @@ use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::{self, Answer};
 use crate::stream;
 
-/// So many times as many events are tried again by one script as are decided by one: a try that
+/// Up to so many times as many events are tried again by one script as are decided by one: a try that
 /// ends in waiting again is cheaper than a decision, and those of one millisecond had best be seen
-/// together.
+/// together. The waiting room gives fewer where that leads to little.
 const RETRIES_FOR_EACH: usize = 4;
 
 /// The most books in a chunk of several events, since a script's time grows with them.
