@@ -1,8 +1,7 @@
 //! The bell: what waits for another instance is tried again at once when that one has decided
 //! something. Where the bell cannot be heard, it is found by trying again and again, as ever.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
@@ -136,12 +135,7 @@ fn a_daemon_whose_listening_connection_is_killed_listens_again() {
 #[test]
 fn what_waits_in_vain_is_tried_less_and_less_often() {
     let redis = Redis::new();
-    let tries = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&tries);
-    let proxy = Proxy::new(&redis, move |command| {
-        count.fetch_add(usize::from(command.kind == "decide"), Ordering::SeqCst);
-        None
-    });
+    let (proxy, tries) = Proxy::counting(&redis, "decide");
     let _daemon = proxy.spawn(&redis, &["worker1"]).ready();
     let other = Other::alive(&redis, "other");
     let (older, younger) = one_waits_for_another(&redis, 1);

@@ -12,12 +12,7 @@ use crate::common::*;
 fn counted(state: &Ledger, kind: &'static str) -> (Redis, Proxy, Daemon, Arc<AtomicUsize>) {
     let redis = Redis::new();
     state.lay_down(&redis);
-    let calls = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&calls);
-    let proxy = Proxy::new(&redis, move |command| {
-        count.fetch_add(usize::from(command.kind == kind), Ordering::SeqCst);
-        None
-    });
+    let (proxy, calls) = Proxy::counting(&redis, kind);
     let daemon = proxy.spawn(&redis, &["worker1"]).ready();
     (redis, proxy, daemon, calls)
 }

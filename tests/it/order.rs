@@ -1,8 +1,7 @@
 //! The contract's paragraph on order (I8): grants happen as soon as they can, a refusal waits for
 //! whatever is older and for books on their way.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::common::*;
@@ -429,12 +428,7 @@ fn events_that_tie_by_the_hundred_are_not_tried_in_vain() {
     const EVENTS: usize = 3_000;
     const IN_A_MILLISECOND: usize = 200;
     let redis = Redis::new();
-    let tries = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&tries);
-    let proxy = Proxy::new(&redis, move |command| {
-        count.fetch_add(usize::from(command.kind == "decide"), Ordering::SeqCst);
-        None
-    });
+    let (proxy, tries) = Proxy::counting(&redis, "decide");
     let mut numbers = Numbers(5);
     let mut number = |bound| numbers.below(bound);
     let events: Vec<_> = (0..EVENTS)

@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -151,6 +151,17 @@ impl Proxy {
     pub fn at(redis: &Redis, kind: &'static str, number: usize, fault: Fault) -> Self {
         let here = move |command: &Command<'_>| command.kind == kind && command.number == number;
         Self::new(redis, move |command| here(command).then_some(fault))
+    }
+
+    /// A proxy without any fault that counts the commands of a kind.
+    pub fn counting(redis: &Redis, kind: &'static str) -> (Self, Arc<AtomicUsize>) {
+        let number = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&number);
+        let proxy = Self::new(redis, move |command| {
+            count.fetch_add(usize::from(command.kind == kind), Ordering::SeqCst);
+            None
+        });
+        (proxy, number)
     }
 
     /// Its address.
