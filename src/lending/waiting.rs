@@ -298,23 +298,37 @@ impl WaitingRoom {
                 if is_in_turn {
                     self.last_in_turn = Some(key);
                 }
-                let company = self.with_those_before(key);
-                if !company.iter().all(|key| may_go(&self.by_age[key].event)) {
-                    continue;
+                for waiting in self.take_with_those_before(key, &may_go) {
+                    is_owed = false;
+                    taken_books += waiting.event.books.len();
+                    taken.insert(waiting.event.key, waiting);
                 }
-                is_owed &= company.is_empty();
-                for key in company {
-                    self.due.remove(&key);
-                    if let Some(waiting) = self.by_age.remove(&key) {
-                        self.forget(&waiting.event);
-                        taken_books += waiting.event.books.len();
-                        taken.insert(key, waiting);
-                    }
-                }
-                self.due.remove(&key);
             }
         }
         taken.into_values().collect()
+    }
+
+    /// Takes out one that is due, with those that go before it; nobody unless all of them may go.
+    fn take_with_those_before(
+        &mut self,
+        key: EventKey,
+        may_go: impl Fn(&Event) -> bool,
+    ) -> Vec<Waiting> {
+        let company = self.with_those_before(key);
+        if !company.iter().all(|key| may_go(&self.by_age[key].event)) {
+            return Vec::new();
+        }
+        // Also if it is not in the room any more.
+        self.due.remove(&key);
+        let mut taken = Vec::with_capacity(company.len());
+        for key in company {
+            self.due.remove(&key);
+            if let Some(waiting) = self.by_age.remove(&key) {
+                self.forget(&waiting.event);
+                taken.push(waiting);
+            }
+        }
+        taken
     }
 
     /// So many that are worth another try: those that come behind one, and then the oldest.

@@ -294,8 +294,7 @@ pub fn nth_id(first: EventId, n: usize) -> EventId {
 fn parse_submission(kept: &str) -> Option<(EventKey, &str)> {
     let mut words = kept.split(' ');
     let (event, fingerprint) = (words.next()?, words.next()?);
-    let (action, id) = event.split_once(':')?;
-    Some((EventKey { id: id.parse().ok()?, action: Action::from_word(action)? }, fingerprint))
+    Some((EventKey::parse(event)?, fingerprint))
 }
 
 /// Tells one content from another: XXH3 with 128 bits. It guards against mistakes, not against
