@@ -1,6 +1,6 @@
 -- decide.lua: work on requests and returns, in the order given, as far as each can go now.
 --
--- After order.lua, groups.lua, refusals.lua and returns.lua.
+-- After order.lua, groups.lua, refusals.lua, returns.lua and alone.lua.
 -- LendingService's one script. For each event it either
 --   commits: effect, outcome, hand-off to shelving, answer, XACK and XDEL together,
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
@@ -78,6 +78,23 @@ if ARGV[10] ~= '' then
     return {'UNASKED'}
   end
   fetched = #answer > #head and cmsgpack.unpack(string.sub(answer, #head + 1)) or nil
+end
+
+-- Writes an outcome, its fields in names and values in turn, and the answer if one is wished.
+local function tell(answer, answer_ms, ...)
+  redis.call('XADD', KEYS[8], '*', ...)
+  if answer then
+    redis.call('DEL', answer)
+    redis.call('RPUSH', answer, table.concat({...}, '\n'))
+    redis.call('PEXPIRE', answer, answer_ms)
+  end
+end
+
+if ARGV[10] ~= '' and not fetched then
+  local reply = lend_alone(tell)
+  if reply then
+    return reply
+  end
 end
 
 -- What the functions below, and those of refusals.lua and returns.lua, share.
@@ -430,14 +447,8 @@ end
 
 -- Writes the outcome. After it come its fields, names and values in turn.
 function call.tell(e, effect, outcome, ...)
-  redis.call('XADD', call.outcomes, '*', 'event_id', e.id, 'action', e.action, 'user_id', e.user,
-    'outcome', outcome, ...)
-  if e.answer then
-    local text = {'event_id', e.id, 'action', e.action, 'user_id', e.user, 'outcome', outcome, ...}
-    redis.call('DEL', e.answer)
-    redis.call('RPUSH', e.answer, table.concat(text, '\n'))
-    redis.call('PEXPIRE', e.answer, e.answer_ms)
-  end
+  tell(e.answer, e.answer_ms, 'event_id', e.id, 'action', e.action, 'user_id', e.user, 'outcome', outcome,
+    ...)
   if call.are_ties then
     call.refusals().is_told(e, outcome, effect)
   end

@@ -14,8 +14,9 @@ use crate::script::{Script, arg_of, lua, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
 
-static SCRIPT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(lua!("order", "groups", "refusals", "returns", "decide")));
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(lua!("order", "groups", "refusals", "returns", "alone", "decide"))
+});
 
 /// How final it is when ShelvingService says no.
 #[derive(Clone, Debug, PartialEq, Eq)]

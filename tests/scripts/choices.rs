@@ -20,7 +20,8 @@ pub struct Choices {
 }
 
 impl Choices {
-    fn random(seed: u64) -> Self {
+    /// Other choices with every seed.
+    pub fn random(seed: u64) -> Self {
         Self { made: Vec::new(), at: 0, random: Some(seed) }
     }
 

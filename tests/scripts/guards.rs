@@ -1193,7 +1193,7 @@ fn a_stream_that_others_read_is_not_cleared() {
 fn a_stream_whose_events_are_kept_is_not_cleared() {
     let check = "if ARGV[4] == 'keep' or number_of_groups > 1 then";
     guard("clear", &[(check, "if number_of_groups > 1 then")], |library| {
-        library.keep_events();
+        library.keep_events(true);
         let by = library.instance("worker1");
         acknowledged(library, 5);
         let stream = library.keys.requests.clone();

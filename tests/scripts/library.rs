@@ -21,8 +21,9 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 22] = [
+pub const SCRIPTS: [(&str, &str); 23] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
+    ("alone", include_str!("../../lua/alone.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
     ("decide", include_str!("../../lua/decide.lua")),
@@ -53,7 +54,7 @@ pub fn text(script: &str) -> &'static str {
 }
 
 /// What is put in front of scripts, and is none of its own.
-pub const PARTS: [&str; 4] = ["order", "groups", "refusals", "returns"];
+pub const PARTS: [&str; 5] = ["order", "groups", "refusals", "returns", "alone"];
 
 /// A script's text as it is sent: behind the parts that its header names.
 pub fn whole_text(script: &str) -> String {
@@ -125,9 +126,9 @@ impl Library {
         }
     }
 
-    /// Leave decided events in their streams, for instances started from now on.
-    pub fn keep_events(&mut self) {
-        self.keep_events = true;
+    /// Whether decided events are left in their streams by instances started from now on.
+    pub fn keep_events(&mut self, keep: bool) {
+        self.keep_events = keep;
     }
 
     /// Keep so many outcomes, for instances started from now on.

@@ -5,6 +5,7 @@
 // Helpers are no `#[test]` functions, where clippy allows it by itself.
 #![allow(clippy::unwrap_used)]
 
+mod alone;
 mod choices;
 mod chunks;
 mod guards;
