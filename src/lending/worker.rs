@@ -55,6 +55,9 @@ const DEPTH: usize = 2;
 /// where they are on their shelves, deciding first would be.
 const WORTH_ASKING: usize = 4;
 
+/// Of so few events at a time there is no backlog: what the worker does after them can wait.
+const FEW: usize = 16;
+
 /// How often an idle worker looks up, to show that it is alive.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -388,6 +391,11 @@ impl<'a> Worker<'a> {
             self.fetched(reply, tries)?;
         }
         let Some(reply) = self.receive()? else { return self.send_text(call) };
+        if matches!(&call, Call::Decide { tries, .. } if tries.len() <= FEW) {
+            // Those who wait for the outcome first, if they are to run on this CPU: Redis has sent it to
+            // them as well.
+            std::thread::yield_now();
+        }
         match call {
             Call::Decide { tries, again, .. } => self.decided(reply, tries, again)?,
             Call::Unfetch(event, _) => {
