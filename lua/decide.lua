@@ -148,17 +148,20 @@ while at <= #ARGV do
     forms[ARGV[at]] = form
   end
   local n, first, is_request = form.n, at + (form.doubt and 4 or 3), form.action == 'request'
+  -- Eight fields: with a ninth the table is made anew, of twice the size.
   local e = {
     action = form.action, id = ARGV[at + 1], user = ARGV[at + 2], said = form.said,
     books = {unpack(ARGV, first, first + n - 1)}, count = KEYS[next_key],
-    stream = is_request and requests or returns, doubt = form.doubt and ARGV[at + 3] or nil,
+    stream = is_request and requests or returns, temp = is_request and KEYS[next_key + 1] or nil,
   }
+  if form.doubt then
+    e.doubt = ARGV[at + 3]
+  end
   if form.answer_ms then
     e.answer, e.answer_ms = KEYS[next_key + 2], form.answer_ms
   end
   if is_request then
     requests_here = requests_here + 1
-    e.temp = KEYS[next_key + 1]
     unlikely[#unlikely + 1] = e.temp
   end
   next_key = next_key + (e.answer and 3 or 2)

@@ -60,42 +60,59 @@ fn bytes(value: &Value) -> &[u8] {
     }
 }
 
-/// Reads new entries of a group, `count` from each of the streams at most, waiting up to `block_ms`
-/// milliseconds for the first if it is to wait at all. Returns entries, each with the index of its
-/// stream.
+/// Reads new entries of a group, `count` from each of the streams at most: as many times in one write as
+/// there are `waits`, each time waiting up to so many milliseconds for the first, if it is to wait at
+/// all. Returns for each time the entries, each with the index of its stream.
 ///
 /// # Errors
-/// What Redis or the link said.
+/// What Redis or the link said. Some replies may not be read then: the connection is to be given up.
 pub fn read_new(
     connection: &mut Connection,
     group: &str,
     consumer: &str,
     streams: &[&str],
     count: usize,
-    block_ms: Option<u64>,
-) -> Result<Vec<(usize, Entry)>, Error> {
+    waits: &[Option<u64>],
+) -> Result<Vec<Vec<(usize, Entry)>>, Error> {
     const DOING: &str = "read new events";
-    let mut cmd = redis::cmd("XREADGROUP");
-    cmd.arg("GROUP").arg(group).arg(consumer).arg("COUNT").arg(count);
-    if let Some(block_ms) = block_ms {
-        cmd.arg("BLOCK").arg(block_ms);
+    let mut packed = Vec::new();
+    for wait_ms in waits {
+        let mut cmd = redis::cmd("XREADGROUP");
+        cmd.arg("GROUP").arg(group).arg(consumer).arg("COUNT").arg(count);
+        if let Some(wait_ms) = wait_ms {
+            cmd.arg("BLOCK").arg(wait_ms);
+        }
+        cmd.arg("STREAMS").arg(streams).arg(vec![">"; streams.len()]);
+        cmd.write_packed_command(&mut packed);
     }
-    cmd.arg("STREAMS").arg(streams).arg(vec![">"; streams.len()]);
-    let reply = match cmd.query(connection).map_err(Error::redis(DOING))? {
+    connection.send_packed_command(&packed).map_err(Error::redis(DOING))?;
+    let read_one = |_: &Option<u64>| {
+        let reply = connection.recv_response().and_then(Value::extract_error);
+        read_entries(reply.map_err(Error::redis(DOING))?, streams, DOING)
+    };
+    waits.iter().map(read_one).collect()
+}
+
+fn read_entries(
+    reply: Value,
+    streams: &[&str],
+    doing: &'static str,
+) -> Result<Vec<(usize, Entry)>, Error> {
+    let reply = match reply {
         Value::Nil => return Ok(Vec::new()),
         Value::Array(reply) => reply,
-        other => return Err(Error::Reply { doing: DOING, got: format!("{other:?}") }),
+        other => return Err(Error::Reply { doing, got: format!("{other:?}") }),
     };
     let mut entries = Vec::new();
     for stream in reply {
-        let (name, list) = pair(stream, DOING)?;
+        let (name, list) = pair(stream, doing)?;
         let n = streams.iter().position(|stream| Some(*stream) == script::text(&name));
-        let n = n.ok_or_else(|| Error::Reply { doing: DOING, got: format!("{name:?}") })?;
+        let n = n.ok_or_else(|| Error::Reply { doing, got: format!("{name:?}") })?;
         let Value::Array(list) = list else { continue };
         entries.reserve(list.len());
         for entry in list {
-            let (id, values) = pair(entry, DOING)?;
-            entries.push((n, Entry::from_parts(&id, values, DOING)?));
+            let (id, values) = pair(entry, doing)?;
+            entries.push((n, Entry::from_parts(&id, values, doing)?));
         }
     }
     Ok(entries)

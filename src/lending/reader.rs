@@ -3,8 +3,9 @@
 //! It reads what is pending for this instance first, then what is new, and hands both over to the
 //! worker in the order of ids. Where one stream is read further than the other, because that one
 //! has more events, what is ahead is held back until the other is read as far: else returns would
-//! come to the worker before their requests, and wait there at the cost of many tries. When it was
-//! woken with several events of one stream, it looks into both once more before it hands them over.
+//! come to the worker before their requests, and wait there at the cost of many tries. Where several
+//! events come at a time, it looks into both streams once more before it hands over what it was woken
+//! with.
 //! It ends when the session stops or breaks; being woken from its blocking read is the supervisor's
 //! business.
 
@@ -40,8 +41,8 @@ const MOST_IN_A_READ: usize = 128;
 const FEW_HELD_BACK: usize = 64;
 
 /// Redis wakes a read of both streams with what has come into one, even if the same transaction fills
-/// the other. With so many events in the one it is worth a second look: what was sent together is
-/// decided in one call then.
+/// the other. After so many events of one, the next read looks once more as soon as it was woken: what
+/// was sent together is decided in one call then.
 const WORTH_A_SECOND_LOOK: usize = 4;
 
 /// Of so few events at a time there is no backlog: the next read can wait.
@@ -62,6 +63,7 @@ pub fn run(
     }
     reading();
     let mut merge = Merge::default();
+    let mut expects_more = false;
     while !session.is_stopping() {
         session.beat("lending-reader");
         let room = session.in_hand.room();
@@ -90,19 +92,16 @@ pub fn run(
         };
         let count = actions.iter().map(|action| room[*action as usize]).min().unwrap_or(1);
         let count = count.min(MOST_IN_A_READ);
-        let mut batch = read_new(session, &mut connection, &actions, count, block_ms)?;
-        merge.note(&actions, count, &batch);
-        let waited_for_both = block_ms == Some(BLOCK_MS);
-        if waited_for_both
-            && (WORTH_A_SECOND_LOOK..count).contains(&batch.len())
-            && are_of_one_stream(&batch)
-        {
-            // No more than there is room for.
-            let count = count - batch.len();
-            let more = read_new(session, &mut connection, &actions, count, None)?;
-            merge.note(&actions, count, &more);
-            batch.extend(more);
-        }
+        // Both in one write; and no more than there is room for.
+        let is_room_for_two = room.iter().all(|room| *room >= 2 * MOST_IN_A_READ);
+        let looks_twice = expects_more && block_ms == Some(BLOCK_MS) && is_room_for_two;
+        let waits: &[_] = if looks_twice { &[block_ms, None] } else { &[block_ms] };
+        let reads = read_new(session, &mut connection, &actions, count, waits)?;
+        reads.iter().for_each(|read| merge.note(&actions, count, read));
+        expects_more = reads
+            .first()
+            .is_some_and(|read| read.len() >= WORTH_A_SECOND_LOOK && are_of_one_stream(read));
+        let mut batch = reads.into_iter().flatten().collect();
         take_in_hand(session, &mut batch);
         hand_over(merge.take_ready(batch), to_worker);
     }
@@ -161,13 +160,13 @@ fn read_new(
     connection: &mut Connection,
     actions: &[Action],
     count: usize,
-    block_ms: Option<u64>,
-) -> Result<Vec<Delivered>, Error> {
+    waits: &[Option<u64>],
+) -> Result<Vec<Vec<Delivered>>, Error> {
     let (group, consumer) = (LENDING_GROUP, session.consumer());
     let streams: Vec<&str> = actions.iter().map(|action| session.keys.stream(*action)).collect();
-    let entries = stream::read_new(connection, group, consumer, &streams, count, block_ms)?;
+    let reads = stream::read_new(connection, group, consumer, &streams, count, waits)?;
     let delivered = |(n, entry): &(usize, Entry)| Delivered::read(actions[*n], entry, true);
-    Ok(entries.iter().map(delivered).collect())
+    Ok(reads.iter().map(|entries| entries.iter().map(delivered).collect()).collect())
 }
 
 fn are_of_one_stream(batch: &[Delivered]) -> bool {

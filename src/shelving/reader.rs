@@ -60,14 +60,15 @@ pub fn run(
     reading();
     while !session.is_stopping() {
         session.beat("shelving-reader");
-        let entries = stream::read_new(
+        let reads = stream::read_new(
             &mut connection,
             SHELVING_GROUP,
             consumer,
             &[stream],
             MOST_IN_A_READ,
-            Some(BLOCK_MS),
+            &[Some(BLOCK_MS)],
         )?;
+        let entries: Vec<_> = reads.into_iter().flatten().collect();
         let is_full = entries.len() == MOST_IN_A_READ;
         hand_over(entries.iter().map(|(_, entry)| delivered(entry)).collect(), to_worker);
         if !is_full {

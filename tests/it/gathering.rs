@@ -19,10 +19,11 @@ fn counted(state: &Ledger, kind: &'static str) -> (Redis, Proxy, Daemon, Arc<Ato
 
 /// Redis wakes a read of two streams with what has come into the first: the returns of a desk that
 /// sends all that it has in one transaction were read after its requests, and decided by themselves.
+/// After the first transaction it is known that more may come.
 #[test]
 fn requests_and_returns_of_one_transaction_are_decided_in_one_call() {
-    let books: Vec<String> = (0..8).map(|n| format!("lent{n}")).collect();
-    let users: Vec<String> = (0..8).map(|n| format!("user{n}")).collect();
+    let books: Vec<String> = (0..12).map(|n| format!("lent{n}")).collect();
+    let users: Vec<String> = (0..12).map(|n| format!("user{n}")).collect();
     let mut state = Ledger::new();
     for (user, book) in users.iter().zip(&books) {
         state = state.lent(user, &[book], "17-0");
@@ -31,17 +32,17 @@ fn requests_and_returns_of_one_transaction_are_decided_in_one_call() {
     let add = |stream: &str, user: &str, book: &str| {
         ["XADD", stream, "*", "user_id", user, "book_ids", book].map(str::to_owned).to_vec()
     };
-    // The first call, before Redis knows the scripts, takes two.
-    for (n, half) in users.chunks(4).enumerate() {
+    for (n, some) in users.chunks(4).enumerate() {
         let before = calls.load(Ordering::SeqCst);
         let mut all = vec![vec!["MULTI".to_owned()]];
-        all.extend(half.iter().map(|user| add(REQUESTS, user, &format!("new-{user}"))));
-        all.extend(half.iter().map(|user| add(RETURNS, user, &user.replace("user", "lent"))));
+        all.extend(some.iter().map(|user| add(REQUESTS, user, &format!("new-{user}"))));
+        all.extend(some.iter().map(|user| add(RETURNS, user, &user.replace("user", "lent"))));
         all.push(vec!["EXEC".to_owned()]);
         redis.pipeline(&all);
         redis.wait_until_drained(DEADLINE);
         redis.assert_one_outcome_each(8 * (n + 1));
-        assert_eq!(calls.load(Ordering::SeqCst) - before, 2 - n, "calls of decide.lua");
+        let calls = calls.load(Ordering::SeqCst) - before;
+        assert!(n == 0 || calls == 1, "{calls} calls of decide.lua");
     }
     redis.assert_at_rest();
 }

@@ -76,6 +76,11 @@ impl Daemon {
         self.notified.lines().any(|told| told == line)
     }
 
+    /// The file that it writes to.
+    pub fn log_file(&self) -> File {
+        File::open(&self.log).unwrap()
+    }
+
     /// All that it has written so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()

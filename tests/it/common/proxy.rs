@@ -27,6 +27,7 @@ pub const DECIDE: &str = concat!(
     include_str!("../../../lua/groups.lua"),
     include_str!("../../../lua/refusals.lua"),
     include_str!("../../../lua/returns.lua"),
+    include_str!("../../../lua/alone.lua"),
     include_str!("../../../lua/decide.lua")
 );
 
