@@ -59,7 +59,7 @@ pub fn floor(redis: &Redis, scenario: Scenario, events: usize, connections: usiz
             scope.spawn(move || {
                 let mut wire = Wire::connect(redis, Link::Tcp);
                 let name = format!("floor{n}");
-                while plain_batch(&mut wire, &name, room, &[]) {}
+                while plain_batch(&mut wire, &name, room, &[]) > 0 {}
                 // Hand-offs come to an end when nobody adds any.
                 left.fetch_sub(1, Ordering::SeqCst);
                 while shelve_batch(&mut wire, &name, &[]) || left.load(Ordering::SeqCst) > 0 {}
@@ -73,35 +73,38 @@ pub fn floor(redis: &Redis, scenario: Scenario, events: usize, connections: usiz
 }
 
 /// The floor while events arrive: it waits for them as `libraryd` does, a connection a service.
-/// `work` adds them; this returns what `work` does.
-pub fn floor_meanwhile<T>(redis: &Redis, work: impl FnOnce() -> T) -> T {
+/// `work` adds them, and is given the number of those that are done; this returns what `work` does.
+pub fn floor_meanwhile<T>(redis: &Redis, work: impl FnOnce(&AtomicUsize) -> T) -> T {
     const WAIT: [&str; 2] = ["BLOCK", "100"];
-    let (room, done) = (AtomicI64::new(CAPACITY as i64), AtomicBool::new(false));
+    let (room, over) = (AtomicI64::new(CAPACITY as i64), AtomicBool::new(false));
+    let done = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut wire = Wire::connect(redis, Link::Tcp);
-            while !done.load(Ordering::SeqCst) {
-                plain_batch(&mut wire, "floor", &room, &WAIT);
+            while !over.load(Ordering::SeqCst) {
+                let events = plain_batch(&mut wire, "floor", &room, &WAIT);
+                done.fetch_add(events, Ordering::SeqCst);
             }
         });
         scope.spawn(|| {
             let mut wire = Wire::connect(redis, Link::Tcp);
             loop {
                 let some = shelve_batch(&mut wire, "floor", &WAIT);
-                if !some && done.load(Ordering::SeqCst) {
+                if !some && over.load(Ordering::SeqCst) {
                     break;
                 }
             }
         });
-        let result = work();
-        done.store(true, Ordering::SeqCst);
+        let result = work(&done);
+        over.store(true, Ordering::SeqCst);
         result
     })
 }
 
 const BATCH: &str = "512";
 
-fn plain_batch(wire: &mut Wire, name: &str, room: &AtomicI64, wait: &[&str]) -> bool {
+/// Returns how many events it has done.
+fn plain_batch(wire: &mut Wire, name: &str, room: &AtomicI64, wait: &[&str]) -> usize {
     let read = ["XREADGROUP", "GROUP", "lending_service", name, "COUNT", BATCH];
     let streams = wire.ask(&[&read[..], wait, &["STREAMS", REQUESTS, RETURNS, ">", ">"]].concat());
     let mut events = Vec::new();
@@ -121,7 +124,7 @@ fn plain_batch(wire: &mut Wire, name: &str, room: &AtomicI64, wait: &[&str]) -> 
         plain(wire, event, room);
     }
     wire.exchange();
-    !events.is_empty()
+    events.len()
 }
 
 fn shelve_batch(wire: &mut Wire, name: &str, wait: &[&str]) -> bool {

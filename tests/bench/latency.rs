@@ -66,7 +66,7 @@ fn alone(redis: &Redis, link: Link, samples: usize) -> (Vec<f64>, Vec<f64>) {
 fn floor_alone(redis: &Redis, samples: usize) -> (Vec<f64>, Vec<f64>) {
     drain::stock(redis, Scenario::NewBook, 0);
     let mut wire = Wire::connect(redis, Link::Tcp);
-    drain::floor_meanwhile(redis, || in_turn(&mut wire, samples))
+    drain::floor_meanwhile(redis, |_| in_turn(&mut wire, samples))
 }
 
 /// PINGs and events in turn, whoever decides these; in microseconds.

@@ -1,10 +1,12 @@
 //! Whether cost and memory stay flat: with more instances, more loans, a longer backlog, and after
 //! millions of events.
 
+use std::io::{BufRead, BufReader};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::Plan;
-use crate::common::{Daemon, OUTCOMES, Redis};
+use crate::common::{DEADLINE, Daemon, Redis};
 use crate::drain::{self, resident_mib};
 use crate::report::{Report, Row, Wanted, median};
 use crate::scenario::{Scenario, lend};
@@ -169,24 +171,34 @@ enum By {
     Floor,
 }
 
-/// Microseconds of Redis for each event where ten at a time arrive, without their XADD.
+/// Microseconds of Redis for each event where ten at a time arrive, without their XADD. Whoever adds
+/// them does not ask Redis either whether they are done.
 fn by_tens(redis: &Redis, events: usize, by: By) -> f64 {
     let scenario = Scenario::OneAndBack;
     let mut wire = drain::stock(redis, scenario, 0);
     let before = wire.redis_cpu();
-    tens(&mut wire, scenario, events, false);
+    tens(&mut wire, scenario, events, |_| {});
     let adding = wire.redis_cpu() - before;
     let mut wire = drain::stock(redis, scenario, 0);
-    let mut measure = || {
+    let mut measure = |wait: &mut dyn FnMut(usize)| {
         let before = wire.redis_cpu();
-        tens(&mut wire, scenario, events, true);
+        tens(&mut wire, scenario, events, wait);
         wire.redis_cpu() - before
     };
     let both = match by {
-        By::Floor => drain::floor_meanwhile(redis, measure),
+        By::Floor => drain::floor_meanwhile(redis, |done| {
+            measure(&mut |events| poll(|| done.load(Ordering::SeqCst) >= events))
+        }),
         By::Libraryd => {
-            let _daemon = drain::start(redis, "worker0");
-            let both = measure();
+            let daemon = drain::start(redis, "worker0");
+            let mut log = BufReader::new(daemon.log_file());
+            let (mut line, mut done) = (String::new(), 0);
+            let both = measure(&mut |events| {
+                poll(|| {
+                    done += decided(&mut log, &mut line);
+                    done >= events
+                });
+            });
             drain::wait_for_outcomes(&mut wire, events);
             drain::check(&mut wire, &scenario, events);
             both
@@ -195,20 +207,32 @@ fn by_tens(redis: &Redis, events: usize, by: By) -> f64 {
     both.saturating_sub(adding).as_secs_f64() * 1e6 / events as f64
 }
 
-/// Adds ten events at a time, each ten in one go, when the ten before are done.
-fn tens(wire: &mut Wire, scenario: Scenario, events: usize, wait: bool) {
-    let mut last = "0".to_owned();
+/// How many outcomes have come into the log since it was read last. `line` has the beginning of one
+/// that was not whole then.
+fn decided(log: &mut impl BufRead, line: &mut String) -> usize {
+    let mut number = 0;
+    while log.read_line(line).unwrap() > 0 && line.ends_with('\n') {
+        number += usize::from(line.contains("[lending] re"));
+        line.clear();
+    }
+    number
+}
+
+fn poll(mut is_done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_done() {
+        assert!(start.elapsed() < DEADLINE, "ten events were not done in time");
+        std::thread::sleep(Duration::from_micros(20));
+    }
+}
+
+/// Adds ten events at a time, each ten in one go, and then waits until so many are done.
+fn tens(wire: &mut Wire, scenario: Scenario, events: usize, mut wait: impl FnMut(usize)) {
     for from in (0..events).step_by(10) {
         wire.push(&["MULTI"]);
         scenario.pack(wire, from, from + 10);
         wire.push(&["EXEC"]);
         wire.exchange();
-        let mut left = if wait { 10 } else { 0 };
-        while left > 0 {
-            let streams = wire.ask(&["XREAD", "BLOCK", "0", "STREAMS", OUTCOMES, &last]);
-            let entries = streams.list().remove(0).list().remove(1).list();
-            left -= entries.len();
-            last = entries.into_iter().next_back().unwrap().list().remove(0).text();
-        }
+        wait(from + 10);
     }
 }
