@@ -98,9 +98,9 @@ pub fn run(
         let waits: &[_] = if looks_twice { &[block_ms, None] } else { &[block_ms] };
         let reads = read_new(session, &mut connection, &actions, count, waits)?;
         reads.iter().for_each(|read| merge.note(&actions, count, read));
-        expects_more = reads
-            .first()
-            .is_some_and(|read| read.len() >= WORTH_A_SECOND_LOOK && are_of_one_stream(read));
+        expects_more = reads.first().is_some_and(|read| {
+            (WORTH_A_SECOND_LOOK..count).contains(&read.len()) && are_of_one_stream(read)
+        });
         let mut batch = reads.into_iter().flatten().collect();
         take_in_hand(session, &mut batch);
         hand_over(merge.take_ready(batch), to_worker);

@@ -1,6 +1,7 @@
 //! The real `libraryd`.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -83,7 +84,9 @@ impl Daemon {
 
     /// All that it has written so far.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
+        let mut bytes = Vec::new();
+        self.log_file().read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     pub fn pid(&self) -> u32 {
