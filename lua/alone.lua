@@ -14,7 +14,7 @@ local function lend_alone(tell)
   local n, answer_ms = string.match(ARGV[13] or '', '^request (%d+) fetched (%d+) sure$')
   local limit = tonumber(ARGV[3])
   n = tonumber(n)
-  -- Consumers, if any were named, would stand in front of it.
+  -- The form is there only if no consumers are named in front of it.
   if not n or #ARGV ~= 15 + n or ARGV[11] ~= '0' or ARGV[12] ~= '0' then
     return nil
   end
@@ -24,6 +24,7 @@ local function lend_alone(tell)
   local in_hand = 0
   local number_of_keys = redis.call('EXISTS', count, KEYS[9], reservation)
   if number_of_keys > 0 then
+    -- MGET takes a key of a wrong type for an absent one, GET raises an error.
     local text = redis.call('MGET', count)[1]
     in_hand = number_of_keys == 1 and text and tonumber(string.match(text, '^%d$'))
   end
@@ -58,7 +59,8 @@ local function lend_alone(tell)
     return nil
   end
 
-  -- As in decide.lua, a wrong type of what is shared must show before the first write, which is XACK.
+  -- As in decide.lua, a wrong type of what is shared must show before anything is written.
+  redis.call('XLEN', KEYS[2])
   redis.call('XLEN', KEYS[4])
   redis.call('XTRIM', KEYS[8], 'MAXLEN', '~', ARGV[4])
   if redis.call('XACK', KEYS[2], ARGV[5], id) == 0 then

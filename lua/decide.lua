@@ -148,7 +148,7 @@ while at <= #ARGV do
     forms[ARGV[at]] = form
   end
   local n, first, is_request = form.n, at + (form.doubt and 4 or 3), form.action == 'request'
-  -- Eight fields: with a ninth the table is made anew, of twice the size.
+  -- Eight fields are all that most events need: with a ninth the table is made anew, twice as large.
   local e = {
     action = form.action, id = ARGV[at + 1], user = ARGV[at + 2], said = form.said,
     books = {unpack(ARGV, first, first + n - 1)}, count = KEYS[next_key],

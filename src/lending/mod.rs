@@ -32,6 +32,10 @@ pub const MOST_BOOKS_IN_HAND: usize = 5;
 /// says little about one of hundreds of events.
 pub const SUSPICIOUS_DELIVERIES: u64 = 3;
 
+/// Of so few events at a time there is no backlog: reader and worker let others run first, since
+/// somebody waits for these and nobody for the next.
+const FEW: usize = 16;
+
 /// An event on its way to the worker.
 #[derive(Debug)]
 pub struct Delivered {

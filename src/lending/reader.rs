@@ -3,9 +3,9 @@
 //! It reads what is pending for this instance first, then what is new, and hands both over to the
 //! worker in the order of ids. Where one stream is read further than the other, because that one
 //! has more events, what is ahead is held back until the other is read as far: else returns would
-//! come to the worker before their requests, and wait there at the cost of many tries. Where several
-//! events come at a time, it looks into both streams once more before it hands over what it was woken
-//! with.
+//! come to the worker before their requests, and wait there at the cost of many tries. As long as
+//! several events come at a time, it looks into both streams once more before it hands over what it was
+//! woken with.
 //! It ends when the session stops or breaks; being woken from its blocking read is the supervisor's
 //! business.
 
@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 use redis::Connection;
 
 use super::in_hand::MOST_IN_HAND;
-use super::{Delivered, SUSPICIOUS_DELIVERIES};
+use super::{Delivered, FEW, SUSPICIOUS_DELIVERIES};
 use crate::daemon::takeover;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
@@ -41,12 +41,12 @@ const MOST_IN_A_READ: usize = 128;
 const FEW_HELD_BACK: usize = 64;
 
 /// Redis wakes a read of both streams with what has come into one, even if the same transaction fills
-/// the other. After so many events of one, the next read looks once more as soon as it was woken: what
-/// was sent together is decided in one call then.
-const WORTH_A_SECOND_LOOK: usize = 4;
+/// the other. After a read that brought several events, the next ones look once more as soon as they are
+/// woken: what was sent together is decided in one call then.
+const SEVERAL: usize = 4;
 
-/// Of so few events at a time there is no backlog: the next read can wait.
-const FEW: usize = 16;
+/// So many reads after that look twice. Not one: it may bring the few that were left of that transaction.
+const LOOKS: usize = 2;
 
 /// Reads until the session stops.
 ///
@@ -63,7 +63,7 @@ pub fn run(
     }
     reading();
     let mut merge = Merge::default();
-    let mut expects_more = false;
+    let mut looks_left: usize = 0;
     while !session.is_stopping() {
         session.beat("lending-reader");
         let room = session.in_hand.room();
@@ -94,13 +94,13 @@ pub fn run(
         let count = count.min(MOST_IN_A_READ);
         // Both in one write; and no more than there is room for.
         let is_room_for_two = room.iter().all(|room| *room >= 2 * MOST_IN_A_READ);
-        let looks_twice = expects_more && block_ms == Some(BLOCK_MS) && is_room_for_two;
+        let looks_twice = looks_left > 0 && block_ms == Some(BLOCK_MS) && is_room_for_two;
         let waits: &[_] = if looks_twice { &[block_ms, None] } else { &[block_ms] };
         let reads = read_new(session, &mut connection, &actions, count, waits)?;
         reads.iter().for_each(|read| merge.note(&actions, count, read));
-        expects_more = reads.first().is_some_and(|read| {
-            (WORTH_A_SECOND_LOOK..count).contains(&read.len()) && are_of_one_stream(read)
-        });
+        let is_backlog = reads.iter().any(|read| read.len() >= count);
+        let several = reads.iter().map(Vec::len).sum::<usize>() >= SEVERAL;
+        looks_left = if several && !is_backlog { LOOKS } else { looks_left.saturating_sub(1) };
         let mut batch = reads.into_iter().flatten().collect();
         take_in_hand(session, &mut batch);
         hand_over(merge.take_ready(batch), to_worker);
@@ -154,7 +154,8 @@ impl Merge {
     }
 }
 
-/// Reads new events, `count` of each stream at most, waiting for the first if it is to wait.
+/// Reads new events, `count` of each stream at most, once for each of `waits`, see
+/// [`stream::read_new`].
 fn read_new(
     session: &Session,
     connection: &mut Connection,
@@ -167,10 +168,6 @@ fn read_new(
     let reads = stream::read_new(connection, group, consumer, &streams, count, waits)?;
     let delivered = |(n, entry): &(usize, Entry)| Delivered::read(actions[*n], entry, true);
     Ok(reads.iter().map(|entries| entries.iter().map(delivered).collect()).collect())
-}
-
-fn are_of_one_stream(batch: &[Delivered]) -> bool {
-    batch.windows(2).all(|pair| pair[0].key.action == pair[1].key.action)
 }
 
 /// Takes events in hand; drops those that are in hand already.

@@ -26,7 +26,7 @@ use super::decide::{self, Fetched, Finality, Try, Verdict};
 use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
 use super::waiting::{Waiting, WaitingRoom};
-use super::{Content, Delivered};
+use super::{Content, Delivered, FEW};
 use crate::daemon::logging::OutcomeLog;
 use crate::daemon::takeover::{self, TryStep};
 use crate::error::Error;
@@ -54,9 +54,6 @@ const DEPTH: usize = 2;
 /// books. Where most books are lent or in automated storage, that would be a call for nothing;
 /// where they are on their shelves, deciding first would be.
 const WORTH_ASKING: usize = 4;
-
-/// Of so few events at a time there is no backlog: what the worker does after them can wait.
-const FEW: usize = 16;
 
 /// How often an idle worker looks up, to show that it is alive.
 const IDLE: Duration = Duration::from_secs(1);

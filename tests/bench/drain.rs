@@ -95,10 +95,18 @@ pub fn floor_meanwhile<T>(redis: &Redis, work: impl FnOnce(&AtomicUsize) -> T) -
                 }
             }
         });
-        let result = work(&done);
-        over.store(true, Ordering::SeqCst);
-        result
+        // Also if it panics: else the others are waited for without end.
+        let _over = SetWhenDropped(&over);
+        work(&done)
     })
+}
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 const BATCH: &str = "512";
