@@ -90,6 +90,7 @@ local function tell(answer, answer_ms, ...)
   end
 end
 
+-- Every book was handed out: if it is one request's, that may be all there is to it.
 if ARGV[10] ~= '' and not fetched then
   local reply = lend_alone(tell)
   if reply then
