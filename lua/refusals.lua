@@ -555,6 +555,7 @@ local function deny_all(e)
   if not call.acknowledge(e) then
     return {'STALE'}
   end
+  -- Looked at before they are sorted: nearly always the user has none, and then lists are not needed.
   local has_some = false
   for n = 1, #e.books do
     has_some = has_some or loan[e.books[n]] == e.user

@@ -218,6 +218,7 @@ fn decided(log: &mut impl BufRead, line: &mut String) -> usize {
     number
 }
 
+/// Looks far more often than `eventually`: ten events take less than its first pause.
 fn poll(mut is_done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_done() {
