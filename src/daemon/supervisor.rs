@@ -26,7 +26,9 @@ use crate::connect::Target;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;
-use crate::lending::{self, worker};
+use crate::lending;
+use crate::lending::worker::Worker;
+use crate::lending::worker_thread::{self, Channels, Intake};
 use crate::session::Session;
 use crate::shelving;
 
@@ -517,6 +519,7 @@ impl Connections {
                     })
                     .expect("the system can start a handful of threads");
             };
+        let lending_worker = Arc::new(Mutex::new(Worker::new(session, self.lending_worker)));
         let keeper = Keeper {
             session,
             connection: self.keeper,
@@ -531,10 +534,9 @@ impl Connections {
         let (lending_reading, shelving_reading) = (reading(events), reading(events));
         start("keeper", Box::new(move || keeper.run()));
         start("lending-worker", {
-            let channels =
-                worker::Channels { from_readers: lending_work, shelved, rung, to_listener };
-            let worker = worker::Worker::new(session, self.lending_worker, channels);
-            Box::new(move || worker.run())
+            let (worker, from_readers) = (Arc::clone(&lending_worker), lending_work);
+            let channels = Channels { from_readers, shelved, rung, to_listener };
+            Box::new(move || worker_thread::run(session, &worker, channels))
         });
         start(
             lending::listener::NAME,
@@ -548,10 +550,11 @@ impl Connections {
                 shelving::worker::run(session, self.shelving_worker, &shelving_work, &to_room)
             }),
         );
+        let intake = Intake { session, worker: lending_worker, to_thread: to_lending };
         start(
             "lending-reader",
             Box::new(move || {
-                lending::reader::run(session, self.lending_reader, &to_lending, lending_reading)
+                lending::reader::run(session, self.lending_reader, &intake, lending_reading)
             }),
         );
         start(

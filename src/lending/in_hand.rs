@@ -1,8 +1,8 @@
 //! Which events this instance works on: delivered and not decided yet.
 //!
-//! For three questions: may a stream be read on (memory does not grow with the backlog), is an
-//! event that is pending for us in somebody's hands (the reply to a read can get lost), and is it
-//! in hand already (then it is not taken twice).
+//! For four questions: may a stream be read on (memory does not grow with the backlog), is an
+//! event that is pending for us in somebody's hands (the reply to a read can get lost), is it in hand
+//! already (then it is not taken twice), and is it the only one (then it need not queue).
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -58,6 +58,11 @@ impl InHand {
         self.events()[key.action as usize].contains(&key.id)
     }
 
+    /// How many events are in hand.
+    pub fn count(&self) -> usize {
+        self.events().iter().map(HashSet::len).sum()
+    }
+
     /// How many more events of each stream may be taken: requests, returns.
     pub fn room(&self) -> [usize; 2] {
         let events = self.events();
@@ -89,6 +94,7 @@ mod tests {
             vec![key(1, Action::Request), key(1, Action::Return), key(1, Action::Return)];
         hand.take(&mut list, |key| *key);
         assert_eq!(list, [key(1, Action::Request), key(1, Action::Return)]);
+        assert_eq!(hand.count(), 2);
         hand.take(&mut list, |key| *key);
         assert!(list.is_empty());
         assert_eq!(hand.room(), [MOST_IN_HAND - 1; 2]);

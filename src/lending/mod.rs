@@ -1,9 +1,10 @@
 //! LendingService: the robotic arm with its small storage. It grants and denies requests and takes
 //! returns, and it owns the loans, the counts, the storage and the states of books.
 //!
-//! A reader thread takes events from both streams and passes them to the worker thread, which
-//! does everything else through one script; a listener thread hears when other instances have gone
-//! on. What the main storage has, the worker learns from [`crate::shelving::fetch`] alone.
+//! A reader thread takes events from both streams and passes them to the worker, which does
+//! everything else through one script: in a thread of its own, or in the reader's as long as nothing
+//! else is in hand ([`worker_thread`]). A listener thread hears when other instances have gone on. What
+//! the main storage has, the worker learns from [`crate::shelving::fetch`] alone.
 
 pub mod busy;
 pub mod decide;
@@ -14,6 +15,7 @@ pub mod reject;
 pub mod suspects;
 pub mod waiting;
 pub mod worker;
+pub mod worker_thread;
 
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::stream::Entry;
@@ -32,8 +34,8 @@ pub const MOST_BOOKS_IN_HAND: usize = 5;
 /// says little about one of hundreds of events.
 pub const SUSPICIOUS_DELIVERIES: u64 = 3;
 
-/// Of so few events at a time there is no backlog: reader and worker let others run first, since
-/// somebody waits for these and nobody for the next.
+/// Of so few events at a time there is no backlog, and somebody waits for each of them: the reader works
+/// on them itself, and those who wait for their outcomes run first.
 const FEW: usize = 16;
 
 /// An event on its way to the worker.

@@ -1,7 +1,7 @@
 //! LendingService's reader: a blocking XREADGROUP loop on requests and returns.
 //!
 //! It reads what is pending for this instance first, then what is new, and hands both over to the
-//! worker in the order of ids. Where one stream is read further than the other, because that one
+//! worker in the order of ids; new ones are worked on in its own thread if nothing else is in hand. Where one stream is read further than the other, because that one
 //! has more events, what is ahead is held back until the other is read as far: else returns would
 //! come to the worker before their requests, and wait there at the cost of many tries. As long as
 //! several events come at a time, it looks into both streams once more before it hands over what it was
@@ -11,11 +11,11 @@
 
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use redis::Connection;
 
 use super::in_hand::MOST_IN_HAND;
-use super::{Delivered, FEW, SUSPICIOUS_DELIVERIES};
+use super::worker_thread::Intake;
+use super::{Delivered, SUSPICIOUS_DELIVERIES};
 use crate::daemon::takeover;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
@@ -43,7 +43,7 @@ const FEW_HELD_BACK: usize = 64;
 /// Redis wakes a read of both streams with what has come into one, even if the same transaction fills
 /// the other. After a read that brought several events, the next ones look once more as soon as they are
 /// woken: what was sent together is decided in one call then.
-const SEVERAL: usize = 4;
+const SEVERAL: usize = 2;
 
 /// So many reads after that look twice. Not one: it may bring the few that were left of that transaction.
 const LOOKS: usize = 2;
@@ -55,11 +55,11 @@ const LOOKS: usize = 2;
 pub fn run(
     session: &Session,
     mut connection: Connection,
-    to_worker: &Sender<Vec<Delivered>>,
+    intake: &Intake<'_>,
     mut reading: impl FnMut(),
 ) -> Result<(), Error> {
     for action in [Action::Request, Action::Return] {
-        read_own_pending(session, &mut connection, action, to_worker)?;
+        read_own_pending(session, &mut connection, action, intake)?;
     }
     reading();
     let mut merge = Merge::default();
@@ -82,7 +82,7 @@ pub fn run(
             if held_back.is_empty() {
                 session.in_hand.wait_while_full(Duration::from_millis(BLOCK_MS));
             }
-            hand_over(held_back, to_worker);
+            intake.pass_on(held_back);
             continue;
         }
         let block_ms = match (behind, actions.len()) {
@@ -99,14 +99,14 @@ pub fn run(
         let reads = read_new(session, &mut connection, &actions, count, waits)?;
         reads.iter().for_each(|read| merge.note(&actions, count, read));
         let is_backlog = reads.iter().any(|read| read.len() >= count);
-        let several = reads.iter().map(Vec::len).sum::<usize>() >= SEVERAL;
+        let mut batch: Vec<Delivered> = reads.into_iter().flatten().collect();
+        let several = batch.len() >= SEVERAL;
         looks_left = if several && !is_backlog { LOOKS } else { looks_left.saturating_sub(1) };
-        let mut batch = reads.into_iter().flatten().collect();
         take_in_hand(session, &mut batch);
-        hand_over(merge.take_ready(batch), to_worker);
+        intake.work_on(merge.take_ready(batch))?;
     }
     // It was read, so it is finished.
-    hand_over(merge.take_all(), to_worker);
+    intake.pass_on(merge.take_all());
     Ok(())
 }
 
@@ -175,30 +175,11 @@ fn take_in_hand(session: &Session, batch: &mut Vec<Delivered>) {
     session.in_hand.take(batch, |delivered| delivered.key);
 }
 
-/// Passes events to the worker.
-fn hand_over(batch: Vec<Delivered>, to_worker: &Sender<Vec<Delivered>>) {
-    if batch.is_empty() {
-        return;
-    }
-    let are_few = batch.len() <= FEW;
-    // The channel is closed only when the worker has ended with an error, and with it the session.
-    let _ = to_worker.send(batch);
-    if are_few {
-        // The worker first, if it is to run on this CPU: somebody waits for what it sends, nobody for
-        // the next read.
-        std::thread::yield_now();
-    }
-}
-
 /// Takes events in hand and passes them to the worker, oldest first.
-fn take_and_hand_over(
-    session: &Session,
-    mut batch: Vec<Delivered>,
-    to_worker: &Sender<Vec<Delivered>>,
-) {
+fn take_and_hand_over(session: &Session, mut batch: Vec<Delivered>, intake: &Intake<'_>) {
     take_in_hand(session, &mut batch);
     batch.sort_unstable_by_key(|delivered| delivered.key);
-    hand_over(batch, to_worker);
+    intake.pass_on(batch);
 }
 
 /// What was delivered to this instance before and not decided. In the first session of a process
@@ -207,7 +188,7 @@ fn read_own_pending(
     session: &Session,
     connection: &mut Connection,
     action: Action,
-    to_worker: &Sender<Vec<Delivered>>,
+    intake: &Intake<'_>,
 ) -> Result<(), Error> {
     let stream = session.keys.stream(action);
     if session.first {
@@ -215,7 +196,7 @@ fn read_own_pending(
         return takeover::claim_all(session, connection, stream, LENDING_GROUP, own, |claimed| {
             session.beat("lending-reader");
             let batch = claimed.into_iter().map(|one| delivered(action, one)).collect();
-            take_and_hand_over(session, batch, to_worker);
+            take_and_hand_over(session, batch, intake);
             !session.is_stopping()
         });
     }
@@ -243,7 +224,7 @@ fn read_own_pending(
             .map(|entry| Delivered::read(action, entry, false))
             .chain(suspects)
             .collect();
-        take_and_hand_over(session, batch, to_worker);
+        take_and_hand_over(session, batch, intake);
     }
     Ok(())
 }

@@ -1,23 +1,20 @@
 //! LendingService's worker: decides events, in the order of their ids as far as it can.
 //!
-//! One thread with one connection, and several calls under way on it: while Redis works on one
-//! chunk, the reply to the last is read and the next is packed, so that neither waits for the
-//! other. Replies come in the order of the calls; what a reply asks for (books to be fetched, and
-//! with them a second try) goes out behind the calls that are under way. An event alone is served at
-//! once, a backlog in large chunks.
+//! One connection, and several calls under way on it: while Redis works on one chunk, the reply to the
+//! last is read and the next is packed, so that neither waits for the other. Replies come in the order
+//! of the calls; what a reply asks for (books to be fetched, and with them a second try) goes out behind
+//! the calls that are under way. An event alone is served at once, a backlog in large chunks.
 //!
 //! Where shelving is asked for books, the call that decides by its answer goes out in one write with
 //! the one that asks. The script finds the answer in Redis; we read it for what comes later.
 //!
-//! The worker ends when the reader and the keeper have let go of its channel and everything under
-//! way is answered, or at once when the session breaks.
+//! Which thread it works in is told in [`super::worker_thread`].
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::lending::LOG;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, select};
 use log::{debug, error, warn};
 use redis::{Cmd, Connection, Value};
 
@@ -54,9 +51,6 @@ const DEPTH: usize = 2;
 /// books. Where most books are lent or in automated storage, that would be a call for nothing;
 /// where they are on their shelves, deciding first would be.
 const WORTH_ASKING: usize = 4;
-
-/// How often an idle worker looks up, to show that it is alive.
-const IDLE: Duration = Duration::from_secs(1);
 
 /// A call whose reply has not been read yet.
 enum Call {
@@ -129,24 +123,10 @@ impl Asking {
     }
 }
 
-/// What the worker hears of, and whom it lets know.
-pub struct Channels {
-    /// Events.
-    pub from_readers: Receiver<Vec<Delivered>>,
-    /// Books have been put on their shelves.
-    pub shelved: Receiver<()>,
-    /// Another instance has rung.
-    pub rung: Receiver<()>,
-    /// The worker waits for what others may decide.
-    pub to_listener: Sender<()>,
-}
-
 /// The worker.
 pub struct Worker<'a> {
     session: &'a Session,
     connection: Connection,
-    channels: Channels,
-    open: bool,
     fresh: VecDeque<Delivered>,
     suspects: Suspects,
     room: WaitingRoom,
@@ -163,12 +143,10 @@ pub struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     /// A worker about to begin.
-    pub fn new(session: &'a Session, connection: Connection, channels: Channels) -> Self {
+    pub fn new(session: &'a Session, connection: Connection) -> Self {
         Self {
             session,
             connection,
-            channels,
-            open: true,
             fresh: VecDeque::new(),
             suspects: Suspects::default(),
             room: WaitingRoom::default(),
@@ -181,93 +159,56 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Works until there is nothing more to come.
+    /// Takes events that are to be decided.
+    pub fn take(&mut self, batch: Vec<Delivered>) {
+        self.fresh.extend(batch);
+    }
+
+    /// Whether it has enough to do for now.
+    pub fn has_a_batch(&self) -> bool {
+        self.fresh.len() >= self.session.options.batch
+    }
+
+    /// Books have been put on their shelves.
+    pub fn shelved(&mut self) {
+        self.room.shelved();
+    }
+
+    /// Another instance has rung.
+    pub fn rung(&mut self) {
+        self.room.rung();
+    }
+
+    /// When what waits is tried again in any case, if anything waits.
+    pub fn next_round(&self) -> Option<Instant> {
+        self.room.next_round()
+    }
+
+    /// Whether nothing is under way, nor to be sent.
+    pub fn has_finished(&self) -> bool {
+        self.under_way.is_empty() && self.fresh.is_empty()
+    }
+
+    /// Sends what can be sent, and works on one reply. Tells whether there is more to do at once.
     ///
     /// # Errors
     /// What Redis or the link said; the session is then over.
-    pub fn run(mut self) -> Result<(), Error> {
-        while !self.session.is_broken() {
-            self.session.beat("lending-worker");
-            self.gather();
-            self.room.tick(Instant::now());
-            if self.under_way.is_empty() {
-                if !self.open && self.fresh.is_empty() {
-                    // What waits stays pending; whoever serves it next finds it.
-                    break;
-                }
-                if self.suspects.take_turn() {
-                    self.try_suspects()?;
-                    continue;
-                }
-            }
-            while self.under_way.len() < DEPTH {
-                let mut faults = Vec::new();
-                let chunk = self.next_chunk(&mut faults);
-                // First, so that nothing in the call waits for what is decided already.
-                self.reject(faults)?;
-                let Some((chunk, again)) = chunk else { break };
-                self.decide(chunk, again, false)?;
-            }
-            self.answer_one()?;
+    pub fn turn(&mut self) -> Result<bool, Error> {
+        self.room.tick(Instant::now());
+        if self.under_way.is_empty() && self.suspects.take_turn() {
+            self.try_suspects()?;
+            return Ok(true);
         }
-        Ok(())
-    }
-
-    /// Takes what has come; waits for something only if there is nothing else to do.
-    fn gather(&mut self) {
-        while self.open && self.fresh.len() < self.session.options.batch {
-            match self.channels.from_readers.try_recv() {
-                Ok(batch) => self.fresh.extend(batch),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => self.open = false,
-            }
+        while self.under_way.len() < DEPTH {
+            let mut faults = Vec::new();
+            let chunk = self.next_chunk(&mut faults);
+            // First, so that nothing in the call waits for what is decided already.
+            self.reject(faults)?;
+            let Some((chunk, again)) = chunk else { break };
+            self.decide(chunk, again, false)?;
         }
-        if self.channels.shelved.try_recv().is_ok() {
-            self.room.shelved();
-        }
-        if self.channels.rung.try_recv().is_ok() {
-            self.room.rung();
-        }
-        if !self.room.is_empty() {
-            // One token is enough.
-            let _ = self.channels.to_listener.try_send(());
-        }
-        let idle = self.open
-            && self.fresh.is_empty()
-            && self.suspects.is_empty()
-            && self.under_way.is_empty()
-            && !self.room.has_due();
-        if !idle {
-            return;
-        }
-        if self.room.is_empty() {
-            // Whatever the others have to tell concerns nobody. One channel is quicker to wake up from
-            // than several: those take their locks once more.
-            match self.channels.from_readers.recv_timeout(IDLE) {
-                Ok(batch) => self.fresh.extend(batch),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.open = false,
-            }
-            return;
-        }
-        let now = Instant::now();
-        let patience = self.room.next_round().map_or(IDLE, |at| IDLE.min(at - now));
-        select! {
-            recv(self.channels.from_readers) -> batch => match batch {
-                Ok(batch) => self.fresh.extend(batch),
-                Err(_) => self.open = false,
-            },
-            recv(self.channels.shelved) -> done => match done {
-                Ok(()) => self.room.shelved(),
-                // The shelving worker has ended: so will this one.
-                Err(_) => self.channels.shelved = crossbeam_channel::never(),
-            },
-            recv(self.channels.rung) -> ring => match ring {
-                Ok(()) => self.room.rung(),
-                Err(_) => self.channels.rung = crossbeam_channel::never(),
-            },
-            default(patience) => {}
-        }
+        self.answer_one()?;
+        Ok(!self.has_finished() || !self.suspects.is_empty() || self.room.has_due())
     }
 
     /// What is to be decided next: what is due in the waiting room (again), else what has come, oldest

@@ -17,17 +17,8 @@ fn is_listened_to(redis: &Redis) -> bool {
 }
 
 /// A request that another instance has got, and a younger return that waits for it.
-fn one_waits_for_another(redis: &Redis, n: u32) -> (String, String) {
-    let older = format!("{n}0-0");
-    // In one go: the daemon is not to get it.
-    let take = ["XREADGROUP", "GROUP", "lending_service", "other", "COUNT", "1", "STREAMS"];
-    let commands: [&[&str]; 4] = [
-        &["MULTI"],
-        &["XADD", REQUESTS, &older, "user_id", "user1", "book_ids", "geb"],
-        &[&take[..], &[REQUESTS, ">"]].concat(),
-        &["EXEC"],
-    ];
-    redis.pipeline(&commands.map(|words| words.iter().map(ToString::to_string).collect()));
+fn one_waits_for_another(other: &Other<'_>, redis: &Redis, n: u32) -> (String, String) {
+    let older = other.takes_at_once(&format!("{n}0-0"), "user1", "geb");
     let younger = redis.give_back_at(&format!("{n}1-0"), "user2", "momo");
     (older, younger)
 }
@@ -51,7 +42,7 @@ fn what_waits_for_another_instance_is_decided_when_that_one_rings() {
     let redis = Redis::new();
     let _daemon = Daemon::start(&redis, &["worker1"]);
     let other = Other::alive(&redis, "other");
-    let pairs: Vec<_> = (1..=5).map(|n| one_waits_for_another(&redis, n)).collect();
+    let pairs: Vec<_> = (1..=5).map(|n| one_waits_for_another(&other, &redis, n)).collect();
     // The more wait, the rarer the rounds in which all are tried again: 40 us for each.
     let crowd = (1..7_000).map(|n| {
         let id = format!("100-{n}");
@@ -100,7 +91,7 @@ fn a_daemon_that_may_not_listen_says_so_once_and_finds_what_waits_all_the_same()
             Daemon::start(&redis, &["--username", "clerk", "--password", "right", "worker1"]);
         let other = Other::alive(&redis, "other");
         for round in 1..=2 {
-            let (older, younger) = one_waits_for_another(&redis, (2 * n + round) as u32);
+            let (older, younger) = one_waits_for_another(&other, &redis, (2 * n + round) as u32);
             assert!(stays(A_WHILE, || { redis.outcomes_of("return", &younger).is_empty() }));
             other_is_done(&redis, &other, &older, &younger);
         }
@@ -117,7 +108,7 @@ fn a_daemon_whose_listening_connection_is_killed_listens_again() {
     let redis = Redis::new();
     let mut daemon = Daemon::start(&redis, &["worker1"]);
     let other = Other::alive(&redis, "other");
-    let (older, younger) = one_waits_for_another(&redis, 1);
+    let (older, younger) = one_waits_for_another(&other, &redis, 1);
     for _ in 0..3 {
         assert!(eventually(DEADLINE, || is_listened_to(&redis)));
         let killed: u64 = redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
@@ -138,7 +129,7 @@ fn what_waits_in_vain_is_tried_less_and_less_often() {
     let (proxy, tries) = Proxy::counting(&redis, "decide");
     let _daemon = proxy.spawn(&redis, &["worker1"]).ready();
     let other = Other::alive(&redis, "other");
-    let (older, younger) = one_waits_for_another(&redis, 1);
+    let (older, younger) = one_waits_for_another(&other, &redis, 1);
     let mut last = 0;
     let rarer = eventually(DEADLINE, || {
         let before = tries.load(Ordering::SeqCst);

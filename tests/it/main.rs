@@ -20,6 +20,7 @@ mod contract_returns;
 mod crash_points;
 mod gathering;
 mod harness;
+mod inline;
 mod library_req;
 mod lifecycle;
 mod logging;

@@ -222,6 +222,17 @@ impl<'a> Other<'a> {
         got[0].1[0].0.clone()
     }
 
+    /// A request that is in its hand as soon as it is there, and goes to nobody else; gives its id.
+    pub fn takes_at_once(&self, id: &str, user: &str, books: &str) -> String {
+        let key = self.redis.key(REQUESTS);
+        let group = group_of(REQUESTS);
+        self.at_once(&[
+            &["XADD", &key, id, "user_id", user, "book_ids", books],
+            &["XREADGROUP", "GROUP", group, self.name, "COUNT", "1", "STREAMS", &key, ">"],
+        ]);
+        id.to_owned()
+    }
+
     /// Acknowledges an event and leaves it in its stream, as the reference does.
     pub fn acknowledge(&self, stream: &str, id: &str) {
         let acknowledged: u32 =
