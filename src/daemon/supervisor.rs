@@ -27,8 +27,9 @@ use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;
 use crate::lending;
+use crate::lending::intake::Intake;
 use crate::lending::worker::Worker;
-use crate::lending::worker_thread::{self, Channels, Intake};
+use crate::lending::worker_thread::{self, Channels};
 use crate::session::Session;
 use crate::shelving;
 
@@ -502,7 +503,7 @@ impl Connections {
         events: &Sender<Event>,
         orders: Receiver<Order>,
     ) {
-        let (to_lending, lending_work) = bounded(BATCHES);
+        let (to_lending, lending_events) = bounded(BATCHES);
         let (to_shelving, shelving_work) = bounded(BATCHES);
         let (to_room, shelved) = bounded(1);
         let (to_listener, wanted) = bounded(1);
@@ -519,7 +520,7 @@ impl Connections {
                     })
                     .expect("the system can start a handful of threads");
             };
-        let lending_worker = Arc::new(Mutex::new(Worker::new(session, self.lending_worker)));
+        let worker = Arc::new(Mutex::new(Worker::new(session, self.lending_worker)));
         let keeper = Keeper {
             session,
             connection: self.keeper,
@@ -534,8 +535,8 @@ impl Connections {
         let (lending_reading, shelving_reading) = (reading(events), reading(events));
         start("keeper", Box::new(move || keeper.run()));
         start("lending-worker", {
-            let (worker, from_readers) = (Arc::clone(&lending_worker), lending_work);
-            let channels = Channels { from_readers, shelved, rung, to_listener };
+            let worker = Arc::clone(&worker);
+            let channels = Channels { events: lending_events, shelved, rung, to_listener };
             Box::new(move || worker_thread::run(session, &worker, channels))
         });
         start(
@@ -550,7 +551,7 @@ impl Connections {
                 shelving::worker::run(session, self.shelving_worker, &shelving_work, &to_room)
             }),
         );
-        let intake = Intake { session, worker: lending_worker, to_thread: to_lending };
+        let intake = Intake { in_hand: &session.in_hand, worker, to_thread: to_lending };
         start(
             "lending-reader",
             Box::new(move || {

@@ -2,7 +2,8 @@
 //!
 //! For four questions: may a stream be read on (memory does not grow with the backlog), is an
 //! event that is pending for us in somebody's hands (the reply to a read can get lost), is it in hand
-//! already (then it is not taken twice), and is it the only one (then it need not queue).
+//! already (then it is not taken twice), and are those just read all there is (then they need not
+//! queue).
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,14 +1,15 @@
 //! LendingService: the robotic arm with its small storage. It grants and denies requests and takes
 //! returns, and it owns the loans, the counts, the storage and the states of books.
 //!
-//! A reader thread takes events from both streams and passes them to the worker, which does
-//! everything else through one script: in a thread of its own, or in the reader's as long as nothing
-//! else is in hand ([`worker_thread`]). A listener thread hears when other instances have gone on. What
+//! A reader thread takes events from both streams and gives them to the worker, which does everything
+//! else through one script: in a thread of its own, or a few at a time in the reader's, as long as
+//! nothing else is in hand ([`intake`]). A listener thread hears when other instances have gone on. What
 //! the main storage has, the worker learns from [`crate::shelving::fetch`] alone.
 
 pub mod busy;
 pub mod decide;
 pub mod in_hand;
+pub mod intake;
 pub mod listener;
 pub mod reader;
 pub mod reject;
@@ -34,8 +35,8 @@ pub const MOST_BOOKS_IN_HAND: usize = 5;
 /// says little about one of hundreds of events.
 pub const SUSPICIOUS_DELIVERIES: u64 = 3;
 
-/// Of so few events at a time there is no backlog, and somebody waits for each of them: the reader works
-/// on them itself, and those who wait for their outcomes run first.
+/// So few events at a time are no backlog, and somebody waits for each of them: if nothing else is in
+/// hand they are decided where they were read, and those who wait for the outcomes run first.
 const FEW: usize = 16;
 
 /// An event on its way to the worker.

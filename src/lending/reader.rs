@@ -1,11 +1,11 @@
 //! LendingService's reader: a blocking XREADGROUP loop on requests and returns.
 //!
-//! It reads what is pending for this instance first, then what is new, and hands both over to the
-//! worker in the order of ids; new ones are worked on in its own thread if nothing else is in hand. Where one stream is read further than the other, because that one
-//! has more events, what is ahead is held back until the other is read as far: else returns would
-//! come to the worker before their requests, and wait there at the cost of many tries. As long as
-//! several events come at a time, it looks into both streams once more before it hands over what it was
-//! woken with.
+//! It reads what is pending for this instance first, then what is new, and gives both to [`Intake`] in
+//! the order of ids. Where one stream is read further than the other, because that one has more events,
+//! what is ahead is held back until the other is read as far: else returns would come to the worker
+//! before their requests, and wait there at the cost of many tries. As long as several events come at a
+//! time, it looks into both streams once more before it gives away what it was woken with.
+//!
 //! It ends when the session stops or breaks; being woken from its blocking read is the supervisor's
 //! business.
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 use redis::Connection;
 
 use super::in_hand::MOST_IN_HAND;
-use super::worker_thread::Intake;
+use super::intake::Intake;
 use super::{Delivered, SUSPICIOUS_DELIVERIES};
 use crate::daemon::takeover;
 use crate::error::Error;
@@ -82,7 +82,7 @@ pub fn run(
             if held_back.is_empty() {
                 session.in_hand.wait_while_full(Duration::from_millis(BLOCK_MS));
             }
-            intake.pass_on(held_back);
+            intake.queue(held_back);
             continue;
         }
         let block_ms = match (behind, actions.len()) {
@@ -103,10 +103,10 @@ pub fn run(
         let several = batch.len() >= SEVERAL;
         looks_left = if several && !is_backlog { LOOKS } else { looks_left.saturating_sub(1) };
         take_in_hand(session, &mut batch);
-        intake.work_on(merge.take_ready(batch))?;
+        intake.serve(merge.take_ready(batch))?;
     }
     // It was read, so it is finished.
-    intake.pass_on(merge.take_all());
+    intake.queue(merge.take_all());
     Ok(())
 }
 
@@ -175,11 +175,11 @@ fn take_in_hand(session: &Session, batch: &mut Vec<Delivered>) {
     session.in_hand.take(batch, |delivered| delivered.key);
 }
 
-/// Takes events in hand and passes them to the worker, oldest first.
-fn take_and_hand_over(session: &Session, mut batch: Vec<Delivered>, intake: &Intake<'_>) {
+/// Takes events in hand and queues them, oldest first.
+fn take_and_queue(session: &Session, mut batch: Vec<Delivered>, intake: &Intake<'_>) {
     take_in_hand(session, &mut batch);
     batch.sort_unstable_by_key(|delivered| delivered.key);
-    intake.pass_on(batch);
+    intake.queue(batch);
 }
 
 /// What was delivered to this instance before and not decided. In the first session of a process
@@ -196,7 +196,7 @@ fn read_own_pending(
         return takeover::claim_all(session, connection, stream, LENDING_GROUP, own, |claimed| {
             session.beat("lending-reader");
             let batch = claimed.into_iter().map(|one| delivered(action, one)).collect();
-            take_and_hand_over(session, batch, intake);
+            take_and_queue(session, batch, intake);
             !session.is_stopping()
         });
     }
@@ -224,7 +224,7 @@ fn read_own_pending(
             .map(|entry| Delivered::read(action, entry, false))
             .chain(suspects)
             .collect();
-        take_and_hand_over(session, batch, intake);
+        take_and_queue(session, batch, intake);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@
 //! Where shelving is asked for books, the call that decides by its answer goes out in one write with
 //! the one that asks. The script finds the answer in Redis; we read it for what comes later.
 //!
-//! Which thread it works in is told in [`super::worker_thread`].
+//! It works in a thread of its own, [`super::worker_thread`], or in the reader's, [`super::intake`].
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -139,6 +139,7 @@ pub struct Worker<'a> {
     fetches: u64,
     ask_first: bool,
     log: OutcomeLog,
+    has_failed: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -156,6 +157,7 @@ impl<'a> Worker<'a> {
             fetches: 0,
             ask_first: true,
             log: OutcomeLog::new(session.options.log_outcomes),
+            has_failed: false,
         }
     }
 
@@ -179,21 +181,37 @@ impl<'a> Worker<'a> {
         self.room.rung();
     }
 
-    /// When what waits is tried again in any case, if anything waits.
+    /// Whether something waits for what others decide.
+    pub fn has_waiting(&self) -> bool {
+        !self.room.is_empty()
+    }
+
+    /// When something that waits is tried again at the latest.
     pub fn next_round(&self) -> Option<Instant> {
         self.room.next_round()
     }
 
-    /// Whether nothing is under way, nor to be sent.
+    /// Whether nothing that has come is left or under way, or nothing can be done about it any more.
+    /// What waits, and suspects, do not count.
     pub fn has_finished(&self) -> bool {
-        self.under_way.is_empty() && self.fresh.is_empty()
+        self.has_failed || (self.under_way.is_empty() && self.fresh.is_empty())
     }
 
     /// Sends what can be sent, and works on one reply. Tells whether there is more to do at once.
     ///
     /// # Errors
-    /// What Redis or the link said; the session is then over.
+    /// What Redis or the link said; the session is then over, and no other turn does anything: a
+    /// connection that has failed is not used again by the thread that has not heard of it yet.
     pub fn turn(&mut self) -> Result<bool, Error> {
+        if self.has_failed {
+            return Ok(false);
+        }
+        let result = self.do_turn();
+        self.has_failed = result.is_err();
+        result
+    }
+
+    fn do_turn(&mut self) -> Result<bool, Error> {
         self.room.tick(Instant::now());
         if self.under_way.is_empty() && self.suspects.take_turn() {
             self.try_suspects()?;

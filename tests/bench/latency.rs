@@ -62,7 +62,7 @@ fn alone(redis: &Redis, link: Link, samples: usize) -> (Vec<f64>, Vec<f64>) {
     both
 }
 
-/// The same with the floor, for what it takes without any decision and without a second thread.
+/// The same with the floor, for what it takes without any decision.
 fn floor_alone(redis: &Redis, samples: usize) -> (Vec<f64>, Vec<f64>) {
     drain::stock(redis, Scenario::NewBook, 0);
     let mut wire = Wire::connect(redis, Link::Tcp);

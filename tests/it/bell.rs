@@ -18,7 +18,8 @@ fn is_listened_to(redis: &Redis) -> bool {
 
 /// A request that another instance has got, and a younger return that waits for it.
 fn one_waits_for_another(other: &Other<'_>, redis: &Redis, n: u32) -> (String, String) {
-    let older = other.takes_at_once(&format!("{n}0-0"), "user1", "geb");
+    let older = format!("{n}0-0");
+    other.takes_new(&older, "user1", "geb");
     let younger = redis.give_back_at(&format!("{n}1-0"), "user2", "momo");
     (older, younger)
 }
@@ -28,8 +29,7 @@ fn other_is_done(redis: &Redis, other: &Other<'_>, older: &str, younger: &str) -
     assert!(redis.outcomes_of("return", younger).is_empty(), "it did not wait");
     let decided = redis.length(OUTCOMES);
     let start = Instant::now();
-    other.acknowledge(REQUESTS, older);
-    redis.cmd(&["XDEL", REQUESTS, older]);
+    other.finishes(older);
     redis.cmd(&["PUBLISH", BELL, "other"]);
     assert!(eventually(DEADLINE, || redis.length(OUTCOMES) > decided));
     let took = start.elapsed();

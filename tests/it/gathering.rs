@@ -23,8 +23,9 @@ fn counted(state: &Ledger, kind: &'static str) -> (Redis, Proxy, Daemon, Arc<Ato
 /// other stream, and those were read last.
 #[test]
 fn requests_and_returns_of_one_transaction_are_decided_in_one_call() {
-    let mut sizes = vec![(8, 2), (8, 2), (4, 4), (9, 1), (3, 7), (1, 9), (5, 5)];
-    sizes.extend([(1, 1); 4]);
+    // Of one and one more often than a read looks twice after a large one.
+    let sizes =
+        [(8, 2), (8, 2), (4, 4), (9, 1), (3, 7), (1, 9), (5, 5), (1, 1), (1, 1), (1, 1), (1, 1)];
     let returns: usize = sizes.iter().map(|(_, returns)| returns).sum();
     let mut state = Ledger::new();
     for n in 0..returns {

@@ -1,4 +1,4 @@
-//! Integration tests: the real binaries on a private redis-server each.
+//! Integration tests: the real binaries (in `inline` a part of one) on a private redis-server each.
 //!
 //! One crate, because it links once. A test's name is a sentence of the contract; what fails
 //! prints the logs of the server and of every daemon, and what Redis held.

@@ -222,15 +222,19 @@ impl<'a> Other<'a> {
         got[0].1[0].0.clone()
     }
 
-    /// A request that is in its hand as soon as it is there, and goes to nobody else; gives its id.
-    pub fn takes_at_once(&self, id: &str, user: &str, books: &str) -> String {
-        let key = self.redis.key(REQUESTS);
-        let group = group_of(REQUESTS);
+    /// Adds a request and has it in hand at once: it goes to nobody else.
+    pub fn takes_new(&self, id: &str, user: &str, books: &str) {
+        let (key, group) = (self.redis.key(REQUESTS), group_of(REQUESTS));
         self.at_once(&[
             &["XADD", &key, id, "user_id", user, "book_ids", books],
             &["XREADGROUP", "GROUP", group, self.name, "COUNT", "1", "STREAMS", &key, ">"],
         ]);
-        id.to_owned()
+    }
+
+    /// Is done with a request in hand, and deletes it.
+    pub fn finishes(&self, id: &str) {
+        self.acknowledge(REQUESTS, id);
+        self.redis.cmd(&["XDEL", &self.redis.key(REQUESTS), id]);
     }
 
     /// Acknowledges an event and leaves it in its stream, as the reference does.

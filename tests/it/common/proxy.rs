@@ -2,8 +2,8 @@
 //!
 //! It understands just enough of the protocol to tell where a command or a reply ends, and which
 //! script a command calls. Commands are counted by their kind, over all connections of the daemon:
-//! the threads of a daemon race with each other, but each kind is one thread's, so that "the third
-//! decide" is the same in every run.
+//! the threads of a daemon race with each other, but each kind goes over one connection, so that "the
+//! third decide" is the same in every run.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs;
