@@ -20,6 +20,7 @@ STATIC = $(CARGO_TARGET_DIR)/static
 PREFIX ?= /usr/local
 DESTDIR ?=
 BINDIR = $(PREFIX)/bin
+LIBEXECDIR = $(PREFIX)/libexec/library-lending
 UNITDIR = $(PREFIX)/lib/systemd/system
 MANDIR = $(PREFIX)/share/man
 BASHDIR = $(PREFIX)/share/bash-completion/completions
@@ -33,6 +34,7 @@ COMPLETIONS := $(wildcard src/completions/*)
 INSTALLED = \
 	$(foreach b,$(BINARIES),$(STATIC)/$b:$(BINDIR)/$b:755) \
 	$(foreach u,$(wildcard systemd/*.service systemd/*.timer),$u:$(UNITDIR)/$(notdir $u):644) \
+	$(foreach s,$(wildcard systemd/*.sh),$s:$(LIBEXECDIR)/$(notdir $s):755) \
 	$(foreach m,$(MANUALS),$m:$(MANDIR)/man$(subst .,,$(suffix $m))/$(notdir $m):644) \
 	$(foreach c,$(filter %.bash,$(COMPLETIONS)),$c:$(BASHDIR)/$(basename $(notdir $c)):644) \
 	$(foreach c,$(filter %.zsh,$(COMPLETIONS)),$c:$(ZSHDIR)/_$(basename $(notdir $c)):644) \
@@ -69,11 +71,11 @@ static: cargo ## the release: small static binaries in target/static
 	@exec sh tests/make/static.sh '$(STATIC)' $(BINARIES)
 
 install: ## put what make static built, units, manuals and completions under PREFIX (/usr/local); DESTDIR is heeded
-	@BINDIR='$(BINDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
+	@BINDIR='$(BINDIR)' LIBEXECDIR='$(LIBEXECDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
 		exec sh tests/make/install.sh install $(INSTALLED)
 
 uninstall: ## remove what make install put there
-	@BINDIR='$(BINDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
+	@BINDIR='$(BINDIR)' LIBEXECDIR='$(LIBEXECDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
 		exec sh tests/make/install.sh uninstall $(INSTALLED)
 
 bench: redis-server cargo ## measure lending against the same writes without decisions; QUICK=1 in less than a minute

@@ -565,6 +565,13 @@ fn uninstall_removes_what_install_laid_down() {
     let unit = fs::read_to_string(units.join("libraryd@.service")).unwrap();
     assert!(unit.contains("ExecStart=/opt/library/bin/libraryd "), "{unit}");
     assert!(!unit.contains("/usr/local"), "{unit}");
+    let nightly = fs::read_to_string(units.join("library-returns.service")).unwrap();
+    let script = "/opt/library/libexec/library-lending/library-returns.sh";
+    assert!(nightly.contains(&format!("ExecStartPre=+{script} collect")), "{nightly}");
+    assert!(nightly.contains(&format!("ExecStart={script} hand-in /opt/library/bin/library-req")));
+    assert!(!nightly.contains("/usr/local"), "{nightly}");
+    let mode = fs::metadata(destination.join(&script[1..])).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
     let settings = destination.join("etc/default/libraryd");
     assert!(settings.exists());
     let uninstalled = output(&mut tree.make(&["uninstall", &destdir, "PREFIX=/opt/library"]));

@@ -1,5 +1,5 @@
 # install.sh install|uninstall SOURCE:DESTINATION:MODE...: what `make install` and `make uninstall`
-# do. BINDIR, DESTDIR and SETTINGS come from the Makefile.
+# do. BINDIR, LIBEXECDIR, DESTDIR and SETTINGS come from the Makefile.
 #
 # Nothing is compiled: what `make static` made is copied, so that installing as root needs no
 # toolchain and leaves nothing of root's in the source tree.
@@ -13,7 +13,7 @@ fail() {
     exit 1
 }
 
-# The unit names the binary's path, and systemd wants it absolute.
+# The units name the paths of programs, and systemd wants them absolute.
 case $BINDIR in
 *[!A-Za-z0-9/._+-]*) fail "PREFIX must be a plain path, and $BINDIR is not" ;;
 /*) ;;
@@ -42,7 +42,9 @@ for file; do
         put "$source" "$destination" "$mode"
         case $source in
         *.service)
-            sed "s|/usr/local/bin/|$BINDIR/|g" "$source" >"$destination" || exit 1
+            sed -e "s|/usr/local/bin/|$BINDIR/|g" \
+                -e "s|/usr/local/libexec/library-lending/|$LIBEXECDIR/|g" \
+                "$source" >"$destination" || exit 1
             ;;
         esac
         ;;

@@ -1,0 +1,161 @@
+//! The nightly batch of returns, with a library-req that notes what it is told and ends as it is told
+//! to, and with days that pass at will.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// Notes its file's content and the batch's name; with the statuses that it has when lines were looked at,
+/// it leaves results.
+const LIBRARY_REQ: &str = r#"#!/bin/sh
+for file; do :; done
+echo "$6: $(cat "$file")" >>"$NOTED"
+status=$(cat "$STATUS")
+case $status in
+[0123]) echo results >"$8" ;;
+*x) status=${status%x} ;;
+esac
+exit "$status"
+"#;
+
+/// A machine on which returns are collected.
+struct Machine(TempDir);
+
+impl Machine {
+    fn new() -> Self {
+        let machine = Self(TempDir::new().unwrap());
+        for directory in ["state", "spool", "bin"] {
+            fs::create_dir(machine.path(directory)).unwrap();
+        }
+        machine.executable("library-req", LIBRARY_REQ);
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn executable(&self, name: &str, text: &str) {
+        let path = self.path("bin").join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn script(&self, day: &str, arguments: &[&str]) -> Output {
+        self.executable("date", &format!("#!/bin/sh\necho {day}\n"));
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/library-returns.sh"))
+            .args(arguments)
+            .env("PATH", path)
+            .env("STATE_DIRECTORY", self.path("state"))
+            .env("RETURNS", self.path("spool/returns"))
+            .env("BATCH_OPTIONS", "--partial --timeout 600")
+            .env("NOTED", self.path("noted"))
+            .env("STATUS", self.path("status"))
+            .output()
+            .unwrap()
+    }
+
+    /// A start of the unit on a day; library-req ends with `status`, behind which an `x` stands if it has
+    /// not come to look at lines. Gives the unit's own status and what library-req was given.
+    fn night(&self, day: &str, status: &str) -> (i32, String) {
+        self.put("status", status);
+        let _ = fs::remove_file(self.path("noted"));
+        let collected = self.script(day, &["collect"]);
+        assert!(collected.status.success(), "{}", String::from_utf8_lossy(&collected.stderr));
+        let done = self.script(day, &["hand-in", "library-req"]);
+        let noted = fs::read_to_string(self.path("noted")).unwrap_or_default();
+        (done.status.code().unwrap(), noted)
+    }
+
+    fn state(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("state")).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Redis was out of reach until after midnight: the file of the day before was never looked at again,
+/// and the unit ended well.
+#[test]
+fn returns_that_could_not_be_handed_in_are_on_another_day_oldest_first() {
+    let machine = Machine::new();
+    machine.put("spool/returns", "return a 1\n");
+    assert_eq!(machine.night("2026-11-26", "4"), (4, "returns-2026-11-26: return a 1\n".into()));
+    assert_eq!(machine.night("2026-11-26", "3"), (3, "returns-2026-11-26: return a 1\n".into()));
+    machine.put("spool/returns", "return b 2\n");
+    // What came later on that day is for the next; and behind what is not done yet.
+    assert_eq!(machine.night("2026-11-26", "4").1, "returns-2026-11-26: return a 1\n");
+    assert_eq!(machine.night("2026-11-27", "4").1, "returns-2026-11-26: return a 1\n");
+    let both = "returns-2026-11-26: return a 1\nreturns-2026-11-27: return b 2\n";
+    assert_eq!(machine.night("2026-11-27", "1"), (1, both.into()));
+    assert_eq!(machine.night("2026-11-28", "0"), (0, String::new()));
+}
+
+/// Lines that were no returns are no better on the next day; but if nothing was sent, all is still to do.
+#[test]
+fn bad_lines_are_told_once_and_a_bad_option_loses_nothing() {
+    let machine = Machine::new();
+    machine.put("spool/returns", "return a 1\n");
+    assert_eq!(machine.night("2026-11-26", "2x").0, 2);
+    assert_eq!(machine.state(), ["returns-2026-11-26"]);
+    assert_eq!(machine.night("2026-11-27", "2").0, 2);
+    let all = ["returns-2026-11-26", "returns-2026-11-26.csv", "returns-2026-11-26.done"];
+    assert_eq!(machine.state(), all);
+    assert_eq!(machine.night("2026-11-28", "0"), (0, String::new()));
+}
+
+#[test]
+fn what_was_interrupted_while_it_was_collected_is_collected_later_and_whole() {
+    const RETURN: &str = "return a 1\n";
+    for (left, noted) in [
+        // In the spool still, here in part if it was copied.
+        (&[("spool/returns.taken", RETURN)][..], RETURN),
+        (&[("spool/returns.taken", RETURN), ("state/incoming", "ret")], RETURN),
+        (&[("state/incoming", RETURN)], RETURN),
+        // A new file is for another day.
+        (&[("spool/returns.taken", RETURN), ("spool/returns", "return b 2\n")], RETURN),
+        (&[("state/incoming", RETURN), ("spool/returns", "return b 2\n")], RETURN),
+    ] {
+        let machine = Machine::new();
+        left.iter().for_each(|(name, text)| machine.put(name, text));
+        assert_eq!(
+            machine.night("2026-11-27", "0"),
+            (0, format!("returns-2026-11-27: {noted}")),
+            "{left:?}"
+        );
+        let has_new = left.iter().any(|(name, _)| *name == "spool/returns");
+        assert_eq!(machine.path("spool/returns").exists(), has_new);
+        let next = machine.night("2026-11-28", "0").1;
+        assert_eq!(next.is_empty(), !has_new, "{left:?}: {next}");
+    }
+}
+
+/// The step is done as root, and others may write to the spool.
+#[test]
+fn only_a_file_of_its_own_is_taken() {
+    let machine = Machine::new();
+    machine.put("secret", "secret");
+    let mode = || fs::metadata(machine.path("secret")).unwrap().permissions().mode() & 0o777;
+    let before = mode();
+    let link: [fn(PathBuf, PathBuf) -> std::io::Result<()>; 2] =
+        [|from, to| symlink(from, to), |from, to| fs::hard_link(from, to)];
+    for link in link {
+        link(machine.path("secret"), machine.path("spool/returns")).unwrap();
+        let collected = machine.script("2026-11-26", &["collect"]);
+        assert_eq!(collected.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&collected.stderr);
+        assert!(said.contains("spool/returns was no file of its own"), "{said}");
+        assert_eq!((mode(), machine.state()), (before, vec!["incoming".to_owned()]));
+        fs::remove_file(machine.path("state/incoming")).unwrap();
+    }
+}
