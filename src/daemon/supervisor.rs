@@ -44,6 +44,10 @@ const EXIT_CREDENTIALS: u8 = 77;
 /// A state or a Redis that must not be worked on.
 const EXIT_UNFIT: u8 = 78;
 
+/// Signals so close behind the first are the same wish: who stops a process and its whole group, as
+/// `timeout` does, sends two.
+const ONE_WISH: Duration = Duration::from_millis(100);
+
 /// Pauses between tries to get a session: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
@@ -139,7 +143,8 @@ fn watch_signals() -> std::io::Result<Receiver<i32>> {
             // The supervisor lives as long as the process.
             let _ = sender.send(signal);
         }
-        if signals.next().is_some() {
+        let asked = Instant::now();
+        if signals.any(|_| asked.elapsed() > ONE_WISH) {
             eprintln!("libraryd: stopped at once by a second signal");
             std::process::exit(EXIT_AT_ONCE);
         }

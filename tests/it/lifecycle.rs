@@ -189,7 +189,10 @@ fn a_second_signal_ends_it_at_once() {
     let (redis, mut daemon) = library(&Ledger::new());
     // With a Redis that does not answer nothing in flight can be finished.
     redis.signal(Signal::STOP);
+    // At once is not twice: `timeout` signals the process and its group.
     daemon.signal(Signal::TERM);
+    daemon.signal(Signal::HUP);
+    daemon.signal(Signal::INT);
     assert!(stays(Duration::from_millis(200), || daemon.is_running()), "{}", daemon.log());
     let start = Instant::now();
     daemon.signal(Signal::TERM);

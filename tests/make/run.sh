@@ -139,6 +139,8 @@ trap stop EXIT
 case $address in
 '') start_redis ;;
 *://* | /*) ;;
+*/*) address=$(pwd)/$address ;;
+*:*) fail "$address is no address: for a host and a port it is redis://$address" ;;
 *) address=$(pwd)/$address ;;
 esac
 write_env || exit 1
