@@ -1,6 +1,9 @@
 //! The nightly batch of returns, with a library-req that notes what it is told and ends as it is told
 //! to, and with days that pass at will.
 
+// Helpers are no `#[test]` functions, where clippy allows it by itself.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

@@ -556,7 +556,7 @@ impl Connections {
                 shelving::worker::run(session, self.shelving_worker, &shelving_work, &to_room)
             }),
         );
-        let intake = Intake { in_hand: &session.in_hand, worker, to_thread: to_lending };
+        let intake = Intake::new(&session.in_hand, worker, to_lending);
         start(
             "lending-reader",
             Box::new(move || {

@@ -4,9 +4,12 @@
 //! To wake a second thread takes a good part of the time in which an event that comes alone is decided,
 //! and somebody waits for that one. So the reader sees to a few events itself if nothing else is in hand.
 //! Whatever comes meanwhile or in numbers goes through the channel, and the reader reads on; what has to
-//! wait is left in the worker's waiting room, and its thread is woken.
+//! wait is left in the worker's waiting room, and its thread is woken. The same where Redis is slow or
+//! far away: to wake a thread is nothing there, and what comes meanwhile had better be asked for.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -15,17 +18,34 @@ use super::worker::Worker;
 use super::{Delivered, FEW};
 use crate::error::Error;
 
+/// How long this thread goes on with the worker's work: many times what it takes beside Redis.
+const QUICK: Duration = Duration::from_millis(1);
+
+/// So many times after it took longer the worker's thread is woken.
+const NOT_HERE: u32 = 16;
+
 /// The reader's way to the worker.
 pub struct Intake<'a> {
     /// The events that this instance works on.
-    pub in_hand: &'a InHand,
+    in_hand: &'a InHand,
     /// The worker, shared with its thread.
-    pub worker: Arc<Mutex<Worker<'a>>>,
+    worker: Arc<Mutex<Worker<'a>>>,
     /// The channel of that thread.
-    pub to_thread: Sender<Vec<Delivered>>,
+    to_thread: Sender<Vec<Delivered>>,
+    /// How many times the thread is woken before events are decided here again.
+    not_here: Cell<u32>,
 }
 
-impl Intake<'_> {
+impl<'a> Intake<'a> {
+    /// The way to a worker, and to its thread.
+    pub fn new(
+        in_hand: &'a InHand,
+        worker: Arc<Mutex<Worker<'a>>>,
+        to_thread: Sender<Vec<Delivered>>,
+    ) -> Self {
+        Self { in_hand, worker, to_thread, not_here: Cell::new(0) }
+    }
+
     /// Passes events on to the worker's thread.
     pub fn queue(&self, batch: Vec<Delivered>) {
         if !batch.is_empty() {
@@ -33,7 +53,8 @@ impl Intake<'_> {
         }
     }
 
-    /// Has events decided in this thread, if they are few and nothing else is in hand; else queues them.
+    /// Has events decided in this thread, if they are few, nothing else is in hand and Redis is quick;
+    /// else queues them.
     ///
     /// # Errors
     /// What Redis or the link said; the session is then over.
@@ -41,19 +62,33 @@ impl Intake<'_> {
         // What is in the channel, under way or waiting is in hand as well: nothing is overtaken.
         let is_alone = batch.len() <= FEW && batch.len() == self.in_hand.count();
         // Even so the worker's thread may have the lock for a moment, when it looks up.
-        let Some(Ok(mut worker)) = is_alone.then(|| self.worker.try_lock()) else {
+        let Some(Ok(mut worker)) = (is_alone && self.is_here()).then(|| self.worker.try_lock())
+        else {
             self.queue(batch);
             return Ok(());
         };
         worker.take(batch);
-        while worker.turn()? && !worker.has_waiting() {}
-        let wake = worker.has_waiting();
+        let start = Instant::now();
+        let mut is_left = true;
+        while is_left && !worker.has_waiting() && start.elapsed() < QUICK {
+            is_left = worker.turn()?;
+        }
+        let wake = is_left || worker.has_waiting();
         // The channel may be full, and who empties it needs the lock.
         drop(worker);
         if wake {
             self.send(Vec::new());
         }
+        if start.elapsed() >= QUICK {
+            self.not_here.set(NOT_HERE);
+        }
         Ok(())
+    }
+
+    fn is_here(&self) -> bool {
+        let left = self.not_here.get();
+        self.not_here.set(left.saturating_sub(1));
+        left == 0
     }
 
     fn send(&self, batch: Vec<Delivered>) {
