@@ -473,6 +473,42 @@ fn a_redis_that_is_gone_for_good_says_that_the_event_is_queued() {
     assert!(ended.err.contains(&format!("queued as request {id}")), "{ended:?}");
 }
 
+/// A Redis that takes every command and answers none: whether it has done it, nobody knows.
+fn a_redis_that_hangs_up(socket: &std::path::Path) {
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let _ = std::io::Read::read(&mut client.unwrap(), &mut [0; 1 << 16]);
+        }
+    });
+}
+
+/// Sent again without a name it would be a second event, which finds the books lent to its own user.
+#[test]
+fn whether_an_event_may_be_sent_again_after_a_lost_reply_depends_on_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("redis.sock");
+    a_redis_that_hangs_up(&socket);
+    let socket = socket.to_str().unwrap();
+    let request = ["-a", socket, "request", "u", "geb", "--timeout", "0.2"];
+    for (id, advice) in [
+        (
+            &[][..],
+            "before sending it again, look with library-req loans u or library-req history \
+             --user u (with --id from the first time on it can be run again safely)\n",
+        ),
+        (
+            &["--id", "mine"],
+            "the same command may be run again, under its --id it is queued once\n",
+        ),
+    ] {
+        let ended = Ended::of(bare(&[&request, id].concat()).output().unwrap());
+        assert_eq!((ended.status, &*ended.out), (Some(4), ""), "{ended:?}");
+        let unknown = format!("; it is not known whether it was queued: {advice}");
+        assert!(ended.err.ends_with(&unknown), "{ended:?}");
+    }
+}
+
 #[test]
 fn no_redis_a_wrong_password_and_a_missing_permission_say_what_to_do() {
     let dir = tempfile::tempdir().unwrap();

@@ -44,10 +44,7 @@ impl fmt::Display for Sent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => write!(f, "nothing was sent"),
-            Self::Unknown => write!(
-                f,
-                "it is not known whether it was queued: send it again with --id to be safe"
-            ),
+            Self::Unknown => write!(f, "it is not known whether it was queued"),
             Self::Queued(event) => write!(f, "it is queued as {} {}", event.action, event.id),
         }
     }

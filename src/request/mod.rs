@@ -71,7 +71,7 @@ pub fn main() -> ExitCode {
 fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
     let deadline = Instant::now() + order.timeout;
     // From here on Ctrl-C says what is known to be sent.
-    let interrupt = Interrupt::listen(format!("interrupted; {}", Sent::Unknown));
+    let interrupt = Interrupt::listen(format!("interrupted; {}", told(order, Sent::Unknown)));
     let (connection, event) = submit(run, order, deadline)?;
     if let Some(interrupt) = &interrupt {
         interrupt.set(format!(
@@ -124,6 +124,23 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
     }
 }
 
+/// What is known about the event when Redis fails, and what to do about it. Without a name, sending
+/// again what was queued makes a second event of it.
+fn told(order: &Send, sent: Sent) -> String {
+    let user = &order.draft.user;
+    let advice = match (sent, &order.id) {
+        (Sent::Unknown, Some(_)) => {
+            ": the same command may be run again, under its --id it is queued once".to_owned()
+        }
+        (Sent::Unknown, None) => format!(
+            ": before sending it again, look with library-req loans {user} or library-req history \
+             --user {user} (with --id from the first time on it can be run again safely)"
+        ),
+        _ => String::new(),
+    };
+    format!("{sent}{advice}")
+}
+
 /// Adds the event. Under a name (`--id`) it is safe to try again after a lost reply, and so it is
 /// tried until the deadline.
 fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, EventKey), Failure> {
@@ -168,7 +185,7 @@ fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, Eve
         // cannot be reached at all, a person wants to know that now.
         let again = name.is_some() && sent == Sent::Unknown;
         if !again || error.remedy() != Remedy::Retry || Instant::now() >= deadline {
-            return Err(Failure::redis(&error, &run.target, &sent));
+            return Err(Failure::redis(&error, &run.target, &told(order, sent)));
         }
         thread::sleep(answer::PAUSE);
     }
