@@ -1556,6 +1556,61 @@ fn a_full_disk_for_the_bad_lines_sends_nothing() {
     assert!(entries(&mut db, REQUESTS).is_empty());
 }
 
+/// Only the first fault was told, and the file stayed a riddle.
+#[test]
+fn all_faults_are_told_where_the_bad_lines_cannot_be_kept() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let faults = "library-req: line 1: begins with \"lend\", not with request or return\n\
+                  library-req: line 3: the books are missing\n";
+    let input = b"lend x y\nrequest u geb\nreturn u\n";
+    let batch = ["batch", "--no-wait", "--rejected"];
+    for (place, why) in [
+        ("/nonexistent/rejected", "No such file or directory (os error 2)"),
+        ("/dev/full", "No space left on device (os error 28)"),
+    ] {
+        let unkept =
+            format!("library-req: cannot write {place}: {why}; the bad lines are not kept");
+        server.run_with_input(&[&batch[..], &[place]].concat(), input).is(
+            2,
+            "",
+            &format!(
+                "{faults}{unkept}\nlibrary-req: 2 bad lines, 1 good: nothing was sent (--partial \
+                 sends the good ones)\n"
+            ),
+        );
+        server.run_with_input(&[&batch[..], &[place, "--partial"]].concat(), input).is(
+            74,
+            "",
+            &format!("{faults}{unkept}; nothing was sent\n"),
+        );
+    }
+    assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
+#[test]
+fn a_batch_that_is_no_regular_file_has_no_file_of_bad_lines_beside_it() {
+    let server = Server::start();
+    let fifo = server.dir.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let bad = "lend x y\n";
+    let write = |fifo: PathBuf| thread::spawn(move || std::fs::write(fifo, bad).unwrap());
+    let writer = write(fifo.clone());
+    let from_fifo = server.run(&["batch", fifo.to_str().unwrap()]);
+    writer.join().unwrap();
+    assert!(!server.dir.path().join("fifo.rejected").exists());
+    let from_shell = server.run_with_input(&["batch", "/dev/fd/0"], bad.as_bytes());
+    let told = "library-req: line 1: begins with \"lend\", not with request or return\n\
+                library-req: 1 bad line, 0 good: nothing was sent (--partial sends the good ones)\n";
+    from_fifo.is(2, "", told);
+    from_shell.is(2, "", told);
+    // Where it is named, it is written.
+    let rejected = server.dir.path().join("rejected");
+    let args = ["batch", "/dev/fd/0", "--rejected", rejected.to_str().unwrap()];
+    server.run_with_input(&args, bad.as_bytes());
+    assert_eq!(std::fs::read_to_string(rejected).unwrap(), bad);
+}
+
 #[test]
 fn a_batch_that_would_write_over_its_own_input_or_results_is_refused() {
     let server = Server::start();

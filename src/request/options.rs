@@ -234,7 +234,7 @@ pub struct Batch {
     pub partial: bool,
     /// Where the results go; `None` is stdout.
     pub results: Option<PathBuf>,
-    /// Where bad lines go.
+    /// Where bad lines go, if not beside the file.
     pub rejected: Option<PathBuf>,
     /// The batch's name, if it is not to be made from its content.
     pub id: Option<SubmissionId>,
@@ -426,11 +426,6 @@ impl Typed {
     fn batch(&self, file: Option<&OsStr>) -> Result<Batch, Usage> {
         let path = |name| self.value(name).map(PathBuf::from);
         let file = file.filter(|file| *file != "-").map(PathBuf::from);
-        let beside = file.as_ref().map(|file| {
-            let mut name = file.clone().into_os_string();
-            name.push(".rejected");
-            PathBuf::from(name)
-        });
         if self.has("no-wait") && self.has("results") {
             return Err(Usage("--no-wait and --results exclude each other".into()));
         }
@@ -440,7 +435,7 @@ impl Typed {
             wait: !self.has("no-wait"),
             partial: self.has("partial"),
             results: path("results"),
-            rejected: path("rejected").or(beside),
+            rejected: path("rejected"),
             id: self.id("batch-id", SubmissionId::from_bytes)?,
         })
     }
@@ -654,7 +649,6 @@ mod tests {
         for (args, option) in [
             (&["request", "u", "b"][..], "timeout"),
             (&["batch", "FILE"], "timeout"),
-            (&["batch", "FILE"], "rejected"),
             (&["history"], "last"),
         ] {
             let about = OPTIONS.iter().find(|it| it.name == option).unwrap().about;
