@@ -341,6 +341,38 @@ fn with_no_instance_running_it_says_so_at_once_and_waits_on() {
     }
 }
 
+/// Typed as shown, a hint asked the library without branches on the default Redis.
+#[test]
+fn what_is_to_be_typed_next_names_the_same_library() {
+    let server = Server::start();
+    let address = server.address();
+    let library = ["-a", &address, "--db", "2", "--branch", "it's north"];
+    let run = |args: &[&str]| Ended::of(bare(&[args, &library].concat()).output().unwrap());
+    let ended = run(&["request", "u", "geb", "--timeout", "1"]);
+    let (running, unanswered) = ended.err.split_once('\n').unwrap();
+    let nobody = format!("library-req: no libraryd is running on {address}, branch it's north: ");
+    assert!(running.starts_with(&nobody), "{ended:?}");
+    let typed = format!("-a {address} --db 2 --branch 'it'\\''s north'");
+    let (_, hint) = unanswered.split_once('(').unwrap();
+    let (hint, _) = hint.split_once(" tells what became of it)").unwrap();
+    assert!(hint.starts_with(&format!("library-req outcome {typed} request:")), "{ended:?}");
+    let binaries = PathBuf::from(env!("CARGO_BIN_EXE_library-req"));
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", hint]).env("PATH", binaries.parent().unwrap());
+    let asked = Ended::of(shell.output().unwrap());
+    assert!(asked.err.contains("is still queued"), "{asked:?}");
+
+    let mut db = server.connect();
+    redis::cmd("SELECT").arg(2).exec(&mut db).unwrap();
+    let _: () = db.set("{it's north}:user:u:count", 1).unwrap();
+    let check = format!("library-admin check {typed}");
+    let ended = run(&["loans", "u"]);
+    assert!(ended.err.ends_with(&format!("or {check} tells why\n")), "{ended:?}");
+    let _: () = db.hset("{it's north}:shelving_service_state", "lost", "20-0").unwrap();
+    let ended = run(&["where", "lost"]);
+    assert!(ended.out.ends_with(&format!("missing ({check})\n")), "{ended:?}");
+}
+
 #[test]
 fn ids_grow_across_both_streams_whatever_they_hold_already() {
     let server = Server::start();
@@ -490,20 +522,32 @@ fn whether_an_event_may_be_sent_again_after_a_lost_reply_depends_on_its_id() {
     let socket = dir.path().join("redis.sock");
     a_redis_that_hangs_up(&socket);
     let socket = socket.to_str().unwrap();
-    let request = ["-a", socket, "request", "u", "geb", "--timeout", "0.2"];
-    for (id, advice) in [
+    let request = ["-a", socket, "request", "--timeout", "0.2"];
+    for (user, id, advice) in [
         (
+            "u",
             &[][..],
-            "before sending it again, look with library-req loans u or library-req history \
-             --user u (with --id from the first time on it can be run again safely)\n",
+            "before sending it again, look with library-req loans -a SOCKET u or library-req \
+             history -a SOCKET --user u (with --id from the first time on it can be run again \
+             safely)\n",
         ),
         (
+            "-d m",
+            &[],
+            "before sending it again, look with library-req loans -a SOCKET -- '-d m' or \
+             library-req history -a SOCKET --user '-d m' (with --id from the first time on it can \
+             be run again safely)\n",
+        ),
+        (
+            "u",
             &["--id", "mine"],
             "the same command may be run again, under its --id it is queued once\n",
         ),
     ] {
-        let ended = Ended::of(bare(&[&request, id].concat()).output().unwrap());
+        let args = [&request, id, &["--", user, "geb"]].concat();
+        let ended = Ended::of(bare(&args).output().unwrap());
         assert_eq!((ended.status, &*ended.out), (Some(4), ""), "{ended:?}");
+        let advice = advice.replace("SOCKET", socket);
         let unknown = format!("; it is not known whether it was queued: {advice}");
         assert!(ended.err.ends_with(&unknown), "{ended:?}");
     }

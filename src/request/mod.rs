@@ -71,12 +71,12 @@ pub fn main() -> ExitCode {
 fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
     let deadline = Instant::now() + order.timeout;
     // From here on Ctrl-C says what is known to be sent.
-    let interrupt = Interrupt::listen(format!("interrupted; {}", told(order, Sent::Unknown)));
+    let interrupt = Interrupt::listen(format!("interrupted; {}", told(run, order, Sent::Unknown)));
     let (connection, event) = submit(run, order, deadline)?;
+    let ask = run.command("library-req outcome", &[&event.to_string()]);
     if let Some(interrupt) = &interrupt {
         interrupt.set(format!(
-            "interrupted; {} {} stays queued and will be processed: library-req outcome {event} \
-             tells what became of it",
+            "interrupted; {} {} stays queued and will be processed: {ask} tells what became of it",
             event.action, event.id
         ));
     }
@@ -98,10 +98,15 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
             return;
         }
         match note {
-            Note::NobodyRuns => say(&format!(
-                "no libraryd is running on {}: {queued} and waits for one",
-                run.target
-            )),
+            Note::NobodyRuns => {
+                // Those of another branch may be running there.
+                let branch = run.branch.as_deref().map(|name| format!(", branch {name}"));
+                say(&format!(
+                    "no libraryd is running on {}{}: {queued} and waits for one",
+                    run.target,
+                    branch.unwrap_or_default()
+                ));
+            }
             Note::Lost(error) => {
                 say(&format!("lost Redis at {}, trying again: {error}", run.target));
             }
@@ -114,8 +119,8 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
         }
         Ok(None) => Err(Failure {
             message: format!(
-                "no outcome within {} s: {queued} and will be processed (library-req outcome \
-                 {event} tells what became of it)",
+                "no outcome within {} s: {queued} and will be processed ({ask} tells what became \
+                 of it)",
                 order.timeout.as_secs_f64()
             ),
             status: UNANSWERED,
@@ -126,16 +131,21 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
 
 /// What is known about the event when Redis fails, and what to do about it. Without a name, sending
 /// again what was queued makes a second event of it.
-fn told(order: &Send, sent: Sent) -> String {
-    let user = &order.draft.user;
+fn told(run: &Run, order: &Send, sent: Sent) -> String {
+    let user = &*order.draft.user;
     let advice = match (sent, &order.id) {
         (Sent::Unknown, Some(_)) => {
             ": the same command may be run again, under its --id it is queued once".to_owned()
         }
-        (Sent::Unknown, None) => format!(
-            ": before sending it again, look with library-req loans {user} or library-req history \
-             --user {user} (with --id from the first time on it can be run again safely)"
-        ),
+        (Sent::Unknown, None) => {
+            let loans: &[&str] = if user.starts_with('-') { &["--", user] } else { &[user] };
+            format!(
+                ": before sending it again, look with {} or {} (with --id from the first time on \
+                 it can be run again safely)",
+                run.command("library-req loans", loans),
+                run.command("library-req history", &["--user", user])
+            )
+        }
         _ => String::new(),
     };
     format!("{sent}{advice}")
@@ -185,7 +195,7 @@ fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, Eve
         // cannot be reached at all, a person wants to know that now.
         let again = name.is_some() && sent == Sent::Unknown;
         if !again || error.remedy() != Remedy::Retry || Instant::now() >= deadline {
-            return Err(Failure::redis(&error, &run.target, &told(order, sent)));
+            return Err(Failure::redis(&error, &run.target, &told(run, order, sent)));
         }
         thread::sleep(answer::PAUSE);
     }

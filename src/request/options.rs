@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::show::Form;
 use super::submit::{Draft, push_quoted};
-use crate::cli::{Arg, Args, Usage, nearest};
+use crate::cli::{Arg, Args, Usage, nearest, shell_word};
 use crate::clock::{Since, since};
 use crate::connect::{ConnectArgs, Target};
 use crate::event::{Action, EventKey, MAX_BOOKS, MAX_KEEP_MS};
@@ -169,10 +169,23 @@ pub struct Run {
     pub target: Target,
     /// Under which names.
     pub keys: Keys,
+    /// Which branch that is.
+    pub branch: Option<String>,
+    /// The options that say all this, to be typed again.
+    pub typed: String,
     /// How to answer.
     pub form: Form,
     /// What.
     pub job: Job,
+}
+
+impl Run {
+    /// Another command, `library-req loans` for example, with these words after it, as it is typed
+    /// to ask the same library.
+    pub fn command(&self, command: &str, words: &[&str]) -> String {
+        let words = words.iter().map(|word| format!(" {}", shell_word(word)));
+        format!("{command}{}{}", self.typed, words.collect::<String>())
+    }
 }
 
 /// The subcommands, with what was said to them.
@@ -377,9 +390,15 @@ impl Typed {
             (false, false) => Form::Words,
         };
         let job = self.job(command.name)?;
-        let keys = Keys::new(self.connect.branch());
-        let target = self.connect.resolve(env)?;
-        Ok(Task::Run(Box::new(Run { target, keys, form, job })))
+        let branch = self.connect.branch();
+        Ok(Task::Run(Box::new(Run {
+            target: self.connect.resolve(env)?,
+            keys: Keys::new(branch),
+            branch: branch.map(str::to_owned),
+            typed: self.connect.typed(),
+            form,
+            job,
+        })))
     }
 
     fn job(&self, command: &str) -> Result<Job, Usage> {

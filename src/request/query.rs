@@ -430,8 +430,9 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     if books.len() as u64 != count {
         // An event may have been decided between our reading of one and the other.
         say(&format!(
-            "the count of {} is {count}: it changes right now, or library-admin check tells why",
-            user.as_str()
+            "the count of {} is {count}: it changes right now, or {} tells why",
+            user.as_str(),
+            run.command("library-admin check", &[])
         ));
     }
     print(&line)?;
@@ -480,9 +481,7 @@ impl Place {
             Self::Storage => ("automated_storage", "in automated storage"),
             Self::Reserved => ("reserved", "reserved by a request that is being worked on"),
             Self::OnItsWay => ("on_its_way", "on its way to its shelf"),
-            Self::Unknown => {
-                ("unknown", "out of main storage, on its way or missing (library-admin check)")
-            }
+            Self::Unknown => ("unknown", "out of main storage, on its way or missing"),
             Self::Shelf => ("shelf", "on its shelf"),
         }
     }
@@ -510,6 +509,9 @@ pub fn whereabouts(run: &Run, book: &BookId, show_user: bool) -> Result<u8, Fail
     } else {
         push_escaped(&mut line, book.as_str());
         let _ = write!(line, ": {words}");
+        if place == Place::Unknown {
+            push_escaped(&mut line, &format!(" ({})", run.command("library-admin check", &[])));
+        }
         if let Some(user) = holder {
             line.push_str(" to ");
             push_escaped(&mut line, user);
