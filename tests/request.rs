@@ -1655,6 +1655,48 @@ fn a_batch_that_is_no_regular_file_has_no_file_of_bad_lines_beside_it() {
     assert_eq!(std::fs::read_to_string(rejected).unwrap(), bad);
 }
 
+/// It was taken for that of the night's run, which had none.
+#[test]
+fn a_run_without_bad_lines_removes_those_of_an_earlier_run_and_nothing_else() {
+    let server = Server::start();
+    let file = server.dir.path().join("events");
+    let rejected = server.dir.path().join("events.rejected");
+    let named = server.dir.path().join("named");
+    let removed = |path: &PathBuf| {
+        format!("library-req: no bad lines: removed {}, those of an earlier run\n", path.display())
+    };
+    let run = |lines: &str, more: &[&str]| {
+        std::fs::write(&file, lines).unwrap();
+        server.run(&[&["batch", file.to_str().unwrap(), "--no-wait"], more].concat())
+    };
+    let (good, bad) = ("request u geb\n", "lend x y\n");
+    let name = ["--rejected", named.to_str().unwrap()];
+    for (place, more) in [(&rejected, &[][..]), (&named, &name)] {
+        run(bad, more);
+        assert_eq!(std::fs::read_to_string(place).unwrap(), bad);
+        let ended = run(good, more);
+        assert!(!place.exists());
+        assert!(ended.err.starts_with(&removed(place)), "{ended:?}");
+        assert!(!run(good, more).err.contains("removed"));
+    }
+    run(bad, &[]);
+    run(good, &["-q"]).is(0, "", "");
+    assert!(!rejected.exists());
+    // Those of a run that sends the good lines are its own.
+    run(&[bad, good].concat(), &["--partial"]);
+    assert_eq!(std::fs::read_to_string(&rejected).unwrap(), bad);
+    // No run of ours makes such.
+    std::fs::remove_file(&rejected).unwrap();
+    std::fs::write(&rejected, "open to others").unwrap();
+    run(good, &["-q"]).is(0, "", "");
+    assert!(rejected.exists());
+    std::fs::remove_file(&rejected).unwrap();
+    run(bad, &name);
+    std::os::unix::fs::symlink(&named, &rejected).unwrap();
+    run(good, &["-q"]).is(0, "", "");
+    assert!(rejected.is_symlink() && named.exists());
+}
+
 #[test]
 fn a_batch_that_would_write_over_its_own_input_or_results_is_refused() {
     let server = Server::start();

@@ -22,7 +22,7 @@ use super::failure::{DONE, Failure, OUTPUT, UNANSWERED, USAGE};
 use super::interrupt::Interrupt;
 use super::lines::{Line, Lines, Words};
 use super::options::{Batch, REMEMBERED, Run};
-use super::private_file::{PrivateFile, place};
+use super::private_file::{PrivateFile, place, remove_left};
 use super::progress::{self, Progress};
 use super::results::{Fate, Format, Results};
 use super::show::{Form, counted, say, status};
@@ -54,6 +54,11 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
             counted(spool.bad, "bad line"),
             spool.events
         )));
+    }
+    if spool.bad == 0
+        && let Some(rejected) = &rejected
+    {
+        remove_earlier(rejected, run.form);
     }
     // Whatever can fail without Redis fails before anything is sent.
     let format = format(run, order);
@@ -119,6 +124,20 @@ fn beside(file: &Path) -> Option<PathBuf> {
     let mut name = file.to_owned().into_os_string();
     name.push(".rejected");
     Some(name.into())
+}
+
+/// Removes the bad lines of an earlier run: they would be taken for those of this one.
+fn remove_earlier(rejected: &Path, form: Form) {
+    let path = rejected.display();
+    match remove_left(rejected) {
+        Ok(true) if form != Form::Quiet => {
+            say(&format!("no bad lines: removed {path}, those of an earlier run"));
+        }
+        Ok(_) => {}
+        Err(error) => {
+            say(&format!("cannot remove {path}, the bad lines of an earlier run: {error}"));
+        }
+    }
 }
 
 fn format(run: &Run, order: &Batch) -> Format {
