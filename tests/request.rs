@@ -1365,8 +1365,14 @@ fn history_tells_the_latest_outcomes_and_how_far_back_it_reaches() {
         0,
         "1970-01-01T00:41:39.000Z request 2499-0: lent to a user: b2499\n\
          1970-01-01T00:41:40.000Z request 2500-0: lent to a user: b2500\n",
-        reach,
+        "",
     );
+    let ended = server.run(&["history"]);
+    assert_eq!((ended.out.lines().count(), &*ended.err), (20, ""), "{ended:?}");
+    let ended = server.run(&["history", "--last", "2500"]);
+    assert_eq!((ended.out.lines().count(), &*ended.err), (2_500, ""), "{ended:.300?}");
+    assert_eq!(server.run(&["history", "--last", "2501"]).err, reach);
+    assert_eq!(server.run(&["history", "--since", "1970-01-01", "--last", "2"]).err, reach);
     server.run(&["history", "--user", "rare"]).is(
         0,
         "1970-01-01T00:16:40.000Z request 1000-0: lent to rare: b1000\n\

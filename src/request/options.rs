@@ -123,7 +123,7 @@ pub const OPTIONS: [OptionSpec; 17] = [
     valued("user", "USER", "only what concerns this user"),
     valued("book", "BOOK", "only what concerns this book"),
     valued("since", "TIME", "only from then on: 90m, 7d, 2026-01-31[T12:00:00Z]"),
-    valued("last", "N", "only the last N [default: 20, with --since all]"),
+    valued("last", "N", "only the last N [default: 20; no limit with --since]"),
     flag("show-user", "tell who has or had a book"),
     flag("json", "print JSON, one object a line"),
     OptionSpec {
@@ -672,7 +672,7 @@ mod tests {
         ] {
             let about = OPTIONS.iter().find(|it| it.name == option).unwrap().about;
             let (_, default) = about.split_once("[default: ").unwrap();
-            let default = &default[..default.find([',', ']']).unwrap()];
+            let default = &default[..default.find([';', ']']).unwrap()];
             let parsed =
                 |more: &[&str]| match parse(Args::from_list([args, more].concat()), &|_| None) {
                     Ok(Task::Run(run)) => format!("{:?}", run.job),

@@ -201,6 +201,8 @@ pub fn history(
     let colours = show::colours();
     let mut out = BufWriter::new(io::stdout().lock());
     let mut written = Ok(());
+    // Whether it was the number that ended it, not how far back outcomes reach.
+    let mut enough = since.is_none();
     let mut write = |id, outcome| {
         let line = filter.line(run.form, id, outcome, colours);
         written = out.write_all(line.as_bytes());
@@ -214,6 +216,7 @@ pub fn history(
         Some(last) => {
             let mut found =
                 backward(run, &mut connection, from, last, filter).map_err(failed(run))?;
+            enough &= found.len() == last;
             while let Some((id, outcome)) = found.pop() {
                 if !write(id, outcome) {
                     break;
@@ -231,7 +234,7 @@ pub fn history(
     }
     match oldest {
         Some(oldest) => {
-            if oldest > from {
+            if oldest > from && !enough {
                 say(&format!("outcomes are kept from {} on", rfc3339(oldest.ms)));
             }
         }
