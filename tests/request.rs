@@ -745,6 +745,7 @@ fn a_batch_keeps_the_order_of_its_lines_across_both_streams_and_is_sent_once() {
     let ended = server.run_with_input(&["batch", "--no-wait", "--batch-id", "b"], b"return u b\n");
     assert_eq!(ended.status, Some(2), "{ended:?}");
     assert!(ended.err.contains("with other content"), "{ended:?}");
+    assert!(ended.err.ends_with("); nothing was sent\n"), "{ended:?}");
     assert_eq!(entries(&mut db, RETURNS).len(), 2 * PAIRS);
 }
 

@@ -559,14 +559,18 @@ impl Courier<'_> {
                 self.progress.sent(events as u64);
                 Ok(())
             }
-            Err(Refused::OtherContent(event)) => Err(Failure::usage(format!(
-                "batch {} was sent within a day with other content (see {} {}); the first {} \
-                 events are queued, nothing else was sent",
-                self.id,
-                event.action,
-                event.id,
-                self.queued()
-            ))),
+            Err(Refused::OtherContent(event)) => {
+                let sent = match self.queued() {
+                    0 => "nothing was sent".to_owned(),
+                    queued => {
+                        format!("the first {queued} events are queued, nothing else was sent")
+                    }
+                };
+                Err(Failure::usage(format!(
+                    "batch {} was sent within a day with other content (see {} {}); {sent}",
+                    self.id, event.action, event.id
+                )))
+            }
             Err(Refused::Error(error) | Refused::Lost(error)) => self.recover(error),
         }
     }
