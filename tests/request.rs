@@ -660,6 +660,38 @@ fn output_that_cannot_be_written_is_one() {
     assert_eq!(ended.status, Some(74), "{ended:?}");
 }
 
+/// It sounded as if nothing had been sent.
+#[test]
+fn an_answer_that_cannot_be_written_says_what_became_of_the_event() {
+    let server = Server::start();
+    let mut db = server.connect();
+    alive(&mut db, REQUESTS, "worker1");
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let fields = ["user_id", "u", "outcome", "accepted", "book_ids", "geb"];
+    let unwritten =
+        "library-req: could not write the answer: No space left on device (os error 28)";
+    for form in ["--timeout=30", "--json", "--no-wait"] {
+        let _: () = db.del(REQUESTS).unwrap();
+        alive(&mut db, REQUESTS, "worker1");
+        let mut command = server.command(&["request", "u", "geb", form]);
+        let child = command.stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
+        let id = wait_for_entry(&mut db, REQUESTS);
+        answer(&mut db, &format!("request:{id}"), &fields);
+        let ask = format!("library-req outcome request:{id} tells");
+        let fate = match form {
+            "--no-wait" => format!("it is queued as request {id} ({ask} what became of it)"),
+            _ => format!("request {id} ended as accepted ({ask} it again)"),
+        };
+        let told = format!("{unwritten}; {fate}\n");
+        Ended::of(child.wait_with_output().unwrap()).is(74, "", &told);
+    }
+    // Who reads no more wants no more.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = server.command(&["request", "u", "geb", "--no-wait"]);
+    Ended::of(command.stdout(writer).output().unwrap()).is(0, "", "");
+}
+
 /// Answers every event in the streams once: odd books are lent to somebody else.
 fn answer_all(db: &mut Connection) {
     for (stream, action) in [(REQUESTS, "request"), (RETURNS, "return")] {

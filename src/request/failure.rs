@@ -56,6 +56,11 @@ impl Failure {
         Self { message: message.into(), status: USAGE }
     }
 
+    /// The same failure, with what became of the event.
+    pub fn with_fate(self, fate: &str) -> Self {
+        Self { message: format!("{}; {fate}", self.message), ..self }
+    }
+
     /// Redis failed: what it said, what is known to be sent, what to do.
     pub fn redis(error: &Error, target: &Target, sent: &dyn fmt::Display) -> Self {
         let hint = match error {

@@ -80,18 +80,13 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
             event.action, event.id
         ));
     }
+    let queued = Sent::Queued(event);
     if !order.wait {
-        match run.form {
-            Form::Words => print("OK\n")?,
-            Form::Json => print(&format!(
-                "{{\"event_id\":\"{}\",\"action\":\"{}\",\"outcome\":\"queued\"}}\n",
-                event.id, event.action
-            ))?,
-            Form::Quiet => true,
-        };
+        confirm(event, run.form).map_err(|failure| {
+            failure.with_fate(&format!("{queued} ({ask} tells what became of it)"))
+        })?;
         return Ok(DONE);
     }
-    let queued = Sent::Queued(event);
     let waiter = Waiter { target: &run.target, keys: &run.keys, event, deadline };
     let answer = waiter.wait(connection, &mut |note| {
         if run.form == Form::Quiet {
@@ -114,7 +109,13 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
     });
     match answer {
         Ok(Some(outcome)) => {
-            print_outcome(&outcome, run.form)?;
+            print_outcome(&outcome, run.form).map_err(|failure| {
+                let verdict = outcome.verdict.as_str();
+                failure.with_fate(&format!(
+                    "{} {} ended as {verdict} ({ask} tells it again)",
+                    event.action, event.id
+                ))
+            })?;
             Ok(show::status(&outcome))
         }
         Ok(None) => Err(Failure {
@@ -127,6 +128,19 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
         }),
         Err(error) => Err(Failure::redis(&error, &run.target, &queued)),
     }
+}
+
+/// With `--no-wait`: that the event is queued.
+fn confirm(event: EventKey, form: Form) -> Result<(), Failure> {
+    match form {
+        Form::Words => print("OK\n")?,
+        Form::Json => print(&format!(
+            "{{\"event_id\":\"{}\",\"action\":\"{}\",\"outcome\":\"queued\"}}\n",
+            event.id, event.action
+        ))?,
+        Form::Quiet => true,
+    };
+    Ok(())
 }
 
 /// What is known about the event when Redis fails, and what to do about it. Without a name, sending
