@@ -13,7 +13,7 @@ use redis::{Cmd, Connection, FromRedisValue, Value};
 use super::answer::{self, PAUSE};
 use super::failure::{DONE, Failure, OUTPUT, REFUSED, UNANSWERED};
 use super::options::{Filter, Run};
-use super::show::{self, Form, To, print, print_outcome, say};
+use super::show::{self, Form, print, print_outcome, say};
 use crate::clock::{Since, rfc3339};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
@@ -176,7 +176,7 @@ impl Filter {
         line.push(' ');
         push_escaped(&mut line, &outcome.event_id);
         line.push_str(": ");
-        line.push_str(&show::words(&outcome, To::Others, colours));
+        line.push_str(&show::words(&outcome, colours));
         line + "\n"
     }
 }
