@@ -102,6 +102,15 @@ impl Arg {
     }
 }
 
+/// A word as it is typed in a shell.
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:@+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// The candidate that somebody who typed `word` most likely meant: the nearest by letters added,
 /// dropped, replaced, if a few of them are enough.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -145,6 +154,20 @@ mod tests {
         assert_eq!(nearest("frobnicate", commands), None);
         assert_eq!(nearest(&"x".repeat(100_000), commands), None);
         assert_eq!(distance(b"kitten", b"sitting"), 3);
+    }
+
+    #[test]
+    fn a_shell_reads_a_word_as_it_was_meant() {
+        for (word, typed) in [
+            ("redis://host:7602/2", "redis://host:7602/2"),
+            ("señor-x", "señor-x"),
+            ("", "''"),
+            ("Jorge Luis", "'Jorge Luis'"),
+            ("it's $me", r"'it'\''s $me'"),
+            ("~/a", "'~/a'"),
+        ] {
+            assert_eq!(shell_word(word), typed);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use redis::io::tcp::TcpSettings;
 use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
-use crate::cli::{Arg, Args, Usage};
+use crate::cli::{Arg, Args, Usage, shell_word};
 use crate::error::Error;
 
 /// Where Redis is expected when nobody says otherwise.
@@ -93,6 +93,26 @@ impl ConnectArgs {
         self.branch.as_deref()
     }
 
+    /// The options that were given, to be typed in another command for the same library: each with
+    /// a blank before it. A password is for nobody's screen: it has to be given again.
+    pub fn typed(&self) -> String {
+        let file = self.password_file.as_ref().map(|file| file.display().to_string());
+        let valued = [
+            ("-a", self.address.as_deref().and_then(without_password)),
+            ("--db", self.db.map(|db| db.to_string())),
+            ("--username", self.username.clone()),
+            ("--password-file", file),
+            ("--branch", self.branch.clone()),
+        ];
+        let mut typed = String::new();
+        for (name, value) in valued {
+            if let Some(value) = value {
+                typed += &format!(" {name} {}", shell_word(&value));
+            }
+        }
+        typed + if self.ssl { " --ssl" } else { "" }
+    }
+
     /// Completes the options from the environment: arguments come before it, it comes before
     /// defaults.
     ///
@@ -150,6 +170,26 @@ impl ConnectArgs {
         };
         Ok(Target { info, shown })
     }
+}
+
+/// An address as it was given, but for a password in it.
+fn without_password(address: &str) -> Option<String> {
+    if !address.contains("://") {
+        return Some(address.to_owned());
+    }
+    let mut url = redis::parse_redis_url(address)?;
+    let (asked, kept): (Vec<_>, Vec<_>) =
+        url.query_pairs().into_owned().partition(|(name, _)| name == "pass");
+    if url.password().is_none() && asked.is_empty() {
+        return Some(address.to_owned());
+    }
+    // It fails only for a URL that cannot have one.
+    let _ = url.set_password(None);
+    url.set_query(None);
+    if !kept.is_empty() {
+        url.query_pairs_mut().extend_pairs(kept);
+    }
+    Some(url.to_string())
 }
 
 /// A URL, or else the path of a Unix socket.
@@ -254,15 +294,41 @@ impl fmt::Display for Target {
 mod tests {
     use super::*;
 
-    fn resolve(args: &[&str], env: &[(&str, &str)]) -> Result<Target, Usage> {
+    fn taken(args: &[&str]) -> Result<ConnectArgs, Usage> {
         let mut args = Args::from_list(args.iter().copied());
         let mut connect = ConnectArgs::default();
         while let Some(arg) = args.next()? {
             assert!(connect.take(&arg, &mut args)?);
         }
-        connect.resolve(&|name| {
+        Ok(connect)
+    }
+
+    fn resolve(args: &[&str], env: &[(&str, &str)]) -> Result<Target, Usage> {
+        taken(args)?.resolve(&|name| {
             env.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value))
         })
+    }
+
+    #[test]
+    fn the_options_are_typed_again_as_they_were_but_for_passwords() {
+        for (args, typed) in [
+            (&[][..], ""),
+            (
+                &["--ssl", "--branch=north wing", "--db", "2", "-a", "redis://h:7602"],
+                " -a redis://h:7602 --db 2 --branch 'north wing' --ssl",
+            ),
+            (
+                &["--username", "clerk", "--password", "secret", "--address", "/run/r s"],
+                " -a '/run/r s' --username clerk",
+            ),
+            (&["--password-file", "/etc/pw"], " --password-file /etc/pw"),
+            (&["-a", "redis://clerk:secret@h/2"], " -a redis://clerk@h/2"),
+            (&["-a", "redis://:s%40cret@[::1]:7602"], " -a 'redis://[::1]:7602'"),
+            (&["-a", "unix:///run/r?pass=secret&db=2"], " -a 'unix:///run/r?db=2'"),
+            (&["-a", "unix:///run/r?p%61ss=secret"], " -a unix:///run/r"),
+        ] {
+            assert_eq!(taken(args).unwrap().typed(), typed, "{args:?}");
+        }
     }
 
     #[test]

@@ -381,7 +381,7 @@ fn the_demo_shows_what_it_claims_and_leaves_nothing_behind() {
     for line in [
         "lent to user1: alice-in-wonderland, geb (2 in hand)",
         "lent to user2: momo; geb: lent to someone else (1 in hand)",
-        "you have 1 of 5, this asks for 5 more: nothing was lent",
+        "user2 has 1 of 5, this asks for 5 more: nothing was lent",
         "taken back from user1: geb (1 in hand)",
         "nothing to take back from user1; geb: already back",
         "nothing to take back from user1; momo: lent to someone else",

@@ -341,6 +341,38 @@ fn with_no_instance_running_it_says_so_at_once_and_waits_on() {
     }
 }
 
+/// Typed as shown, a hint asked the library without branches on the default Redis.
+#[test]
+fn what_is_to_be_typed_next_names_the_same_library() {
+    let server = Server::start();
+    let address = server.address();
+    let library = ["-a", &address, "--db", "2", "--branch", "it's north"];
+    let run = |args: &[&str]| Ended::of(bare(&[args, &library].concat()).output().unwrap());
+    let ended = run(&["request", "u", "geb", "--timeout", "1"]);
+    let (running, unanswered) = ended.err.split_once('\n').unwrap();
+    let nobody = format!("library-req: no libraryd is running on {address}, branch it's north: ");
+    assert!(running.starts_with(&nobody), "{ended:?}");
+    let typed = format!("-a {address} --db 2 --branch 'it'\\''s north'");
+    let (_, hint) = unanswered.split_once('(').unwrap();
+    let (hint, _) = hint.split_once(" tells what became of it)").unwrap();
+    assert!(hint.starts_with(&format!("library-req outcome {typed} request:")), "{ended:?}");
+    let binaries = PathBuf::from(env!("CARGO_BIN_EXE_library-req"));
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", hint]).env("PATH", binaries.parent().unwrap());
+    let asked = Ended::of(shell.output().unwrap());
+    assert!(asked.err.contains("is still queued"), "{asked:?}");
+
+    let mut db = server.connect();
+    redis::cmd("SELECT").arg(2).exec(&mut db).unwrap();
+    let _: () = db.set("{it's north}:user:u:count", 1).unwrap();
+    let check = format!("library-admin check {typed}");
+    let ended = run(&["loans", "u"]);
+    assert!(ended.err.ends_with(&format!("or {check} tells why\n")), "{ended:?}");
+    let _: () = db.hset("{it's north}:shelving_service_state", "lost", "20-0").unwrap();
+    let ended = run(&["where", "lost"]);
+    assert!(ended.out.ends_with(&format!("missing ({check})\n")), "{ended:?}");
+}
+
 #[test]
 fn ids_grow_across_both_streams_whatever_they_hold_already() {
     let server = Server::start();
@@ -473,6 +505,54 @@ fn a_redis_that_is_gone_for_good_says_that_the_event_is_queued() {
     assert!(ended.err.contains(&format!("queued as request {id}")), "{ended:?}");
 }
 
+/// A Redis that takes every command and answers none: whether it has done it, nobody knows.
+fn a_redis_that_hangs_up(socket: &std::path::Path) {
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let _ = std::io::Read::read(&mut client.unwrap(), &mut [0; 1 << 16]);
+        }
+    });
+}
+
+/// Sent again without a name it would be a second event, which finds the books lent to its own user.
+#[test]
+fn whether_an_event_may_be_sent_again_after_a_lost_reply_depends_on_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("redis.sock");
+    a_redis_that_hangs_up(&socket);
+    let socket = socket.to_str().unwrap();
+    let request = ["-a", socket, "request", "--timeout", "0.2"];
+    for (user, id, advice) in [
+        (
+            "u",
+            &[][..],
+            "before sending it again, look with library-req loans -a SOCKET u or library-req \
+             history -a SOCKET --user u (with --id from the first time on it can be run again \
+             safely)\n",
+        ),
+        (
+            "-d m",
+            &[],
+            "before sending it again, look with library-req loans -a SOCKET -- '-d m' or \
+             library-req history -a SOCKET --user '-d m' (with --id from the first time on it can \
+             be run again safely)\n",
+        ),
+        (
+            "u",
+            &["--id", "mine"],
+            "the same command may be run again, under its --id it is queued once\n",
+        ),
+    ] {
+        let args = [&request, id, &["--", user, "geb"]].concat();
+        let ended = Ended::of(bare(&args).output().unwrap());
+        assert_eq!((ended.status, &*ended.out), (Some(4), ""), "{ended:?}");
+        let advice = advice.replace("SOCKET", socket);
+        let unknown = format!("; it is not known whether it was queued: {advice}");
+        assert!(ended.err.ends_with(&unknown), "{ended:?}");
+    }
+}
+
 #[test]
 fn no_redis_a_wrong_password_and_a_missing_permission_say_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
@@ -580,6 +660,38 @@ fn output_that_cannot_be_written_is_one() {
     assert_eq!(ended.status, Some(74), "{ended:?}");
 }
 
+/// It sounded as if nothing had been sent.
+#[test]
+fn an_answer_that_cannot_be_written_says_what_became_of_the_event() {
+    let server = Server::start();
+    let mut db = server.connect();
+    alive(&mut db, REQUESTS, "worker1");
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let fields = ["user_id", "u", "outcome", "accepted", "book_ids", "geb"];
+    let unwritten =
+        "library-req: could not write the answer: No space left on device (os error 28)";
+    for form in ["--timeout=30", "--json", "--no-wait"] {
+        let _: () = db.del(REQUESTS).unwrap();
+        alive(&mut db, REQUESTS, "worker1");
+        let mut command = server.command(&["request", "u", "geb", form]);
+        let child = command.stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
+        let id = wait_for_entry(&mut db, REQUESTS);
+        answer(&mut db, &format!("request:{id}"), &fields);
+        let ask = format!("library-req outcome request:{id} tells");
+        let fate = match form {
+            "--no-wait" => format!("it is queued as request {id} ({ask} what became of it)"),
+            _ => format!("request {id} ended as accepted ({ask} it again)"),
+        };
+        let told = format!("{unwritten}; {fate}\n");
+        Ended::of(child.wait_with_output().unwrap()).is(74, "", &told);
+    }
+    // Who reads no more wants no more.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = server.command(&["request", "u", "geb", "--no-wait"]);
+    Ended::of(command.stdout(writer).output().unwrap()).is(0, "", "");
+}
+
 /// Answers every event in the streams once: odd books are lent to somebody else.
 fn answer_all(db: &mut Connection) {
     for (stream, action) in [(REQUESTS, "request"), (RETURNS, "return")] {
@@ -665,6 +777,7 @@ fn a_batch_keeps_the_order_of_its_lines_across_both_streams_and_is_sent_once() {
     let ended = server.run_with_input(&["batch", "--no-wait", "--batch-id", "b"], b"return u b\n");
     assert_eq!(ended.status, Some(2), "{ended:?}");
     assert!(ended.err.contains("with other content"), "{ended:?}");
+    assert!(ended.err.ends_with("); nothing was sent\n"), "{ended:?}");
     assert_eq!(entries(&mut db, RETURNS).len(), 2 * PAIRS);
 }
 
@@ -1285,8 +1398,14 @@ fn history_tells_the_latest_outcomes_and_how_far_back_it_reaches() {
         0,
         "1970-01-01T00:41:39.000Z request 2499-0: lent to a user: b2499\n\
          1970-01-01T00:41:40.000Z request 2500-0: lent to a user: b2500\n",
-        reach,
+        "",
     );
+    let ended = server.run(&["history"]);
+    assert_eq!((ended.out.lines().count(), &*ended.err), (20, ""), "{ended:?}");
+    let ended = server.run(&["history", "--last", "2500"]);
+    assert_eq!((ended.out.lines().count(), &*ended.err), (2_500, ""), "{ended:.300?}");
+    assert_eq!(server.run(&["history", "--last", "2501"]).err, reach);
+    assert_eq!(server.run(&["history", "--since", "1970-01-01", "--last", "2"]).err, reach);
     server.run(&["history", "--user", "rare"]).is(
         0,
         "1970-01-01T00:16:40.000Z request 1000-0: lent to rare: b1000\n\
@@ -1518,6 +1637,103 @@ fn a_full_disk_for_the_bad_lines_sends_nothing() {
     assert!(ended.err.contains("cannot write /dev/full"), "{ended:?}");
     assert!(ended.err.contains("nothing was sent"), "{ended:?}");
     assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
+/// Only the first fault was told, and the file stayed a riddle.
+#[test]
+fn all_faults_are_told_where_the_bad_lines_cannot_be_kept() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let faults = "library-req: line 1: begins with \"lend\", not with request or return\n\
+                  library-req: line 3: the books are missing\n";
+    let input = b"lend x y\nrequest u geb\nreturn u\n";
+    let batch = ["batch", "--no-wait", "--rejected"];
+    for (place, why) in [
+        ("/nonexistent/rejected", "No such file or directory (os error 2)"),
+        ("/dev/full", "No space left on device (os error 28)"),
+    ] {
+        let unkept =
+            format!("library-req: cannot write {place}: {why}; the bad lines are not kept");
+        server.run_with_input(&[&batch[..], &[place]].concat(), input).is(
+            2,
+            "",
+            &format!(
+                "{faults}{unkept}\nlibrary-req: 2 bad lines, 1 good: nothing was sent (--partial \
+                 sends the good ones)\n"
+            ),
+        );
+        server.run_with_input(&[&batch[..], &[place, "--partial"]].concat(), input).is(
+            74,
+            "",
+            &format!("{faults}{unkept}; nothing was sent\n"),
+        );
+    }
+    assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
+#[test]
+fn a_batch_that_is_no_regular_file_has_no_file_of_bad_lines_beside_it() {
+    let server = Server::start();
+    let fifo = server.dir.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let bad = "lend x y\n";
+    let write = |fifo: PathBuf| thread::spawn(move || std::fs::write(fifo, bad).unwrap());
+    let writer = write(fifo.clone());
+    let from_fifo = server.run(&["batch", fifo.to_str().unwrap()]);
+    writer.join().unwrap();
+    assert!(!server.dir.path().join("fifo.rejected").exists());
+    let from_shell = server.run_with_input(&["batch", "/dev/fd/0"], bad.as_bytes());
+    let told = "library-req: line 1: begins with \"lend\", not with request or return\n\
+                library-req: 1 bad line, 0 good: nothing was sent (--partial sends the good ones)\n";
+    from_fifo.is(2, "", told);
+    from_shell.is(2, "", told);
+    // Where it is named, it is written.
+    let rejected = server.dir.path().join("rejected");
+    let args = ["batch", "/dev/fd/0", "--rejected", rejected.to_str().unwrap()];
+    server.run_with_input(&args, bad.as_bytes());
+    assert_eq!(std::fs::read_to_string(rejected).unwrap(), bad);
+}
+
+/// It was taken for that of the night's run, which had none.
+#[test]
+fn a_run_without_bad_lines_removes_those_of_an_earlier_run_and_nothing_else() {
+    let server = Server::start();
+    let file = server.dir.path().join("events");
+    let rejected = server.dir.path().join("events.rejected");
+    let named = server.dir.path().join("named");
+    let removed = |path: &PathBuf| {
+        format!("library-req: no bad lines: removed {}, those of an earlier run\n", path.display())
+    };
+    let run = |lines: &str, more: &[&str]| {
+        std::fs::write(&file, lines).unwrap();
+        server.run(&[&["batch", file.to_str().unwrap(), "--no-wait"], more].concat())
+    };
+    let (good, bad) = ("request u geb\n", "lend x y\n");
+    let name = ["--rejected", named.to_str().unwrap()];
+    for (place, more) in [(&rejected, &[][..]), (&named, &name)] {
+        run(bad, more);
+        assert_eq!(std::fs::read_to_string(place).unwrap(), bad);
+        let ended = run(good, more);
+        assert!(!place.exists());
+        assert!(ended.err.starts_with(&removed(place)), "{ended:?}");
+        assert!(!run(good, more).err.contains("removed"));
+    }
+    run(bad, &[]);
+    run(good, &["-q"]).is(0, "", "");
+    assert!(!rejected.exists());
+    // Those of a run that sends the good lines are its own.
+    run(&[bad, good].concat(), &["--partial"]);
+    assert_eq!(std::fs::read_to_string(&rejected).unwrap(), bad);
+    // No run of ours makes such.
+    std::fs::remove_file(&rejected).unwrap();
+    std::fs::write(&rejected, "open to others").unwrap();
+    run(good, &["-q"]).is(0, "", "");
+    assert!(rejected.exists());
+    std::fs::remove_file(&rejected).unwrap();
+    run(bad, &name);
+    std::os::unix::fs::symlink(&named, &rejected).unwrap();
+    run(good, &["-q"]).is(0, "", "");
+    assert!(rejected.is_symlink() && named.exists());
 }
 
 #[test]

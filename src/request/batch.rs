@@ -22,7 +22,7 @@ use super::failure::{DONE, Failure, OUTPUT, UNANSWERED, USAGE};
 use super::interrupt::Interrupt;
 use super::lines::{Line, Lines, Words};
 use super::options::{Batch, REMEMBERED, Run};
-use super::private_file::{PrivateFile, place};
+use super::private_file::{PrivateFile, place, remove_left};
 use super::progress::{self, Progress};
 use super::results::{Fate, Format, Results};
 use super::show::{Form, counted, say, status};
@@ -45,14 +45,20 @@ const SLICE: Duration = Duration::from_millis(500);
 
 /// Does what the command line asks for.
 pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
-    check_places(order)?;
-    let spool = check(order)?;
+    let rejected = order.rejected.clone().or_else(|| beside(order.file.as_deref()?));
+    check_places(order, rejected.as_deref())?;
+    let spool = check(order, rejected.as_deref())?;
     if spool.bad > 0 && !order.partial {
         return Err(Failure::usage(format!(
             "{}, {} good: nothing was sent (--partial sends the good ones)",
             counted(spool.bad, "bad line"),
             spool.events
         )));
+    }
+    if spool.bad == 0
+        && let Some(rejected) = &rejected
+    {
+        remove_earlier(rejected, run.form);
     }
     // Whatever can fail without Redis fails before anything is sent.
     let format = format(run, order);
@@ -111,6 +117,29 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
     })
 }
 
+/// Where the bad lines of a file go unless told otherwise. A pipe, and what the shell has opened
+/// for us, are like stdin: nobody looks for a file beside them.
+fn beside(file: &Path) -> Option<PathBuf> {
+    place(file)?;
+    let mut name = file.to_owned().into_os_string();
+    name.push(".rejected");
+    Some(name.into())
+}
+
+/// Removes the bad lines of an earlier run: they would be taken for those of this one.
+fn remove_earlier(rejected: &Path, form: Form) {
+    let path = rejected.display();
+    match remove_left(rejected) {
+        Ok(true) if form != Form::Quiet => {
+            say(&format!("no bad lines: removed {path}, those of an earlier run"));
+        }
+        Ok(_) => {}
+        Err(error) => {
+            say(&format!("cannot remove {path}, the bad lines of an earlier run: {error}"));
+        }
+    }
+}
+
 fn format(run: &Run, order: &Batch) -> Format {
     let json = order
         .results
@@ -126,7 +155,7 @@ fn unwritable(path: &Path, error: &io::Error, sent: &str) -> Failure {
 
 /// Reads and checks all lines. Bad ones are told on stderr, and their text goes to a file of its
 /// own, ready to be corrected and sent.
-fn check(order: &Batch) -> Result<Spool, Failure> {
+fn check(order: &Batch, rejected: Option<&Path>) -> Result<Spool, Failure> {
     let name = order.file.as_deref().map_or("stdin".into(), |path| path.display().to_string());
     let unreadable =
         |error: io::Error| Failure::usage(format!("cannot read {name}: {error}; nothing was sent"));
@@ -148,8 +177,7 @@ fn check(order: &Batch) -> Result<Spool, Failure> {
         status: OUTPUT,
     };
     let mut spool = Filling::new().map_err(unspooled)?;
-    let mut rejects =
-        Rejects { path: order.rejected.as_deref(), file: None, told: BufWriter::new(io::stderr()) };
+    let mut rejects = Rejects::to(rejected);
     let is_text = |text: &[u8], line: u64| match text.contains(&0) {
         true => Err(Failure::usage(format!(
             "{name} has a zero byte in line {line}: it is no text; nothing was sent"
@@ -165,12 +193,12 @@ fn check(order: &Batch) -> Result<Spool, Failure> {
             Ok(false) => {}
             Ok(true) => spool.event(number, &draft).map_err(unspooled)?,
             Err(fault) => {
-                rejects.add(&line, &fault)?;
+                rejects.add(&line, &fault);
                 while let Some(piece) = lines.more().map_err(unreadable)? {
                     is_text(piece, number)?;
-                    rejects.write(piece)?;
+                    rejects.write(piece);
                 }
-                rejects.write(b"\n")?;
+                rejects.write(b"\n");
                 spool.bad(number, &fault).map_err(unspooled)?;
             }
         }
@@ -180,52 +208,78 @@ fn check(order: &Batch) -> Result<Spool, Failure> {
             "{name} was written to while it was read: nothing was sent; run it again when it is whole"
         )));
     }
-    rejects.done()?;
+    match rejects.done() {
+        // With the good ones sent, they would have to be looked for in the file.
+        Err(unkept) if order.partial => {
+            return Err(Failure { message: format!("{unkept}; nothing was sent"), status: OUTPUT });
+        }
+        // Nothing is sent in any case, and what is wrong with the file is told already.
+        Err(unkept) => say(&unkept),
+        Ok(()) => {}
+    }
     spool.done().map_err(unspooled)
 }
 
 /// Where bad lines go.
 struct Rejects<'a> {
     path: Option<&'a Path>,
-    file: Option<BufWriter<PrivateFile>>,
+    /// Begun with the first of them. What is wrong with the others is told even if it cannot be
+    /// written.
+    file: io::Result<Option<BufWriter<PrivateFile>>>,
     /// stderr writes each line by itself; a file full of bad lines would take for ever.
     told: BufWriter<io::Stderr>,
 }
 
-impl Rejects<'_> {
-    /// Tells what is wrong with a line, and begins to keep its text.
-    fn add(&mut self, line: &Line<'_>, fault: &str) -> Result<(), Failure> {
-        let _ = writeln!(self.told, "library-req: line {}: {fault}", line.number);
-        self.write(line.text)
+impl<'a> Rejects<'a> {
+    fn to(path: Option<&'a Path>) -> Self {
+        Self { path, file: Ok(None), told: BufWriter::new(io::stderr()) }
     }
 
-    fn write(&mut self, text: &[u8]) -> Result<(), Failure> {
-        let Some(path) = self.path else {
-            return Ok(());
+    /// Tells what is wrong with a line, and begins to keep its text.
+    fn add(&mut self, line: &Line<'_>, fault: &str) {
+        let _ = writeln!(self.told, "library-req: line {}: {fault}", line.number);
+        self.write(line.text);
+    }
+
+    fn write(&mut self, text: &[u8]) {
+        let (Some(path), Ok(file)) = (self.path, &mut self.file) else {
+            return;
         };
-        let mut write = || match &mut self.file {
+        let write = || match file {
             Some(file) => file.write_all(text),
             none => none.insert(BufWriter::new(PrivateFile::create(path)?)).write_all(text),
         };
-        write().map_err(|error| unwritable(path, &error, "nothing was sent"))
+        if let Err(error) = write() {
+            self.file = Err(error);
+        }
     }
 
-    fn done(mut self) -> Result<(), Failure> {
+    /// All bad lines are there. If they cannot be kept, the answer says so.
+    fn done(mut self) -> Result<(), String> {
         let _ = self.told.flush();
-        if let (Some(file), Some(path)) = (self.file, self.path) {
-            let file = file.into_inner().map_err(io::IntoInnerError::into_error);
-            file.and_then(PrivateFile::done)
-                .map_err(|error| unwritable(path, &error, "nothing was sent"))?;
-            say(&format!("the bad lines are in {}", path.display()));
+        let Some(path) = self.path else {
+            return Ok(());
+        };
+        let whole = |file: BufWriter<PrivateFile>| {
+            file.into_inner().map_err(io::IntoInnerError::into_error)?.done()
+        };
+        let kept = self.file.and_then(|file| file.map(whole).transpose());
+        let path = path.display();
+        match kept {
+            Ok(Some(())) => say(&format!("the bad lines are in {path}")),
+            Ok(None) => {}
+            Err(error) => {
+                return Err(format!("cannot write {path}: {error}; the bad lines are not kept"));
+            }
         }
         Ok(())
     }
 }
 
 /// Refuses to write over what is read, or to write two things to one place.
-fn check_places(order: &Batch) -> Result<(), Failure> {
-    let of = |path: &Option<PathBuf>| path.as_deref().and_then(place);
-    let (file, results, rejected) = (of(&order.file), of(&order.results), of(&order.rejected));
+fn check_places(order: &Batch, rejected: Option<&Path>) -> Result<(), Failure> {
+    let (file, results) = (order.file.as_deref(), order.results.as_deref());
+    let [file, results, rejected] = [file, results, rejected].map(|path| path.and_then(place));
     let same = |one: &Option<PathBuf>, other| one.is_some() && one == other;
     let fault = if same(&file, &results) {
         "--results would write over the batch itself"
@@ -505,14 +559,18 @@ impl Courier<'_> {
                 self.progress.sent(events as u64);
                 Ok(())
             }
-            Err(Refused::OtherContent(event)) => Err(Failure::usage(format!(
-                "batch {} was sent within a day with other content (see {} {}); the first {} \
-                 events are queued, nothing else was sent",
-                self.id,
-                event.action,
-                event.id,
-                self.queued()
-            ))),
+            Err(Refused::OtherContent(event)) => {
+                let sent = match self.queued() {
+                    0 => "nothing was sent".to_owned(),
+                    queued => {
+                        format!("the first {queued} events are queued, nothing else was sent")
+                    }
+                };
+                Err(Failure::usage(format!(
+                    "batch {} was sent within a day with other content (see {} {}); {sent}",
+                    self.id, event.action, event.id
+                )))
+            }
             Err(Refused::Error(error) | Refused::Lost(error)) => self.recover(error),
         }
     }

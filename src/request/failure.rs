@@ -44,10 +44,7 @@ impl fmt::Display for Sent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => write!(f, "nothing was sent"),
-            Self::Unknown => write!(
-                f,
-                "it is not known whether it was queued: send it again with --id to be safe"
-            ),
+            Self::Unknown => write!(f, "it is not known whether it was queued"),
             Self::Queued(event) => write!(f, "it is queued as {} {}", event.action, event.id),
         }
     }
@@ -57,6 +54,11 @@ impl Failure {
     /// A wrong command line or input file.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), status: USAGE }
+    }
+
+    /// The same failure, with what became of the event.
+    pub fn with_fate(self, fate: &str) -> Self {
+        Self { message: format!("{}; {fate}", self.message), ..self }
     }
 
     /// Redis failed: what it said, what is known to be sent, what to do.

@@ -71,37 +71,37 @@ pub fn main() -> ExitCode {
 fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
     let deadline = Instant::now() + order.timeout;
     // From here on Ctrl-C says what is known to be sent.
-    let interrupt = Interrupt::listen(format!("interrupted; {}", Sent::Unknown));
+    let interrupt = Interrupt::listen(format!("interrupted; {}", told(run, order, Sent::Unknown)));
     let (connection, event) = submit(run, order, deadline)?;
+    let ask = run.command("library-req outcome", &[&event.to_string()]);
     if let Some(interrupt) = &interrupt {
         interrupt.set(format!(
-            "interrupted; {} {} stays queued and will be processed: library-req outcome {event} \
-             tells what became of it",
+            "interrupted; {} {} stays queued and will be processed: {ask} tells what became of it",
             event.action, event.id
         ));
     }
+    let queued = Sent::Queued(event);
     if !order.wait {
-        match run.form {
-            Form::Words => print("OK\n")?,
-            Form::Json => print(&format!(
-                "{{\"event_id\":\"{}\",\"action\":\"{}\",\"outcome\":\"queued\"}}\n",
-                event.id, event.action
-            ))?,
-            Form::Quiet => true,
-        };
+        confirm(event, run.form).map_err(|failure| {
+            failure.with_fate(&format!("{queued} ({ask} tells what became of it)"))
+        })?;
         return Ok(DONE);
     }
-    let queued = Sent::Queued(event);
     let waiter = Waiter { target: &run.target, keys: &run.keys, event, deadline };
     let answer = waiter.wait(connection, &mut |note| {
         if run.form == Form::Quiet {
             return;
         }
         match note {
-            Note::NobodyRuns => say(&format!(
-                "no libraryd is running on {}: {queued} and waits for one",
-                run.target
-            )),
+            Note::NobodyRuns => {
+                // Those of another branch may be running there.
+                let branch = run.branch.as_deref().map(|name| format!(", branch {name}"));
+                say(&format!(
+                    "no libraryd is running on {}{}: {queued} and waits for one",
+                    run.target,
+                    branch.unwrap_or_default()
+                ));
+            }
             Note::Lost(error) => {
                 say(&format!("lost Redis at {}, trying again: {error}", run.target));
             }
@@ -109,19 +109,60 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
     });
     match answer {
         Ok(Some(outcome)) => {
-            print_outcome(&outcome, run.form)?;
+            print_outcome(&outcome, run.form).map_err(|failure| {
+                let verdict = outcome.verdict.as_str();
+                failure.with_fate(&format!(
+                    "{} {} ended as {verdict} ({ask} tells it again)",
+                    event.action, event.id
+                ))
+            })?;
             Ok(show::status(&outcome))
         }
         Ok(None) => Err(Failure {
             message: format!(
-                "no outcome within {} s: {queued} and will be processed (library-req outcome \
-                 {event} tells what became of it)",
+                "no outcome within {} s: {queued} and will be processed ({ask} tells what became \
+                 of it)",
                 order.timeout.as_secs_f64()
             ),
             status: UNANSWERED,
         }),
         Err(error) => Err(Failure::redis(&error, &run.target, &queued)),
     }
+}
+
+/// With `--no-wait`: that the event is queued.
+fn confirm(event: EventKey, form: Form) -> Result<(), Failure> {
+    match form {
+        Form::Words => print("OK\n")?,
+        Form::Json => print(&format!(
+            "{{\"event_id\":\"{}\",\"action\":\"{}\",\"outcome\":\"queued\"}}\n",
+            event.id, event.action
+        ))?,
+        Form::Quiet => true,
+    };
+    Ok(())
+}
+
+/// What is known about the event when Redis fails, and what to do about it. Without a name, sending
+/// again what was queued makes a second event of it.
+fn told(run: &Run, order: &Send, sent: Sent) -> String {
+    let user = &*order.draft.user;
+    let advice = match (sent, &order.id) {
+        (Sent::Unknown, Some(_)) => {
+            ": the same command may be run again, under its --id it is queued once".to_owned()
+        }
+        (Sent::Unknown, None) => {
+            let loans: &[&str] = if user.starts_with('-') { &["--", user] } else { &[user] };
+            format!(
+                ": before sending it again, look with {} or {} (with --id from the first time on \
+                 it can be run again safely)",
+                run.command("library-req loans", loans),
+                run.command("library-req history", &["--user", user])
+            )
+        }
+        _ => String::new(),
+    };
+    format!("{sent}{advice}")
 }
 
 /// Adds the event. Under a name (`--id`) it is safe to try again after a lost reply, and so it is
@@ -168,7 +209,7 @@ fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, Eve
         // cannot be reached at all, a person wants to know that now.
         let again = name.is_some() && sent == Sent::Unknown;
         if !again || error.remedy() != Remedy::Retry || Instant::now() >= deadline {
-            return Err(Failure::redis(&error, &run.target, &sent));
+            return Err(Failure::redis(&error, &run.target, &told(run, order, sent)));
         }
         thread::sleep(answer::PAUSE);
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::show::Form;
 use super::submit::{Draft, push_quoted};
-use crate::cli::{Arg, Args, Usage, nearest};
+use crate::cli::{Arg, Args, Usage, nearest, shell_word};
 use crate::clock::{Since, since};
 use crate::connect::{ConnectArgs, Target};
 use crate::event::{Action, EventKey, MAX_BOOKS, MAX_KEEP_MS};
@@ -123,7 +123,7 @@ pub const OPTIONS: [OptionSpec; 17] = [
     valued("user", "USER", "only what concerns this user"),
     valued("book", "BOOK", "only what concerns this book"),
     valued("since", "TIME", "only from then on: 90m, 7d, 2026-01-31[T12:00:00Z]"),
-    valued("last", "N", "only the last N [default: 20, with --since all]"),
+    valued("last", "N", "only the last N [default: 20; no limit with --since]"),
     flag("show-user", "tell who has or had a book"),
     flag("json", "print JSON, one object a line"),
     OptionSpec {
@@ -169,10 +169,23 @@ pub struct Run {
     pub target: Target,
     /// Under which names.
     pub keys: Keys,
+    /// Which branch that is.
+    pub branch: Option<String>,
+    /// The options that say all this, to be typed again.
+    pub typed: String,
     /// How to answer.
     pub form: Form,
     /// What.
     pub job: Job,
+}
+
+impl Run {
+    /// Another command, `library-req loans` for example, with these words after it, as it is typed
+    /// to ask the same library.
+    pub fn command(&self, command: &str, words: &[&str]) -> String {
+        let words = words.iter().map(|word| format!(" {}", shell_word(word)));
+        format!("{command}{}{}", self.typed, words.collect::<String>())
+    }
 }
 
 /// The subcommands, with what was said to them.
@@ -234,7 +247,7 @@ pub struct Batch {
     pub partial: bool,
     /// Where the results go; `None` is stdout.
     pub results: Option<PathBuf>,
-    /// Where bad lines go.
+    /// Where bad lines go, if not beside the file.
     pub rejected: Option<PathBuf>,
     /// The batch's name, if it is not to be made from its content.
     pub id: Option<SubmissionId>,
@@ -377,9 +390,15 @@ impl Typed {
             (false, false) => Form::Words,
         };
         let job = self.job(command.name)?;
-        let keys = Keys::new(self.connect.branch());
-        let target = self.connect.resolve(env)?;
-        Ok(Task::Run(Box::new(Run { target, keys, form, job })))
+        let branch = self.connect.branch();
+        Ok(Task::Run(Box::new(Run {
+            target: self.connect.resolve(env)?,
+            keys: Keys::new(branch),
+            branch: branch.map(str::to_owned),
+            typed: self.connect.typed(),
+            form,
+            job,
+        })))
     }
 
     fn job(&self, command: &str) -> Result<Job, Usage> {
@@ -426,11 +445,6 @@ impl Typed {
     fn batch(&self, file: Option<&OsStr>) -> Result<Batch, Usage> {
         let path = |name| self.value(name).map(PathBuf::from);
         let file = file.filter(|file| *file != "-").map(PathBuf::from);
-        let beside = file.as_ref().map(|file| {
-            let mut name = file.clone().into_os_string();
-            name.push(".rejected");
-            PathBuf::from(name)
-        });
         if self.has("no-wait") && self.has("results") {
             return Err(Usage("--no-wait and --results exclude each other".into()));
         }
@@ -440,7 +454,7 @@ impl Typed {
             wait: !self.has("no-wait"),
             partial: self.has("partial"),
             results: path("results"),
-            rejected: path("rejected").or(beside),
+            rejected: path("rejected"),
             id: self.id("batch-id", SubmissionId::from_bytes)?,
         })
     }
@@ -654,12 +668,11 @@ mod tests {
         for (args, option) in [
             (&["request", "u", "b"][..], "timeout"),
             (&["batch", "FILE"], "timeout"),
-            (&["batch", "FILE"], "rejected"),
             (&["history"], "last"),
         ] {
             let about = OPTIONS.iter().find(|it| it.name == option).unwrap().about;
             let (_, default) = about.split_once("[default: ").unwrap();
-            let default = &default[..default.find([',', ']']).unwrap()];
+            let default = &default[..default.find([';', ']']).unwrap()];
             let parsed =
                 |more: &[&str]| match parse(Args::from_list([args, more].concat()), &|_| None) {
                     Ok(Task::Run(run)) => format!("{:?}", run.job),

@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+/// For its owner only.
+const MODE: u32 = 0o600;
+
 /// A file that takes the place of an older one only when it is whole.
 #[derive(Debug)]
 pub struct PrivateFile {
@@ -29,7 +32,7 @@ impl PrivateFile {
         let part = PathBuf::from(part);
         // Of a run that was killed.
         let _ = std::fs::remove_file(&part);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&part)?;
         Ok(Self { file, unfinished: Some((part, place)) })
     }
 
@@ -72,6 +75,20 @@ impl Drop for PrivateFile {
             let _ = std::fs::remove_file(part);
         }
     }
+}
+
+/// Removes the file that an earlier run has left where this one has nothing to write, and tells
+/// whether there was one. What no run makes stays: a link, a pipe, a file that others may read.
+///
+/// # Errors
+/// The directory does not let us.
+pub fn remove_left(path: &Path) -> io::Result<bool> {
+    let left = path.symlink_metadata();
+    if !left.is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == MODE) {
+        return Ok(false);
+    }
+    std::fs::remove_file(path)?;
+    Ok(true)
 }
 
 /// Where a file of this name is or will be, links followed. `None` if it is a pipe or a device, or

@@ -13,7 +13,7 @@ use redis::{Cmd, Connection, FromRedisValue, Value};
 use super::answer::{self, PAUSE};
 use super::failure::{DONE, Failure, OUTPUT, REFUSED, UNANSWERED};
 use super::options::{Filter, Run};
-use super::show::{self, Form, To, print, print_outcome, say};
+use super::show::{self, Form, print, print_outcome, say};
 use crate::clock::{Since, rfc3339};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
@@ -176,7 +176,7 @@ impl Filter {
         line.push(' ');
         push_escaped(&mut line, &outcome.event_id);
         line.push_str(": ");
-        line.push_str(&show::words(&outcome, To::Others, colours));
+        line.push_str(&show::words(&outcome, colours));
         line + "\n"
     }
 }
@@ -201,6 +201,8 @@ pub fn history(
     let colours = show::colours();
     let mut out = BufWriter::new(io::stdout().lock());
     let mut written = Ok(());
+    // Whether it was the number that ended it, not how far back outcomes reach.
+    let mut enough = since.is_none();
     let mut write = |id, outcome| {
         let line = filter.line(run.form, id, outcome, colours);
         written = out.write_all(line.as_bytes());
@@ -214,6 +216,7 @@ pub fn history(
         Some(last) => {
             let mut found =
                 backward(run, &mut connection, from, last, filter).map_err(failed(run))?;
+            enough &= found.len() == last;
             while let Some((id, outcome)) = found.pop() {
                 if !write(id, outcome) {
                     break;
@@ -231,7 +234,7 @@ pub fn history(
     }
     match oldest {
         Some(oldest) => {
-            if oldest > from {
+            if oldest > from && !enough {
                 say(&format!("outcomes are kept from {} on", rfc3339(oldest.ms)));
             }
         }
@@ -430,8 +433,9 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     if books.len() as u64 != count {
         // An event may have been decided between our reading of one and the other.
         say(&format!(
-            "the count of {} is {count}: it changes right now, or library-admin check tells why",
-            user.as_str()
+            "the count of {} is {count}: it changes right now, or {} tells why",
+            user.as_str(),
+            run.command("library-admin check", &[])
         ));
     }
     print(&line)?;
@@ -480,9 +484,7 @@ impl Place {
             Self::Storage => ("automated_storage", "in automated storage"),
             Self::Reserved => ("reserved", "reserved by a request that is being worked on"),
             Self::OnItsWay => ("on_its_way", "on its way to its shelf"),
-            Self::Unknown => {
-                ("unknown", "out of main storage, on its way or missing (library-admin check)")
-            }
+            Self::Unknown => ("unknown", "out of main storage, on its way or missing"),
             Self::Shelf => ("shelf", "on its shelf"),
         }
     }
@@ -510,6 +512,9 @@ pub fn whereabouts(run: &Run, book: &BookId, show_user: bool) -> Result<u8, Fail
     } else {
         push_escaped(&mut line, book.as_str());
         let _ = write!(line, ": {words}");
+        if place == Place::Unknown {
+            push_escaped(&mut line, &format!(" ({})", run.command("library-admin check", &[])));
+        }
         if let Some(user) = holder {
             line.push_str(" to ");
             push_escaped(&mut line, user);

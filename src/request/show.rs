@@ -19,15 +19,6 @@ pub enum Form {
     Quiet,
 }
 
-/// Who reads about an outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum To {
-    /// Who asked.
-    TheUser,
-    /// Somebody who looks at what happened to users.
-    Others,
-}
-
 /// The exit status that an outcome stands for.
 pub fn status(outcome: &Outcome) -> u8 {
     match outcome.verdict {
@@ -39,7 +30,7 @@ pub fn status(outcome: &Outcome) -> u8 {
 }
 
 /// One line in words: each book and what happened to it, never to whom else a book is lent.
-pub fn words(outcome: &Outcome, to: To, colours: bool) -> String {
+pub fn words(outcome: &Outcome, colours: bool) -> String {
     let mut line = String::new();
     let good = status(outcome) == DONE;
     let (begin, end) = match (colours, good) {
@@ -48,7 +39,7 @@ pub fn words(outcome: &Outcome, to: To, colours: bool) -> String {
         (true, false) => ("\x1b[33m", "\x1b[0m"),
     };
     line.push_str(begin);
-    push_head(&mut line, outcome, to);
+    push_head(&mut line, outcome);
     line.push_str(end);
     for (list, reason) in [
         ("already_yours", "already lent to this user"),
@@ -70,7 +61,7 @@ pub fn words(outcome: &Outcome, to: To, colours: bool) -> String {
 }
 
 /// What happened to the event as a whole.
-fn push_head(line: &mut String, outcome: &Outcome, to: To) {
+fn push_head(line: &mut String, outcome: &Outcome) {
     let (before, list, between) = match (outcome.verdict, outcome.cause.as_deref()) {
         (Verdict::Accepted, _) => ("lent to ", "book_ids", ": "),
         (Verdict::Returned, _) => ("taken back from ", "book_ids", ": "),
@@ -78,16 +69,10 @@ fn push_head(line: &mut String, outcome: &Outcome, to: To) {
         (Verdict::Denied, Some("too_many_books")) => {
             let more = outcome.list("put_back").len();
             let in_hand = outcome.in_hand.unwrap_or_default();
-            match to {
-                To::TheUser => line.push_str("you have"),
-                To::Others => {
-                    push_escaped(line, &outcome.user_id);
-                    line.push_str(" has");
-                }
-            }
+            push_escaped(line, &outcome.user_id);
             let _ = write!(
                 line,
-                " {in_hand} of {MOST_BOOKS_IN_HAND}, this asks for {more} more: nothing was lent"
+                " has {in_hand} of {MOST_BOOKS_IN_HAND}, this asks for {more} more: nothing was lent"
             );
             return;
         }
@@ -158,7 +143,7 @@ pub fn say(line: &str) {
 /// The output could not be written.
 pub fn print_outcome(outcome: &Outcome, form: Form) -> Result<(), Failure> {
     match form {
-        Form::Words => print(&(words(outcome, To::TheUser, colours()) + "\n"))?,
+        Form::Words => print(&(words(outcome, colours()) + "\n"))?,
         Form::Json => print(&(outcome.to_json() + "\n"))?,
         Form::Quiet => true,
     };
@@ -174,7 +159,7 @@ mod tests {
             [("event_id", "17-0"), ("user_id", "u")].into_iter().chain(fields.iter().copied()),
         )
         .unwrap();
-        (words(&outcome, To::TheUser, false), status(&outcome))
+        (words(&outcome, false), status(&outcome))
     }
 
     #[test]
@@ -212,7 +197,7 @@ mod tests {
                     ("put_back", "geb,momo"),
                     ("in_hand", "4"),
                 ],
-                "you have 4 of 5, this asks for 2 more: nothing was lent",
+                "u has 4 of 5, this asks for 2 more: nothing was lent",
                 REFUSED,
             ),
             (
