@@ -116,6 +116,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         tried: Arc::default(),
         sessions: 0,
         ready: false,
+        answered: Instant::now(),
         outage: None,
     };
     let end = supervisor.run();
@@ -164,6 +165,8 @@ struct Supervisor {
     sessions: u64,
     /// Whether systemd was told that we are ready.
     ready: bool,
+    /// When Redis last answered in a session, or the start of the process.
+    answered: Instant,
     /// Since when there is no good session, once that was told.
     outage: Option<Instant>,
 }
@@ -184,12 +187,7 @@ impl Supervisor {
             if begin.elapsed() > PROVEN {
                 pause = FIRST_PAUSE;
             }
-            if error.is_interrupted() {
-                // Somebody paused this process: nothing is wrong with Redis.
-                debug!(target: LOG, "{error}");
-            } else {
-                self.tell_outage(&error);
-            }
+            self.tell_outage(&error);
             if self.wait(pause).is_err() {
                 return End::Stopped;
             }
@@ -197,11 +195,16 @@ impl Supervisor {
         }
     }
 
-    /// An outage is told once, when it begins.
+    /// An outage is told once, when it is noticed; it began after the last answer.
     fn tell_outage(&mut self, error: &Error) {
+        if error.is_interrupted() {
+            // Somebody paused this process: nothing is wrong with Redis.
+            debug!(target: LOG, "{error}");
+            return;
+        }
         if self.outage.is_none() {
             warn!(target: LOG, "{error}; trying again until it works");
-            self.outage = Some(Instant::now());
+            self.outage = Some(self.answered);
         } else {
             debug!(target: LOG, "{error}");
         }
@@ -327,6 +330,13 @@ impl Supervisor {
             threads.spawn(scope, &session, &sender, keeper_orders);
             drop(sender);
             let over = self.oversee(&session, &events, &orders, &mut control);
+            self.answered = session.last_reply();
+            if let Err(Over::Trouble(error)) = &over
+                && error.remedy() == Remedy::Retry
+            {
+                // Threads that wait for a Redis that hangs may take longer to end than it hangs.
+                self.tell_outage(error);
+            }
             // Whatever happened, every thread ends now: at the scope's end they are all joined.
             session.give_up();
             let _ = orders.send(Order::End);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::*;
 
@@ -201,6 +201,34 @@ fn an_outage_and_its_end_are_told_once_each() {
     assert!(eventually(DEADLINE, || told() >= 2), "{}", daemon.log());
     assert!(stays(Duration::from_secs(1), || told() == 2), "{}", daemon.log());
     assert_eq!(daemon.stop(), 0);
+}
+
+/// It was counted from when the last thread had given Redis up: ten seconds were told as none at all,
+/// after what was decided when Redis went on.
+#[test]
+fn an_outage_is_told_while_redis_hangs_and_with_its_whole_length() {
+    let redis = Redis::new();
+    let daemon = Daemon::start(&redis, &["worker1", "--lease", "1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    assert!(eventually(DEADLINE, || daemon.log().contains("ACCEPTED")));
+    let begin = Instant::now();
+    redis.signal(Signal::STOP);
+    let stopped = Instant::now();
+    // A renewal, and as long as its reply may take.
+    let soon = Duration::from_secs(8);
+    let is_told = eventually(soon, || daemon.log().contains("trying again until it works"));
+    let hung = stopped.elapsed().as_secs_f64();
+    redis.signal(Signal::CONT);
+    assert!(is_told, "{}", daemon.log());
+    let length = || {
+        let log = daemon.log();
+        let (_, rest) = log.split_once("working again after ")?;
+        rest.split_once(" s\n").and_then(|(length, _)| length.parse::<f64>().ok())
+    };
+    assert!(eventually(DEADLINE, || length().is_some()), "{}", daemon.log());
+    let (length, most) = (length().unwrap(), begin.elapsed().as_secs_f64());
+    // Told to a tenth of a second; of the time before it, two seconds may have passed without a word.
+    assert!((hung - 0.1..most + 2.1).contains(&length), "{hung} to {most}: {length}");
 }
 
 /// The system ends a blocking read when a process goes on that was stopped, and the log told a loss of
