@@ -241,6 +241,23 @@ impl Target {
         };
         connect().map_err(Error::redis("connect to Redis"))
     }
+
+    /// What to ask who gave this address, as an aside, when the link fails; nothing where it does
+    /// not, or stands.
+    pub fn question(&self, error: &Error) -> &'static str {
+        let is_tls = matches!(self.info.addr(), ConnectionAddr::TcpTls { .. });
+        match error {
+            // A server that waits for a line of text says nothing to what TLS begins with.
+            _ if is_tls && (error.is_unanswered() || error.is_no_tls()) => {
+                " (does that port speak TLS?)"
+            }
+            _ if error.is_unanswered() => "",
+            Error::Redis { source, .. } if source.is_io_error() => {
+                " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)"
+            }
+            _ => "",
+        }
+    }
 }
 
 /// The address without user and password.

@@ -67,13 +67,23 @@ impl Error {
 
     /// Whether a signal came while Redis was waited for: nothing is wrong with the link then.
     pub fn is_interrupted(&self) -> bool {
-        let Self::Redis { source, .. } = self else { return false };
-        let cause = StdError::source(source);
-        // redis-rs shares the cause among the copies of an error.
-        let shared =
-            cause.and_then(|cause| cause.downcast_ref::<Arc<dyn StdError + Send + Sync>>());
-        let io = shared.and_then(|cause| cause.downcast_ref::<io::Error>());
-        io.is_some_and(|cause| cause.kind() == io::ErrorKind::Interrupted)
+        self.io_kind() == Some(io::ErrorKind::Interrupted)
+    }
+
+    /// Whether the link stands and no answer came for as long as it was waited for.
+    pub fn is_unanswered(&self) -> bool {
+        self.io_kind() == Some(io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether what came is nothing of what TLS begins with.
+    pub fn is_no_tls(&self) -> bool {
+        self.io_kind() == Some(io::ErrorKind::InvalidData)
+            && self.to_string().contains("corrupt message")
+    }
+
+    fn io_kind(&self) -> Option<io::ErrorKind> {
+        let Self::Redis { source, .. } = self else { return None };
+        io_kind(source)
     }
 
     /// What follows from this error.
@@ -147,6 +157,12 @@ fn is_unauthenticated(error: &RedisError) -> bool {
         || error.detail().is_some_and(|detail| detail.contains("unauthenticated"))
 }
 
+fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
+    // redis-rs shares the cause among the copies of an error.
+    let shared = StdError::source(error)?.downcast_ref::<Arc<dyn StdError + Send + Sync>>()?;
+    shared.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
 /// A server's or a system's own words, without redis-rs' frame around them.
 fn describe(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
@@ -156,6 +172,8 @@ fn describe(error: &RedisError) -> String {
         _ if error.kind() == redis::ErrorKind::AuthenticationFailed => {
             "the user or the password was refused".to_owned()
         }
+        // The system's words for it are those for a resource that is unavailable.
+        _ if io_kind(error) == Some(io::ErrorKind::WouldBlock) => "no answer in time".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -203,7 +203,9 @@ impl Supervisor {
             return;
         }
         if self.outage.is_none() {
-            warn!(target: LOG, "{error}; trying again until it works");
+            // Where Redis has been once, it is the right address.
+            let question = if self.sessions == 0 { self.target.question(error) } else { "" };
+            warn!(target: LOG, "{error}{question}; trying again until it works");
             self.outage = Some(self.answered);
         } else {
             debug!(target: LOG, "{error}");
@@ -228,7 +230,8 @@ impl Supervisor {
                 Some(End::Status(EXIT_UNFIT, why))
             }
             Remedy::Retry if self.sessions == 0 && self.options.exit_if_unavailable => {
-                Some(End::Status(EXIT_UNAVAILABLE, error.to_string()))
+                let question = self.target.question(error);
+                Some(End::Status(EXIT_UNAVAILABLE, format!("{error}{question}")))
             }
             Remedy::Retry => None,
         }

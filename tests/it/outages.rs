@@ -220,6 +220,7 @@ fn an_outage_is_told_while_redis_hangs_and_with_its_whole_length() {
     let hung = stopped.elapsed().as_secs_f64();
     redis.signal(Signal::CONT);
     assert!(is_told, "{}", daemon.log());
+    assert!(daemon.log().contains("no answer in time; trying again"), "{}", daemon.log());
     let length = || {
         let log = daemon.log();
         let (_, rest) = log.split_once("working again after ")?;
@@ -229,6 +230,35 @@ fn an_outage_is_told_while_redis_hangs_and_with_its_whole_length() {
     let (length, most) = (length().unwrap(), begin.elapsed().as_secs_f64());
     // Told to a tenth of a second; of the time before it, two seconds may have passed without a word.
     assert!((hung - 0.1..most + 2.1).contains(&length), "{hung} to {most}: {length}");
+}
+
+/// A Redis that hangs was told as "Resource temporarily unavailable (os error 11) (is Redis running
+/// there?)", and so was one that is spoken to in TLS and expects none.
+#[test]
+fn a_redis_that_does_not_answer_is_told_as_such_by_all() {
+    let (redis, plain) = (Redis::new(), Redis::tcp(&[]));
+    let tls = plain.url().replace("redis:", "rediss:");
+    let daemon = Daemon::spawn(&plain, &["-a", &tls, "worker1"]);
+    redis.signal(Signal::STOP);
+    let (admin, req, tls) = std::thread::scope(|scope| {
+        let admin = scope.spawn(|| TestCommand::library_admin(&redis, &["status"]));
+        let req = scope.spawn(|| TestCommand::library_req(&redis, &["loans", "user1"]));
+        let tls = TestCommand::library_admin(&plain, &["status", "-a", &tls]);
+        (admin.join().unwrap(), req.join().unwrap(), tls)
+    });
+    redis.signal(Signal::CONT);
+    for run in [admin, req] {
+        let run = run.exits(4);
+        assert!(run.stderr.contains("no answer in time"), "{run}");
+        assert!(!run.stderr.contains('('), "{run}");
+    }
+    let tls = tls.exits(4);
+    assert!(tls.stderr.ends_with(" (does that port speak TLS?)\n"), "{tls}");
+    assert!(
+        eventually(DEADLINE, || daemon.log().contains("(does that port speak TLS?); trying again")),
+        "{}",
+        daemon.log()
+    );
 }
 
 /// The system ends a blocking read when a process goes on that was stopped, and the log told a loss of
