@@ -11,7 +11,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
-use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
 
 use crate::cli::{Arg, Args, Usage};
 use crate::error::Error;
@@ -225,7 +225,7 @@ impl Target {
     /// `blocking` fail; `blocking` is how long the server itself may hold a reply back.
     ///
     /// # Errors
-    /// Redis cannot be reached, or refuses the password.
+    /// Redis cannot be reached, refuses the password, or has no such database.
     pub fn connect(&self, blocking: Duration) -> Result<Connection, Error> {
         static CRYPTO: Once = Once::new();
         // It fails only where one is installed already, which is as good.
@@ -239,7 +239,22 @@ impl Target {
             connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
             Ok(connection)
         };
-        connect().map_err(Error::redis("connect to Redis"))
+        connect().map_err(|error| match self.missing_database(&error) {
+            Some(fault) => Error::Unfit(fault),
+            None => Error::redis("connect to Redis")(error),
+        })
+    }
+
+    /// What is said where the server has no database of that number: it will not get one while we
+    /// try again.
+    fn missing_database(&self, error: &RedisError) -> Option<String> {
+        let said = error.detail()?;
+        let reasons = ["DB index", "value is out of range", "cluster mode"];
+        let is_missing = error.to_string().contains("refused to switch database")
+            && reasons.iter().any(|reason| said.contains(reason));
+        is_missing.then(|| {
+            format!("this Redis has no database {}: {said}", self.info.redis_settings().db())
+        })
     }
 
     /// What to ask who gave this address, as an aside, when the link fails; nothing where it does

@@ -143,7 +143,12 @@ fn of_first_command(error: RedisError) -> RedisError {
 fn code_within(error: &RedisError) -> Option<&str> {
     let code = error.code()?;
     let detail = error.detail().unwrap_or_default();
-    let denials = ["The user executing the script can't ", "ACL failure in script"];
+    let denials = [
+        "The user executing the script can't ",
+        "ACL failure in script",
+        // redis-rs has put ERR in front of what was said to SELECT.
+        "no permissions to run ",
+    ];
     match code {
         "ERR" if denials.iter().any(|words| detail.contains(words)) => Some("NOPERM"),
         "ERR" if detail.contains(": WRONGTYPE ") => Some("WRONGTYPE"),
@@ -151,10 +156,12 @@ fn code_within(error: &RedisError) -> Option<&str> {
     }
 }
 
-/// A server that wants a password says so, to a command of more than ten words by the way.
+/// A server that wants a password says so, to a command of more than ten words by the way, and to
+/// SELECT, where redis-rs leaves the code out.
 fn is_unauthenticated(error: &RedisError) -> bool {
+    let words = ["unauthenticated", "Authentication required"];
     error.code() == Some("NOAUTH")
-        || error.detail().is_some_and(|detail| detail.contains("unauthenticated"))
+        || error.detail().is_some_and(|detail| words.iter().any(|it| detail.contains(it)))
 }
 
 fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
