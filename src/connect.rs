@@ -252,9 +252,12 @@ impl Target {
         let reasons = ["DB index", "value is out of range", "cluster mode"];
         let is_missing = error.to_string().contains("refused to switch database")
             && reasons.iter().any(|reason| said.contains(reason));
-        is_missing.then(|| {
-            format!("this Redis has no database {}: {said}", self.info.redis_settings().db())
-        })
+        is_missing.then(|| format!("this Redis has no database {}: {said}", self.db()))
+    }
+
+    /// The number of the database.
+    pub fn db(&self) -> i64 {
+        self.info.redis_settings().db()
     }
 
     /// What to ask who gave this address, as an aside, when the link fails; nothing where it does
