@@ -11,7 +11,10 @@ use std::sync::Once;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
-use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
+use redis::{
+    Client, Connection, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    RedisConnectionInfo, RedisError,
+};
 
 use crate::cli::{Arg, Args, Usage};
 use crate::error::Error;
@@ -190,7 +193,12 @@ fn read_password(file: &Path) -> Result<String, Usage> {
         .map_err(|e| Usage(format!("cannot read the password from {}: {e}", file.display())))?;
     // An editor leaves a line break at the end; whatever follows the first line is a mistake that
     // would otherwise show as a wrong password.
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    match text.lines().next() {
+        None | Some("") => {
+            Err(Usage(format!("the first line of {} is empty: no password", file.display())))
+        }
+        Some(password) => Ok(password.to_owned()),
+    }
 }
 
 /// The password that systemd hands over with `LoadCredential=redis-password:FILE`.
@@ -241,8 +249,32 @@ impl Target {
         };
         connect().map_err(|error| match self.missing_database(&error) {
             Some(fault) => Error::Unfit(fault),
-            None => Error::redis("connect to Redis")(error),
+            None => {
+                let reason = match error.kind() {
+                    ErrorKind::AuthenticationFailed => self.ask_why_refused(),
+                    _ => None,
+                };
+                Error::redis("connect to Redis")(reason.unwrap_or(error))
+            }
         })
+    }
+
+    /// Sends user and password once more, for the server's own words: redis-rs keeps them back. One
+    /// that has no password at all refuses every one.
+    fn ask_why_refused(&self) -> Option<RedisError> {
+        const LONGEST: usize = 120;
+        let settings = self.info.redis_settings();
+        let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let client = Client::open(self.info.clone().set_redis_settings(nobody)).ok()?;
+        let mut connection = client.get_connection_with_timeout(CONNECT_TIMEOUT).ok()?;
+        connection.set_read_timeout(Some(REPLY_TIMEOUT)).ok()?;
+        let mut auth = redis::cmd("AUTH");
+        auth.arg(settings.username()).arg(settings.password());
+        let said = auth.query::<()>(&mut connection).err()?;
+        // Advice follows in further sentences.
+        let reason = said.detail()?.split(". ").next()?.trim_end_matches('.');
+        let reason = reason.chars().take(LONGEST).collect();
+        Some((ErrorKind::AuthenticationFailed, "refused", reason).into())
     }
 
     /// What is said where the server has no database of that number: it will not get one while we

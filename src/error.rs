@@ -177,7 +177,8 @@ fn describe(error: &RedisError) -> String {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(code), None) => code.to_owned(),
         _ if error.kind() == redis::ErrorKind::AuthenticationFailed => {
-            "the user or the password was refused".to_owned()
+            let reason = error.detail().map(|reason| format!(": {reason}"));
+            "the user or the password was refused".to_owned() + &reason.unwrap_or_default()
         }
         // The system's words for it are those for a resource that is unavailable.
         _ if io_kind(error) == Some(io::ErrorKind::WouldBlock) => "no answer in time".to_owned(),

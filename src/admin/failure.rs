@@ -1,6 +1,7 @@
 //! How a run of `library-admin` ends: its exit statuses, and the words that tell a person what
 //! went wrong and what to do about it.
 
+use super::show::shown;
 use crate::connect::Target;
 use crate::error::{Error, Remedy};
 
@@ -56,5 +57,5 @@ pub fn redis_failed(error: &Error, target: &Target) -> String {
         _ if error.code() == Some("WRONGTYPE") => " (library-admin check says which key it is)",
         _ => target.question(error),
     };
-    format!("Redis at {target}: {error}{hint}")
+    shown(format!("Redis at {target}: {error}{hint}").as_bytes())
 }
