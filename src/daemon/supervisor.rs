@@ -273,7 +273,12 @@ impl Supervisor {
         loop {
             let force = first && self.options.force;
             let (value, left) = match self.lease.acquire(connection, force, "")? {
-                Acquired::Ours(token) => return Ok(token),
+                Acquired::Ours { token, is_forced } => {
+                    if is_forced {
+                        warn!(target: LOG, "took the name {name} from an instance that was running, by its lock");
+                    }
+                    return Ok(token);
+                }
                 Acquired::Held { value, left } => (value, left),
             };
             if !first {
