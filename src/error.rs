@@ -182,8 +182,16 @@ fn describe(error: &RedisError) -> String {
         }
         // The system's words for it are those for a resource that is unavailable.
         _ if io_kind(error) == Some(io::ErrorKind::WouldBlock) => "no answer in time".to_owned(),
+        _ if is_no_redis(error) => "what answers there does not speak Redis' protocol".to_owned(),
         _ => error.to_string(),
     }
+}
+
+/// Whether what came is no reply at all; one of another type than was expected is told in the same
+/// kind of error.
+fn is_no_redis(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Parse
+        && error.detail().is_some_and(|detail| detail.starts_with("Parse error"))
 }
 
 #[cfg(test)]

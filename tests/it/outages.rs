@@ -261,6 +261,39 @@ fn a_redis_that_does_not_answer_is_told_as_such_by_all() {
     );
 }
 
+/// The parser's complaint was told, over several lines, and "is Redis running there?" of what answers.
+#[test]
+fn a_server_that_is_no_redis_is_told_as_such_by_all() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap();
+    // Ends with the process of this test.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let redis = Redis::new();
+    let plain = format!("redis://{host}");
+    let said = "what answers there does not speak Redis' protocol";
+    let daemon = Daemon::spawn(&redis, &["-a", &plain, "worker1"]);
+    for run in [
+        TestCommand::library_req(&redis, &["loans", "user1", "-a", &plain]),
+        TestCommand::library_admin(&redis, &["status", "-a", &plain]),
+        TestCommand::library_admin(&redis, &["status", "-a", &plain, "--password", "secret"]),
+    ] {
+        let run = run.exits(4);
+        assert!(run.stderr.contains(said) && run.stderr.lines().count() == 1, "{run}");
+    }
+    let told = || daemon.log().contains(&format!("{said}; trying again until it works"));
+    assert!(eventually(DEADLINE, told), "{}", daemon.log());
+    let tls = format!("rediss://{host}");
+    let run = TestCommand::library_admin(&redis, &["status", "-a", &tls]).exits(4);
+    assert!(run.stderr.ends_with(" (does that port speak TLS?)\n"), "{run}");
+}
+
 /// The system ends a blocking read when a process goes on that was stopped, and the log told a loss of
 /// Redis.
 #[test]
