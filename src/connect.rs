@@ -164,6 +164,9 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
     if address.is_empty() {
         return Err(fault(&"it is empty"));
     }
+    if has_wrong_port(address) {
+        return Err(Usage("the port in the address is no number up to 65535".into()));
+    }
     if address.contains("://") {
         return address.into_connection_info().map_err(|e| {
             fault(&e.detail().unwrap_or("write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]"))
@@ -173,6 +176,21 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
         return Err(fault(&format!("write redis://{address} or ./{address}")));
     }
     ConnectionAddr::Unix(address.into()).into_connection_info().map_err(|e| fault(&e))
+}
+
+/// Whether this is a URL of a server whose port is none.
+fn has_wrong_port(address: &str) -> bool {
+    let Some((scheme, rest)) = address.split_once("://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if rest.contains('@') && !authority.contains('@') {
+        // A password with a slash in it, which has to be written as %2F.
+        return false;
+    }
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    // An address of IPv6 stands in brackets.
+    let port = host.rsplit(']').next().and_then(|host| host.rsplit_once(':'));
+    ["redis", "rediss"].contains(&scheme)
+        && port.is_some_and(|(_, port)| !port.is_empty() && port.parse::<u16>().is_err())
 }
 
 fn with_tls(info: ConnectionInfo) -> Result<ConnectionInfo, Usage> {
@@ -342,6 +360,19 @@ mod tests {
         assert_eq!(shown("unix:///run/redis.sock"), Ok("/run/redis.sock".into()));
         for bad in ["", "localhost", "http://x", "redis://", "redis://h/x"] {
             assert!(shown(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_port_is_told_as_such_and_without_what_may_be_a_password() {
+        for address in ["redis://h:99999", "rediss://u:secret@h:x/3", "redis://[::1]:65536"] {
+            let Err(Usage(fault)) = resolve(&["-a", address], &[]) else { panic!("{address}") };
+            assert_eq!(fault, "the port in the address is no number up to 65535", "{address}");
+        }
+        let Err(Usage(fault)) = resolve(&["-a", "redis://:pass/word@h"], &[]) else { panic!() };
+        assert!(!fault.contains("the port"), "{fault}");
+        for address in ["redis://h:65535", "redis://[::1]", "redis://[::1]:7000", "redis://u:p@h"] {
+            assert!(resolve(&["-a", address], &[]).is_ok(), "{address}");
         }
     }
 
