@@ -7,18 +7,18 @@
 -- KEYS  1 the instance's lock
 -- ARGV  1 process   2 number of the token   3 lease in milliseconds
 --       4 "force" or the lock's value that may be replaced, as it was seen; "" for none
--- Returns {"ACQUIRED"} | {"HELD", value, milliseconds left or -1 without a TTL}
+-- Returns {"ACQUIRED", "free" or "forced"} | {"HELD", value, milliseconds left or -1 without a TTL}
 
 local held = redis.call('GET', KEYS[1])
-local free = not held or ARGV[4] == 'force' or held == ARGV[4]
+local free = not held or held == ARGV[4]
 if held and not free then
   -- A token of an earlier session of this process; a later one means that this call comes late.
   local number = string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .. ':'
     and tonumber(string.sub(held, #ARGV[1] + 2))
   free = number and number < tonumber(ARGV[2])
 end
-if not free then
+if not free and ARGV[4] ~= 'force' then
   return {'HELD', held, redis.call('PTTL', KEYS[1])}
 end
 redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2], 'PX', ARGV[3])
-return {'ACQUIRED'}
+return {'ACQUIRED', free and 'free' or 'forced'}

@@ -11,7 +11,10 @@ use std::sync::Once;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
-use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{
+    Client, Connection, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    RedisConnectionInfo, RedisError,
+};
 
 use crate::cli::{Arg, Args, Usage, shell_word};
 use crate::error::Error;
@@ -201,6 +204,9 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
     if address.is_empty() {
         return Err(fault(&"it is empty"));
     }
+    if has_wrong_port(address) {
+        return Err(Usage("the port in the address is no number up to 65535".into()));
+    }
     if address.contains("://") {
         return address.into_connection_info().map_err(|e| {
             fault(&e.detail().unwrap_or("write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]"))
@@ -210,6 +216,21 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
         return Err(fault(&format!("write redis://{address} or ./{address}")));
     }
     ConnectionAddr::Unix(address.into()).into_connection_info().map_err(|e| fault(&e))
+}
+
+/// Whether this is a URL of a server whose port is none.
+fn has_wrong_port(address: &str) -> bool {
+    let Some((scheme, rest)) = address.split_once("://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if rest.contains('@') && !authority.contains('@') {
+        // A password with a slash in it, which has to be written as %2F.
+        return false;
+    }
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    // An address of IPv6 stands in brackets.
+    let port = host.rsplit(']').next().and_then(|host| host.rsplit_once(':'));
+    ["redis", "rediss"].contains(&scheme)
+        && port.is_some_and(|(_, port)| !port.is_empty() && port.parse::<u16>().is_err())
 }
 
 fn with_tls(info: ConnectionInfo) -> Result<ConnectionInfo, Usage> {
@@ -230,7 +251,12 @@ fn read_password(file: &Path) -> Result<String, Usage> {
         .map_err(|e| Usage(format!("cannot read the password from {}: {e}", file.display())))?;
     // An editor leaves a line break at the end; whatever follows the first line is a mistake that
     // would otherwise show as a wrong password.
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    match text.lines().next() {
+        None | Some("") => {
+            Err(Usage(format!("the first line of {} is empty: no password", file.display())))
+        }
+        Some(password) => Ok(password.to_owned()),
+    }
 }
 
 /// The password that systemd hands over with `LoadCredential=redis-password:FILE`.
@@ -265,7 +291,7 @@ impl Target {
     /// `blocking` fail; `blocking` is how long the server itself may hold a reply back.
     ///
     /// # Errors
-    /// Redis cannot be reached, or refuses the password.
+    /// Redis cannot be reached, refuses the password, or has no such database.
     pub fn connect(&self, blocking: Duration) -> Result<Connection, Error> {
         static CRYPTO: Once = Once::new();
         // It fails only where one is installed already, which is as good.
@@ -279,7 +305,66 @@ impl Target {
             connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
             Ok(connection)
         };
-        connect().map_err(Error::redis("connect to Redis"))
+        connect().map_err(|error| match self.missing_database(&error) {
+            Some(fault) => Error::Unfit(fault),
+            None => {
+                let reason = match error.kind() {
+                    ErrorKind::AuthenticationFailed => self.ask_why_refused(),
+                    _ => None,
+                };
+                Error::redis("connect to Redis")(reason.unwrap_or(error))
+            }
+        })
+    }
+
+    /// Sends user and password once more, for the server's own words: redis-rs keeps them back. One
+    /// that has no password at all refuses every one.
+    fn ask_why_refused(&self) -> Option<RedisError> {
+        const LONGEST: usize = 120;
+        let settings = self.info.redis_settings();
+        let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let client = Client::open(self.info.clone().set_redis_settings(nobody)).ok()?;
+        let mut connection = client.get_connection_with_timeout(CONNECT_TIMEOUT).ok()?;
+        connection.set_read_timeout(Some(REPLY_TIMEOUT)).ok()?;
+        let mut auth = redis::cmd("AUTH");
+        auth.arg(settings.username()).arg(settings.password());
+        let said = auth.query::<()>(&mut connection).err()?;
+        // Advice follows in further sentences.
+        let reason = said.detail()?.split(". ").next()?.trim_end_matches('.');
+        let reason = reason.chars().take(LONGEST).collect();
+        Some((ErrorKind::AuthenticationFailed, "refused", reason).into())
+    }
+
+    /// What is said where the server has no database of that number: it will not get one while we
+    /// try again.
+    fn missing_database(&self, error: &RedisError) -> Option<String> {
+        let said = error.detail()?;
+        let reasons = ["DB index", "value is out of range", "cluster mode"];
+        let is_missing = error.to_string().contains("refused to switch database")
+            && reasons.iter().any(|reason| said.contains(reason));
+        is_missing.then(|| format!("this Redis has no database {}: {said}", self.db()))
+    }
+
+    /// The number of the database.
+    pub fn db(&self) -> i64 {
+        self.info.redis_settings().db()
+    }
+
+    /// What to ask who gave this address, as an aside, when the link fails; nothing where it does
+    /// not, or stands.
+    pub fn question(&self, error: &Error) -> &'static str {
+        let is_tls = matches!(self.info.addr(), ConnectionAddr::TcpTls { .. });
+        match error {
+            // A server that waits for a line of text says nothing to what TLS begins with.
+            _ if is_tls && (error.is_unanswered() || error.is_no_tls()) => {
+                " (does that port speak TLS?)"
+            }
+            _ if error.is_unanswered() => "",
+            Error::Redis { source, .. } if source.is_io_error() => {
+                " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)"
+            }
+            _ => "",
+        }
     }
 }
 
@@ -341,6 +426,19 @@ mod tests {
         assert_eq!(shown("unix:///run/redis.sock"), Ok("/run/redis.sock".into()));
         for bad in ["", "localhost", "http://x", "redis://", "redis://h/x"] {
             assert!(shown(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_port_is_told_as_such_and_without_what_may_be_a_password() {
+        for address in ["redis://h:99999", "rediss://u:secret@h:x/3", "redis://[::1]:65536"] {
+            let Err(Usage(fault)) = resolve(&["-a", address], &[]) else { panic!("{address}") };
+            assert_eq!(fault, "the port in the address is no number up to 65535", "{address}");
+        }
+        let Err(Usage(fault)) = resolve(&["-a", "redis://:pass/word@h"], &[]) else { panic!() };
+        assert!(!fault.contains("the port"), "{fault}");
+        for address in ["redis://h:65535", "redis://[::1]", "redis://[::1]:7000", "redis://u:p@h"] {
+            assert!(resolve(&["-a", address], &[]).is_ok(), "{address}");
         }
     }
 

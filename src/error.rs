@@ -67,13 +67,23 @@ impl Error {
 
     /// Whether a signal came while Redis was waited for: nothing is wrong with the link then.
     pub fn is_interrupted(&self) -> bool {
-        let Self::Redis { source, .. } = self else { return false };
-        let cause = StdError::source(source);
-        // redis-rs shares the cause among the copies of an error.
-        let shared =
-            cause.and_then(|cause| cause.downcast_ref::<Arc<dyn StdError + Send + Sync>>());
-        let io = shared.and_then(|cause| cause.downcast_ref::<io::Error>());
-        io.is_some_and(|cause| cause.kind() == io::ErrorKind::Interrupted)
+        self.io_kind() == Some(io::ErrorKind::Interrupted)
+    }
+
+    /// Whether the link stands and no answer came for as long as it was waited for.
+    pub fn is_unanswered(&self) -> bool {
+        self.io_kind() == Some(io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether what came is nothing of what TLS begins with.
+    pub fn is_no_tls(&self) -> bool {
+        self.io_kind() == Some(io::ErrorKind::InvalidData)
+            && self.to_string().contains("corrupt message")
+    }
+
+    fn io_kind(&self) -> Option<io::ErrorKind> {
+        let Self::Redis { source, .. } = self else { return None };
+        io_kind(source)
     }
 
     /// What follows from this error.
@@ -133,7 +143,12 @@ fn of_first_command(error: RedisError) -> RedisError {
 fn code_within(error: &RedisError) -> Option<&str> {
     let code = error.code()?;
     let detail = error.detail().unwrap_or_default();
-    let denials = ["The user executing the script can't ", "ACL failure in script"];
+    let denials = [
+        "The user executing the script can't ",
+        "ACL failure in script",
+        // redis-rs has put ERR in front of what was said to SELECT.
+        "no permissions to run ",
+    ];
     match code {
         "ERR" if denials.iter().any(|words| detail.contains(words)) => Some("NOPERM"),
         "ERR" if detail.contains(": WRONGTYPE ") => Some("WRONGTYPE"),
@@ -141,10 +156,18 @@ fn code_within(error: &RedisError) -> Option<&str> {
     }
 }
 
-/// A server that wants a password says so, to a command of more than ten words by the way.
+/// A server that wants a password says so, to a command of more than ten words by the way, and to
+/// SELECT, where redis-rs leaves the code out.
 fn is_unauthenticated(error: &RedisError) -> bool {
+    let words = ["unauthenticated", "Authentication required"];
     error.code() == Some("NOAUTH")
-        || error.detail().is_some_and(|detail| detail.contains("unauthenticated"))
+        || error.detail().is_some_and(|detail| words.iter().any(|it| detail.contains(it)))
+}
+
+fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
+    // redis-rs shares the cause among the copies of an error.
+    let shared = StdError::source(error)?.downcast_ref::<Arc<dyn StdError + Send + Sync>>()?;
+    shared.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
 /// A server's or a system's own words, without redis-rs' frame around them.
@@ -154,10 +177,21 @@ fn describe(error: &RedisError) -> String {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(code), None) => code.to_owned(),
         _ if error.kind() == redis::ErrorKind::AuthenticationFailed => {
-            "the user or the password was refused".to_owned()
+            let reason = error.detail().map(|reason| format!(": {reason}"));
+            "the user or the password was refused".to_owned() + &reason.unwrap_or_default()
         }
+        // The system's words for it are those for a resource that is unavailable.
+        _ if io_kind(error) == Some(io::ErrorKind::WouldBlock) => "no answer in time".to_owned(),
+        _ if is_no_redis(error) => "what answers there does not speak Redis' protocol".to_owned(),
         _ => error.to_string(),
     }
+}
+
+/// Whether what came is no reply at all; one of another type than was expected is told in the same
+/// kind of error.
+fn is_no_redis(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Parse
+        && error.detail().is_some_and(|detail| detail.starts_with("Parse error"))
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ pub struct Session {
     stopping: AtomicBool,
     broken: AtomicBool,
     pulses: [AtomicU64; THREADS.len()],
+    replied_ms: AtomicU64,
     readers_client_ids: [AtomicU64; 2],
 }
 
@@ -84,6 +85,7 @@ impl Session {
             stopping: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             pulses: Default::default(),
+            replied_ms: AtomicU64::new(0),
             readers_client_ids: Default::default(),
         }
     }
@@ -138,6 +140,17 @@ impl Session {
             .min_by_key(|(_, beat)| *beat)
             .expect("there are threads");
         (THREADS[n], self.started.elapsed().saturating_sub(Duration::from_millis(beat)))
+    }
+
+    /// Says that Redis has answered.
+    pub fn note_reply(&self) {
+        self.replied_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// When Redis last answered, as far as it was noted: every two seconds or so even where nothing
+    /// is to be done.
+    pub fn last_reply(&self) -> Instant {
+        self.started + Duration::from_millis(self.replied_ms.load(Ordering::Relaxed))
     }
 
     /// Remembers the connection on which a reader blocks, so that it can be woken.

@@ -156,7 +156,7 @@ fn sample(value: &str) -> &'static str {
     match value {
         "ADDRESS" => NO_REDIS,
         "BOOK" => "geb",
-        "F" => "returns.txt",
+        "F" => "password",
         "FILE" => "written",
         "ID" => "17-0",
         "LEVEL" => "info",
@@ -197,6 +197,7 @@ fn the_help_of_every_command_fits_a_screen() {
 #[test]
 fn the_parsers_take_the_options_of_the_help_and_no_command_takes_those_of_another() {
     let directory = workplace();
+    fs::write(directory.path().join("password"), "secret\n").unwrap();
     for name in PROGRAMS {
         let helps = Help::all(name);
         let commands =

@@ -1,6 +1,7 @@
 //! How a run of `library-admin` ends: its exit statuses, and the words that tell a person what
 //! went wrong and what to do about it.
 
+use super::show::shown;
 use crate::connect::Target;
 use crate::error::{Error, Remedy};
 
@@ -49,15 +50,12 @@ impl From<Error> for Failure {
 /// What Redis said, and what to do.
 pub fn redis_failed(error: &Error, target: &Target) -> String {
     let hint = match error {
-        Error::Redis { source, .. } if source.is_io_error() => {
-            " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)"
-        }
         _ if error.lacks_permission() => " (this Redis user needs more permissions)",
         _ if error.remedy() == Remedy::Credentials => {
             " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
         }
         _ if error.code() == Some("WRONGTYPE") => " (library-admin check says which key it is)",
-        _ => "",
+        _ => target.question(error),
     };
-    format!("Redis at {target}: {error}{hint}")
+    shown(format!("Redis at {target}: {error}{hint}").as_bytes())
 }

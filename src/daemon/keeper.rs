@@ -132,6 +132,7 @@ impl Keeper<'_> {
             }
             stalled = false;
             lease::renew(self.session, &mut self.connection)?;
+            self.session.note_reply();
             if self.to_lending.is_none() {
                 continue;
             }

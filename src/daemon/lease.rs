@@ -11,7 +11,7 @@ use redis::{Connection, Value};
 
 use crate::error::Error;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::script::{Script, lua};
+use crate::script::{Script, lua, text};
 use crate::session::Session;
 
 static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("acquire")));
@@ -21,8 +21,13 @@ static RESIGN: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("resign")));
 /// What a try to take the lease came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acquired {
-    /// It is ours, under this token.
-    Ours(String),
+    /// It is ours.
+    Ours {
+        /// Under this token.
+        token: String,
+        /// Another held it.
+        is_forced: bool,
+    },
     /// Another holds it.
     Held {
         /// The lock's value; whatever somebody has put there.
@@ -72,7 +77,10 @@ impl Lease {
             .arg(if force { "force" } else { instead_of })
             .run(connection, DOING)?;
         match (reply.word.as_str(), reply.rest.first(), reply.number(1)) {
-            ("ACQUIRED", ..) => Ok(Acquired::Ours(format!("{}:{}", self.process, self.number))),
+            ("ACQUIRED", Some(how), _) => Ok(Acquired::Ours {
+                token: format!("{}:{}", self.process, self.number),
+                is_forced: text(how) == Some("forced"),
+            }),
             ("HELD", Some(Value::BulkString(value)), Some(ms)) => Ok(Acquired::Held {
                 value: value.clone(),
                 left: u64::try_from(ms).ok().map(Duration::from_millis),

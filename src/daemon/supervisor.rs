@@ -105,7 +105,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
     let notifier = Notifier::from_env();
     let keys = Keys::new(options.connect.branch());
     let lease = Lease::new(keys.lock(&options.name), options.lease);
-    info!(target: LOG, "{} starts, on Redis at {target}", options.name);
+    info!(target: LOG, "{} starts, on Redis at {target}{}", options.name, part(&options, &target));
     let mut supervisor = Supervisor {
         keys,
         options,
@@ -116,6 +116,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         tried: Arc::default(),
         sessions: 0,
         ready: false,
+        answered: Instant::now(),
         outage: None,
     };
     let end = supervisor.run();
@@ -130,6 +131,18 @@ pub fn run(options: Options, target: Target) -> ExitCode {
             ExitCode::from(status)
         }
     }
+}
+
+/// Which part of its Redis it works on, where that is not the usual one.
+fn part(options: &Options, target: &Target) -> String {
+    let mut part = String::new();
+    if target.db() != 0 {
+        part += &format!(", database {}", target.db());
+    }
+    if let Some(branch) = options.connect.branch() {
+        part += &format!(", branch {branch}");
+    }
+    part
 }
 
 /// A thread that waits for signals: the first goes to the channel, a second ends the process.
@@ -164,6 +177,8 @@ struct Supervisor {
     sessions: u64,
     /// Whether systemd was told that we are ready.
     ready: bool,
+    /// When Redis last answered in a session, or the start of the process.
+    answered: Instant,
     /// Since when there is no good session, once that was told.
     outage: Option<Instant>,
 }
@@ -184,12 +199,7 @@ impl Supervisor {
             if begin.elapsed() > PROVEN {
                 pause = FIRST_PAUSE;
             }
-            if error.is_interrupted() {
-                // Somebody paused this process: nothing is wrong with Redis.
-                debug!(target: LOG, "{error}");
-            } else {
-                self.tell_outage(&error);
-            }
+            self.tell_outage(&error);
             if self.wait(pause).is_err() {
                 return End::Stopped;
             }
@@ -197,11 +207,18 @@ impl Supervisor {
         }
     }
 
-    /// An outage is told once, when it begins.
+    /// An outage is told once, when it is noticed; it began after the last answer.
     fn tell_outage(&mut self, error: &Error) {
+        if error.is_interrupted() {
+            // Somebody paused this process: nothing is wrong with Redis.
+            debug!(target: LOG, "{error}");
+            return;
+        }
         if self.outage.is_none() {
-            warn!(target: LOG, "{error}; trying again until it works");
-            self.outage = Some(Instant::now());
+            // Where Redis has been once, it is the right address.
+            let question = if self.sessions == 0 { self.target.question(error) } else { "" };
+            warn!(target: LOG, "{error}{question}; trying again until it works");
+            self.outage = Some(self.answered);
         } else {
             debug!(target: LOG, "{error}");
         }
@@ -225,7 +242,8 @@ impl Supervisor {
                 Some(End::Status(EXIT_UNFIT, why))
             }
             Remedy::Retry if self.sessions == 0 && self.options.exit_if_unavailable => {
-                Some(End::Status(EXIT_UNAVAILABLE, error.to_string()))
+                let question = self.target.question(error);
+                Some(End::Status(EXIT_UNAVAILABLE, format!("{error}{question}")))
             }
             Remedy::Retry => None,
         }
@@ -255,7 +273,12 @@ impl Supervisor {
         loop {
             let force = first && self.options.force;
             let (value, left) = match self.lease.acquire(connection, force, "")? {
-                Acquired::Ours(token) => return Ok(token),
+                Acquired::Ours { token, is_forced } => {
+                    if is_forced {
+                        warn!(target: LOG, "took the name {name} from an instance that was running, by its lock");
+                    }
+                    return Ok(token);
+                }
                 Acquired::Held { value, left } => (value, left),
             };
             if !first {
@@ -327,6 +350,13 @@ impl Supervisor {
             threads.spawn(scope, &session, &sender, keeper_orders);
             drop(sender);
             let over = self.oversee(&session, &events, &orders, &mut control);
+            self.answered = session.last_reply();
+            if let Err(Over::Trouble(error)) = &over
+                && error.remedy() == Remedy::Retry
+            {
+                // Threads that wait for a Redis that hangs may take longer to end than it hangs.
+                self.tell_outage(error);
+            }
             // Whatever happened, every thread ends now: at the scope's end they are all joined.
             session.give_up();
             let _ = orders.send(Order::End);

@@ -166,6 +166,7 @@ fn read_new(
     let (group, consumer) = (LENDING_GROUP, session.consumer());
     let streams: Vec<&str> = actions.iter().map(|action| session.keys.stream(*action)).collect();
     let reads = stream::read_new(connection, group, consumer, &streams, count, waits)?;
+    session.note_reply();
     let delivered = |(n, entry): &(usize, Entry)| Delivered::read(actions[*n], entry, true);
     Ok(reads.iter().map(|entries| entries.iter().map(delivered).collect()).collect())
 }

@@ -334,7 +334,11 @@ impl<'a> Worker<'a> {
     fn receive(&mut self) -> Result<Option<Value>, Error> {
         match self.connection.recv_response().and_then(Value::extract_error) {
             Err(error) if error.code() == Some("NOSCRIPT") => Ok(None),
-            other => other.map(Some).map_err(Error::redis("work on events")),
+            other => {
+                let reply = other.map_err(Error::redis("work on events"))?;
+                self.session.note_reply();
+                Ok(Some(reply))
+            }
         }
     }
 

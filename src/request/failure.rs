@@ -64,14 +64,11 @@ impl Failure {
     /// Redis failed: what it said, what is known to be sent, what to do.
     pub fn redis(error: &Error, target: &Target, sent: &dyn fmt::Display) -> Self {
         let hint = match error {
-            Error::Redis { source, .. } if source.is_io_error() => {
-                " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)"
-            }
             _ if error.lacks_permission() => " (this Redis user needs more permissions)",
             _ if error.remedy() == Remedy::Credentials => {
                 " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
             }
-            _ => "",
+            _ => target.question(error),
         };
         Self { message: format!("Redis at {target}: {error}{hint}; {sent}"), status: REDIS }
     }

@@ -68,6 +68,7 @@ pub fn run(
             MOST_IN_A_READ,
             &[Some(BLOCK_MS)],
         )?;
+        session.note_reply();
         let entries: Vec<_> = reads.into_iter().flatten().collect();
         let is_full = entries.len() == MOST_IN_A_READ;
         hand_over(entries.iter().map(|(_, entry)| delivered(entry)).collect(), to_worker);

@@ -79,11 +79,18 @@ fn force_takes_the_name_and_the_old_instance_stops_without_changing_anything() {
     let (redis, mut old) = library(&Ledger::new());
     let mut new = Daemon::start(&redis, &["-f", "worker1"]);
     assert_eq!(old.exit_status(), 69);
+    let taken = "took the name worker1 from an instance that was running";
+    assert_eq!(new.log().matches(taken).count(), 1, "{}", new.log());
     assert!(is_locked(&redis, "worker1"), "the old one released what is not its own");
     let id = redis.request("user1", "geb");
     assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
     redis.assert_at_rest();
     assert_eq!(new.stop(), 0);
+    // From here on nobody has it, and nobody but itself when its link was cut.
+    let free = Daemon::start(&redis, &["-f", "worker1"]);
+    redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    assert!(eventually(DEADLINE, || free.log().contains("working again")), "{}", free.log());
+    assert!(!free.log().contains("took the name"), "{}", free.log());
 }
 
 #[test]

@@ -47,6 +47,25 @@ fn each_outcome_is_one_line_that_says_who_what_and_why_not() {
     assert!(!log.contains('\u{1b}'), "colours: {log}");
 }
 
+/// Who looks for what an instance does looks in that database and under that branch.
+#[test]
+fn the_first_line_says_which_database_and_which_branch_it_works_on() {
+    let redis = Redis::new();
+    let address = redis.address();
+    let url = format!("unix://{address}?db=2");
+    for (args, part) in [
+        (&["worker1"][..], ""),
+        (&["worker2", "--db", "3"], ", database 3"),
+        (&["worker3", "--branch", "north"], ", branch north"),
+        (&["worker4", "-a", &url, "--branch", "north"], ", database 2, branch north"),
+    ] {
+        let daemon = Daemon::start(&redis, args);
+        let log = daemon.log();
+        let first = format!("{} starts, on Redis at {address}{part}", args[0]);
+        assert!(log.lines().next().is_some_and(|line| line.ends_with(&first)), "{log}");
+    }
+}
+
 /// `journalctl -p warning` found nothing, whatever went wrong: what stderr says is information, unless
 /// a line begins with its priority. Who runs the daemon by hand does not want to see that.
 #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::*;
 
@@ -201,6 +201,97 @@ fn an_outage_and_its_end_are_told_once_each() {
     assert!(eventually(DEADLINE, || told() >= 2), "{}", daemon.log());
     assert!(stays(Duration::from_secs(1), || told() == 2), "{}", daemon.log());
     assert_eq!(daemon.stop(), 0);
+}
+
+/// It was counted from when the last thread had given Redis up: ten seconds were told as none at all,
+/// after what was decided when Redis went on.
+#[test]
+fn an_outage_is_told_while_redis_hangs_and_with_its_whole_length() {
+    let redis = Redis::new();
+    let daemon = Daemon::start(&redis, &["worker1", "--lease", "1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    assert!(eventually(DEADLINE, || daemon.log().contains("ACCEPTED")));
+    let begin = Instant::now();
+    redis.signal(Signal::STOP);
+    let stopped = Instant::now();
+    // A renewal, and as long as its reply may take.
+    let soon = Duration::from_secs(8);
+    let is_told = eventually(soon, || daemon.log().contains("trying again until it works"));
+    let hung = stopped.elapsed().as_secs_f64();
+    redis.signal(Signal::CONT);
+    assert!(is_told, "{}", daemon.log());
+    assert!(daemon.log().contains("no answer in time; trying again"), "{}", daemon.log());
+    let length = || {
+        let log = daemon.log();
+        let (_, rest) = log.split_once("working again after ")?;
+        rest.split_once(" s\n").and_then(|(length, _)| length.parse::<f64>().ok())
+    };
+    assert!(eventually(DEADLINE, || length().is_some()), "{}", daemon.log());
+    let (length, most) = (length().unwrap(), begin.elapsed().as_secs_f64());
+    // Told to a tenth of a second; of the time before it, two seconds may have passed without a word.
+    assert!((hung - 0.1..most + 2.1).contains(&length), "{hung} to {most}: {length}");
+}
+
+/// A Redis that hangs was told as "Resource temporarily unavailable (os error 11) (is Redis running
+/// there?)", and so was one that is spoken to in TLS and expects none.
+#[test]
+fn a_redis_that_does_not_answer_is_told_as_such_by_all() {
+    let (redis, plain) = (Redis::new(), Redis::tcp(&[]));
+    let tls = plain.url().replace("redis:", "rediss:");
+    let daemon = Daemon::spawn(&plain, &["-a", &tls, "worker1"]);
+    redis.signal(Signal::STOP);
+    let (admin, req, tls) = std::thread::scope(|scope| {
+        let admin = scope.spawn(|| TestCommand::library_admin(&redis, &["status"]));
+        let req = scope.spawn(|| TestCommand::library_req(&redis, &["loans", "user1"]));
+        let tls = TestCommand::library_admin(&plain, &["status", "-a", &tls]);
+        (admin.join().unwrap(), req.join().unwrap(), tls)
+    });
+    redis.signal(Signal::CONT);
+    for run in [admin, req] {
+        let run = run.exits(4);
+        assert!(run.stderr.contains("no answer in time"), "{run}");
+        assert!(!run.stderr.contains('('), "{run}");
+    }
+    let tls = tls.exits(4);
+    assert!(tls.stderr.ends_with(" (does that port speak TLS?)\n"), "{tls}");
+    assert!(
+        eventually(DEADLINE, || daemon.log().contains("(does that port speak TLS?); trying again")),
+        "{}",
+        daemon.log()
+    );
+}
+
+/// The parser's complaint was told, over several lines, and "is Redis running there?" of what answers.
+#[test]
+fn a_server_that_is_no_redis_is_told_as_such_by_all() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap();
+    // Ends with the process of this test.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let redis = Redis::new();
+    let plain = format!("redis://{host}");
+    let said = "what answers there does not speak Redis' protocol";
+    let daemon = Daemon::spawn(&redis, &["-a", &plain, "worker1"]);
+    for run in [
+        TestCommand::library_req(&redis, &["loans", "user1", "-a", &plain]),
+        TestCommand::library_admin(&redis, &["status", "-a", &plain]),
+        TestCommand::library_admin(&redis, &["status", "-a", &plain, "--password", "secret"]),
+    ] {
+        let run = run.exits(4);
+        assert!(run.stderr.contains(said) && run.stderr.lines().count() == 1, "{run}");
+    }
+    let told = || daemon.log().contains(&format!("{said}; trying again until it works"));
+    assert!(eventually(DEADLINE, told), "{}", daemon.log());
+    let tls = format!("rediss://{host}");
+    let run = TestCommand::library_admin(&redis, &["status", "-a", &tls]).exits(4);
+    assert!(run.stderr.ends_with(" (does that port speak TLS?)\n"), "{run}");
 }
 
 /// The system ends a blocking read when a process goes on that was stopped, and the log told a loss of

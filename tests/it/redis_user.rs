@@ -59,3 +59,69 @@ fn the_user_of_the_manual_may_do_what_is_done_and_no_more() {
         assert_eq!(error.code(), Some("NOPERM"), "{command:?}");
     }
 }
+
+/// A database that the server has not was asked for again and again; and so was one that it did not give
+/// to this user, since redis-rs keeps only the words of what is said to SELECT, and not its code.
+#[test]
+fn a_database_that_cannot_be_had_ends_the_daemon_and_the_commands() {
+    let redis = Redis::new();
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">secret", "~*", "&*", "+@all", "-select"]);
+    let clerk = ["--username", "clerk", "--password", "secret"];
+    let wants_password = Redis::new();
+    wants_password.cmd(&["CONFIG", "SET", "requirepass", "secret"]);
+    for (redis, user, db, status, said) in [
+        (&redis, &[][..], "99", 78, "this Redis has no database 99: DB index is out of range"),
+        (&redis, &[], "99999999999", 78, "this Redis has no database 99999999999: "),
+        (&redis, &clerk, "1", 77, "no permissions to run the 'select' command"),
+        (&wants_password, &[], "1", 77, "a password is wanted"),
+    ] {
+        let with = |args: &[&'static str]| [user, &["--db", db], args].concat();
+        let mut daemon = Daemon::spawn(redis, &with(&["worker1"]));
+        assert_eq!(daemon.exit_status(), status, "{}", daemon.log());
+        assert!(daemon.log().contains(said), "{}", daemon.log());
+        for run in [
+            TestCommand::library_req(redis, &with(&["request", "user1", "geb"])),
+            TestCommand::library_admin(redis, &with(&["status"])),
+        ] {
+            let run = run.exits(4);
+            assert!(run.stderr.contains(said), "{run}");
+        }
+    }
+}
+
+/// A wrong password and a server that has none at all were told in the same words; and an empty file in
+/// which a password was looked for was told as a wrong password.
+#[test]
+fn why_user_and_password_are_refused_is_said() {
+    let redis = Redis::new();
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">secret", "~*", "&*", "+@all"]);
+    for (user, reason) in [
+        (
+            &["--password", "secret"][..],
+            "refused: AUTH <password> called without any password configured for the default user",
+        ),
+        (
+            &["--username", "clerk", "--password", "wrong"],
+            "refused: invalid username-password pair or user is disabled",
+        ),
+    ] {
+        let with = |args: &[&'static str]| [user, args].concat();
+        let mut daemon = Daemon::spawn(&redis, &with(&["worker1"]));
+        assert_eq!(daemon.exit_status(), 77);
+        assert!(daemon.log().ends_with(&format!("{reason}\n")), "{}", daemon.log());
+        for run in [
+            TestCommand::library_req(&redis, &with(&["request", "user1", "geb"])),
+            TestCommand::library_admin(&redis, &with(&["status"])),
+        ] {
+            let run = run.exits(4);
+            assert!(run.stderr.contains(&format!("{reason} (give user")), "{run}");
+        }
+    }
+    for text in ["", "\nsecret\n"] {
+        std::fs::write(redis.directory().join("password"), text).unwrap();
+        let args = ["--password-file", "password"];
+        let run = TestCommand::libraryd(&redis, &[&args[..], &["worker1"]].concat()).exits(2);
+        assert!(run.stderr.contains("the first line of password is empty"), "{run}");
+        TestCommand::library_admin(&redis, &[&args[..], &["status"]].concat()).exits(2);
+    }
+}
