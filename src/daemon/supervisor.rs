@@ -207,7 +207,8 @@ impl Supervisor {
         }
     }
 
-    /// An outage is told once, when it is noticed; it began after the last answer.
+    /// An outage is told once, when it is noticed. A link that is closed is noticed at once; a server
+    /// that has fallen silent did so after its last answer.
     fn tell_outage(&mut self, error: &Error) {
         if error.is_interrupted() {
             // Somebody paused this process: nothing is wrong with Redis.
@@ -218,7 +219,8 @@ impl Supervisor {
             // Where Redis has been once, it is the right address.
             let question = if self.sessions == 0 { self.target.question(error) } else { "" };
             warn!(target: LOG, "{error}{question}; trying again until it works");
-            self.outage = Some(self.answered);
+            let is_silent = error.is_unanswered();
+            self.outage = Some(if is_silent { self.answered } else { Instant::now() });
         } else {
             debug!(target: LOG, "{error}");
         }
