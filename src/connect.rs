@@ -178,7 +178,8 @@ impl ConnectArgs {
 /// An address as it was given, but for a password in it.
 fn without_password(address: &str) -> Option<String> {
     if !address.contains("://") {
-        return Some(address.to_owned());
+        // A path; or a URL that was mistyped, and taken for one.
+        return (!address.contains('@')).then(|| address.to_owned());
     }
     let mut url = redis::parse_redis_url(address)?;
     let (asked, kept): (Vec<_>, Vec<_>) =
@@ -213,7 +214,10 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
         });
     }
     if !address.contains('/') {
-        return Err(fault(&format!("write redis://{address} or ./{address}")));
+        return Err(match address.contains('@') {
+            true => fault(&"write redis:// in front of a host"),
+            false => fault(&format!("write redis://{address} or ./{address}")),
+        });
     }
     ConnectionAddr::Unix(address.into()).into_connection_info().map_err(|e| fault(&e))
 }
@@ -307,32 +311,36 @@ impl Target {
         };
         connect().map_err(|error| match self.missing_database(&error) {
             Some(fault) => Error::Unfit(fault),
-            None => {
-                let reason = match error.kind() {
-                    ErrorKind::AuthenticationFailed => self.ask_why_refused(),
-                    _ => None,
-                };
-                Error::redis("connect to Redis")(reason.unwrap_or(error))
+            None if error.kind() == ErrorKind::AuthenticationFailed => {
+                Error::redis("connect to Redis")(self.refusal(error))
             }
+            None => Error::redis("connect to Redis")(error),
         })
     }
 
-    /// Sends user and password once more, for the server's own words: redis-rs keeps them back. One
-    /// that has no password at all refuses every one.
-    fn ask_why_refused(&self) -> Option<RedisError> {
-        const LONGEST: usize = 120;
+    /// Why user and password were refused: redis-rs takes every answer to them for a refusal, and keeps
+    /// the server's words back. So they are sent once more. Only words that are known are told: a server
+    /// may repeat what it was sent.
+    fn refusal(&self, error: RedisError) -> RedisError {
+        match self.authenticate() {
+            Err(said) if said.detail() == Some("max number of clients reached") => said,
+            Err(said) if said.detail().is_some_and(|it| it.contains("without any password")) => {
+                let reason = "this Redis has no password".to_owned();
+                (ErrorKind::AuthenticationFailed, "refused", reason).into()
+            }
+            _ => error,
+        }
+    }
+
+    fn authenticate(&self) -> Result<(), RedisError> {
         let settings = self.info.redis_settings();
         let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let client = Client::open(self.info.clone().set_redis_settings(nobody)).ok()?;
-        let mut connection = client.get_connection_with_timeout(CONNECT_TIMEOUT).ok()?;
-        connection.set_read_timeout(Some(REPLY_TIMEOUT)).ok()?;
+        let client = Client::open(self.info.clone().set_redis_settings(nobody))?;
+        let mut connection = client.get_connection_with_timeout(CONNECT_TIMEOUT)?;
+        connection.set_read_timeout(Some(REPLY_TIMEOUT))?;
         let mut auth = redis::cmd("AUTH");
         auth.arg(settings.username()).arg(settings.password());
-        let said = auth.query::<()>(&mut connection).err()?;
-        // Advice follows in further sentences.
-        let reason = said.detail()?.split(". ").next()?.trim_end_matches('.');
-        let reason = reason.chars().take(LONGEST).collect();
-        Some((ErrorKind::AuthenticationFailed, "refused", reason).into())
+        auth.query(&mut connection)
     }
 
     /// What is said where the server has no database of that number: it will not get one while we
@@ -411,6 +419,7 @@ mod tests {
             (&["-a", "redis://:s%40cret@[::1]:7602"], " -a 'redis://[::1]:7602'"),
             (&["-a", "unix:///run/r?pass=secret&db=2"], " -a 'unix:///run/r?db=2'"),
             (&["-a", "unix:///run/r?p%61ss=secret"], " -a unix:///run/r"),
+            (&["-a", "redis:secret@h/0"], ""),
         ] {
             assert_eq!(taken(args).unwrap().typed(), typed, "{args:?}");
         }

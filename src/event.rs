@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use crate::ids::{BookId, EventId, IdFault, UserId};
 use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, USER_ID_FIELD};
@@ -93,11 +94,22 @@ pub enum AnswerWish {
     KeepFor(u64),
 }
 
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
 /// The longest that an answer can be asked to be kept: 30 days. Nobody else cares for them, and
 /// they take room.
-pub const MAX_KEEP_MS: u64 = 30 * 24 * 3_600_000;
+pub const MAX_KEEP_MS: u64 = 30 * DAY_MS;
 
 impl AnswerWish {
+    /// The wish for an answer that is kept so long: what is sent again is answered as long as it is known.
+    pub fn kept(remembered: Duration) -> Self {
+        match remembered.as_millis() as u64 {
+            DAY_MS => Self::Keep,
+            ms => Self::KeepFor(ms),
+        }
+    }
+
     /// The word in the event's field `answer`; none for [`AnswerWish::None`].
     pub fn word(self) -> Option<Cow<'static, str>> {
         match self {
@@ -125,11 +137,10 @@ impl AnswerWish {
     ///
     /// Waiting clients read it at once; an hour lets somebody who gave up waiting ask again.
     pub fn ttl_ms(self) -> u64 {
-        const HOUR_MS: u64 = 3_600_000;
         match self {
             Self::None => 0,
             Self::Wait => HOUR_MS,
-            Self::Keep => 24 * HOUR_MS,
+            Self::Keep => DAY_MS,
             Self::KeepFor(ms) => ms,
         }
     }

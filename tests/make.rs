@@ -350,7 +350,7 @@ fn with_an_address_that_redis_is_used_and_none_started() {
     // It was waited for as a socket of that name.
     let refused = output(tree.run_script("localhost:7000").stderr(Stdio::piped()));
     assert!(!refused.status.success());
-    let hint = "localhost:7000 is no address: for a host and a port it is redis://localhost:7000";
+    let hint = "ADDRESS is no path of a socket; for a host and a port it is redis://HOST:PORT";
     assert!(text(&refused).contains(hint), "{}", text(&refused));
     // A variable of that name in the environment may mean anything.
     let shown = output(tree.make(&["-n", "run"]).env("ADDRESS", "redis://production"));

@@ -211,7 +211,7 @@ fn the_parsers_take_the_options_of_the_help_and_no_command_takes_those_of_anothe
                     let mut args: Vec<&str> = vec!["--address", NO_REDIS];
                     args.extend(help.command.as_deref());
                     args.extend(needed(help));
-                    if takes && long == "--remember" {
+                    if takes && long == "--remember" && help.command.as_deref() != Some("batch") {
                         args.extend(["--id", "some"]);
                     }
                     args.push(typed);

@@ -461,6 +461,22 @@ fn an_id_that_is_not_remembered_any_more_names_another_event() {
 }
 
 #[test]
+fn a_batch_and_its_answers_are_known_as_long_as_was_asked_for() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, "return u geb\n").unwrap();
+    let batch = ["batch", file.to_str().unwrap(), "--batch-id", "night"];
+    let run = server.run(&[&batch[..], &["--timeout", "0", "--remember", "3d"]].concat());
+    assert_eq!(run.status, Some(3), "{run:?}");
+    const DAY_S: i64 = 24 * 3_600;
+    let left: i64 = db.ttl("lending_batch:night:0").unwrap();
+    assert!((2 * DAY_S..=3 * DAY_S).contains(&left), "{left}");
+    let entries = entries(&mut db, RETURNS);
+    assert!(format!("{entries:?}").contains("keep:259200000"), "{entries:?}");
+}
+
+#[test]
 fn a_failed_xadd_leaves_no_submission_behind() {
     let server = Server::start();
     let mut db = server.connect();
@@ -1719,6 +1735,9 @@ fn a_run_without_bad_lines_removes_those_of_an_earlier_run_and_nothing_else() {
         assert!(!run(good, more).err.contains("removed"));
     }
     run(bad, &[]);
+    // Nothing is sent in their place.
+    let unsent = run(good, &["-a", "redis://127.0.0.1:1"]);
+    assert!(unsent.status == Some(4) && rejected.exists(), "{unsent:?}");
     run(good, &["-q"]).is(0, "", "");
     assert!(!rejected.exists());
     // Those of a run that sends the good lines are its own.

@@ -15,10 +15,10 @@ use tempfile::TempDir;
 /// it leaves results.
 const LIBRARY_REQ: &str = r#"#!/bin/sh
 for file; do :; done
-echo "$6: $(cat "$file")" >>"$NOTED"
+echo "${8%%.*}: $(cat "$file")" >>"$NOTED"
 status=$(cat "$STATUS")
 case $status in
-[0123]) echo results >"$8" ;;
+[0123]) echo results >"${10}" ;;
 *x) status=${status%x} ;;
 esac
 exit "$status"
@@ -59,7 +59,7 @@ impl Machine {
             .env("PATH", path)
             .env("STATE_DIRECTORY", self.path("state"))
             .env("RETURNS", self.path("spool/returns"))
-            .env("BATCH_OPTIONS", "--partial --timeout 600")
+            .env("BATCH_OPTIONS", "--partial --timeout 600 --remember 3d")
             .env("NOTED", self.path("noted"))
             .env("STATUS", self.path("status"))
             .output()
@@ -100,21 +100,26 @@ fn returns_that_could_not_be_handed_in_are_on_another_day_oldest_first() {
     assert_eq!(machine.night("2026-11-26", "4").1, "returns-2026-11-26: return a 1\n");
     assert_eq!(machine.night("2026-11-27", "4").1, "returns-2026-11-26: return a 1\n");
     let both = "returns-2026-11-26: return a 1\nreturns-2026-11-27: return b 2\n";
-    assert_eq!(machine.night("2026-11-27", "1"), (1, both.into()));
+    assert_eq!(machine.night("2026-11-27", "1"), (0, both.into()));
     assert_eq!(machine.night("2026-11-28", "0"), (0, String::new()));
 }
 
 /// Lines that were no returns are no better on the next day; but if nothing was sent, all is still to do.
 #[test]
-fn bad_lines_are_told_once_and_a_bad_option_loses_nothing() {
+fn bad_lines_are_sent_once_and_told_until_they_are_gone_and_a_bad_option_loses_nothing() {
     let machine = Machine::new();
     machine.put("spool/returns", "return a 1\n");
     assert_eq!(machine.night("2026-11-26", "2x").0, 2);
     assert_eq!(machine.state(), ["returns-2026-11-26"]);
+    machine.put("state/returns-2026-11-26.rejected", "nonsense\n");
     assert_eq!(machine.night("2026-11-27", "2").0, 2);
-    let all = ["returns-2026-11-26", "returns-2026-11-26.csv", "returns-2026-11-26.done"];
-    assert_eq!(machine.state(), all);
-    assert_eq!(machine.night("2026-11-28", "0"), (0, String::new()));
+    let done = ["returns-2026-11-26", "returns-2026-11-26.csv", "returns-2026-11-26.done"];
+    assert_eq!(machine.state()[..3], done);
+    // Another day's success does not cover it up.
+    machine.put("spool/returns", "return b 2\n");
+    assert_eq!(machine.night("2026-11-28", "0"), (2, "returns-2026-11-28: return b 2\n".into()));
+    fs::remove_file(machine.path("state/returns-2026-11-26.rejected")).unwrap();
+    assert_eq!(machine.night("2026-11-29", "0"), (0, String::new()));
 }
 
 #[test]
@@ -150,15 +155,27 @@ fn only_a_file_of_its_own_is_taken() {
     machine.put("secret", "secret");
     let mode = || fs::metadata(machine.path("secret")).unwrap().permissions().mode() & 0o777;
     let before = mode();
-    let link: [fn(PathBuf, PathBuf) -> std::io::Result<()>; 2] =
-        [|from, to| symlink(from, to), |from, to| fs::hard_link(from, to)];
+    let secret = machine.path("secret");
+    let link: [&dyn Fn(PathBuf) -> std::io::Result<()>; 3] = [
+        &|name| symlink(&secret, name),
+        // It leads nowhere from another directory.
+        &|name| symlink("../secret", name),
+        &|name| fs::hard_link(&secret, name),
+    ];
     for link in link {
-        link(machine.path("secret"), machine.path("spool/returns")).unwrap();
-        let collected = machine.script("2026-11-26", &["collect"]);
-        assert_eq!(collected.status.code(), Some(1));
-        let said = String::from_utf8_lossy(&collected.stderr);
-        assert!(said.contains("spool/returns was no file of its own"), "{said}");
-        assert_eq!((mode(), machine.state()), (before, vec!["incoming".to_owned()]));
-        fs::remove_file(machine.path("state/incoming")).unwrap();
+        link(machine.path("spool/returns")).unwrap();
+        for _ in 0..2 {
+            let collected = machine.script("2026-11-26", &["collect"]);
+            assert_eq!(collected.status.code(), Some(2));
+            let said = String::from_utf8_lossy(&collected.stderr);
+            assert!(said.contains("spool/returns.taken is no file of its own"), "{said}");
+            assert_eq!((mode(), machine.state()), (before, vec![]));
+        }
+        fs::remove_file(machine.path("spool/returns.taken")).unwrap();
     }
+    // Nor is anything moved into a directory that stands where a file belongs.
+    machine.put("spool/returns", "return a 1\n");
+    symlink(machine.path("state"), machine.path("state/incoming")).unwrap();
+    assert_eq!(machine.script("2026-11-26", &["collect"]).status.code(), Some(2));
+    assert!(machine.path("spool/returns").exists());
 }

@@ -42,7 +42,8 @@ _library_req() {
     case $command in
     request | return) options='--timeout --no-wait --id --remember --json -q --quiet' ;;
     batch)
-        options='--timeout --no-wait --partial --results --rejected --batch-id --json -q --quiet'
+        options='--timeout --no-wait --partial --results --rejected --batch-id --remember'
+        options+=' --json -q --quiet'
         ;;
     outcome) options='--json -q --quiet' ;;
     loans) options='--json' ;;

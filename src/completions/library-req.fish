@@ -15,7 +15,7 @@ complete -c library-req -n "not __fish_seen_subcommand_from $commands" -a watch 
 complete -c library-req -n '__fish_seen_subcommand_from request return batch' -l timeout -x -d 'How many seconds to wait for an outcome'
 complete -c library-req -n '__fish_seen_subcommand_from request return batch' -l no-wait -d 'Queue it, print OK and leave'
 complete -c library-req -n '__fish_seen_subcommand_from request return' -l id -x -d 'Name it, so that it is queued once'
-complete -c library-req -n '__fish_seen_subcommand_from request return' -l remember -x -d 'For how long --id counts'
+complete -c library-req -n '__fish_seen_subcommand_from request return batch' -l remember -x -d 'For how long it is known'
 complete -c library-req -n '__fish_seen_subcommand_from batch' -F
 complete -c library-req -n '__fish_seen_subcommand_from batch' -l partial -d 'Send the good lines of a file that has bad ones'
 complete -c library-req -n '__fish_seen_subcommand_from batch' -l results -r -F -d 'Write the results there'

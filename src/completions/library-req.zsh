@@ -52,14 +52,15 @@ _library-req() {
         request | return)
             _arguments -S : $common $wait $json $quiet \
                 '--id=[name it, so that it is queued once]:id' \
-                '--remember=[for how long --id counts]:time' '1:user' '*:book'
+                '--remember=[for how long it is known]:time' '1:user' '*:book'
             ;;
         batch)
             _arguments -S : $common $wait $json $quiet \
                 '--partial[send the good lines of a file that has bad ones]' \
                 '(--no-wait)--results=[write the results there]:file:_files' \
                 '--rejected=[write bad lines there]:file:_files' \
-                '--batch-id=[name the batch]:id' '1:file:_files'
+                '--batch-id=[name the batch]:id' \
+                '--remember=[for how long it is known]:time' '1:file:_files'
             ;;
         outcome) _arguments -S : $common $json $quiet '1:event' ;;
         loans) _arguments -S : $common $json '1:user' ;;

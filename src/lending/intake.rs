@@ -59,6 +59,9 @@ impl<'a> Intake<'a> {
     /// # Errors
     /// What Redis or the link said; the session is then over.
     pub fn serve(&self, batch: Vec<Delivered>) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         // What is in the channel, under way or waiting is in hand as well: nothing is overtaken.
         let is_alone = batch.len() <= FEW && batch.len() == self.in_hand.count();
         // Even so the worker's thread may have the lock for a moment, when it looks up.

@@ -21,7 +21,7 @@ use super::answer::{self, PAUSE};
 use super::failure::{DONE, Failure, OUTPUT, UNANSWERED, USAGE};
 use super::interrupt::Interrupt;
 use super::lines::{Line, Lines, Words};
-use super::options::{Batch, REMEMBERED, Run};
+use super::options::{Batch, Run};
 use super::private_file::{PrivateFile, place, remove_left};
 use super::progress::{self, Progress};
 use super::results::{Fate, Format, Results};
@@ -54,11 +54,6 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
             counted(spool.bad, "bad line"),
             spool.events
         )));
-    }
-    if spool.bad == 0
-        && let Some(rejected) = &rejected
-    {
-        remove_earlier(rejected, run.form);
     }
     // Whatever can fail without Redis fails before anything is sent.
     let format = format(run, order);
@@ -93,6 +88,11 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
         progress,
     };
     courier.send_all(&spool)?;
+    if spool.bad == 0
+        && let Some(rejected) = &rejected
+    {
+        remove_earlier(rejected, run.form);
+    }
     let tally = if order.wait {
         courier.collect(&spool, &mut results)?
     } else {
@@ -449,7 +449,10 @@ impl Courier<'_> {
         }
         // Here the first error is final: nothing was sent, and a person wants to know why now.
         self.connect().map_err(|e| Failure::redis(&e, &self.run.target, &"nothing was sent"))?;
-        let wish = if self.order.wait { AnswerWish::Keep } else { AnswerWish::None };
+        let wish = match self.order.wait {
+            true => AnswerWish::kept(self.order.remember),
+            false => AnswerWish::None,
+        };
         let mut chunk = Chunk::new(wish);
         let mut entries = spool.read().map_err(|error| self.output(&error))?;
         while let Some(entry) = entries.next().map_err(|error| self.output(&error))? {
@@ -502,7 +505,7 @@ impl Courier<'_> {
     fn name(&self, number: usize) -> Name {
         Name {
             key: self.run.keys.batch_chunk(&self.id, number),
-            ttl_ms: REMEMBERED.as_millis() as u64,
+            ttl_ms: self.order.remember.as_millis() as u64,
             fingerprint: self.fingerprint,
         }
     }
@@ -567,7 +570,7 @@ impl Courier<'_> {
                     }
                 };
                 Err(Failure::usage(format!(
-                    "batch {} was sent within a day with other content (see {} {}); {sent}",
+                    "batch {} was sent before with other content (see {} {}); {sent}",
                     self.id, event.action, event.id
                 )))
             }

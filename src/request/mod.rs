@@ -32,7 +32,7 @@ pub mod show;
 use answer::{Note, Waiter};
 use failure::{DONE, Failure, Sent, UNANSWERED};
 use interrupt::Interrupt;
-use options::{Job, REMEMBERED, Run, Send, Task};
+use options::{Job, Run, Send, Task};
 use show::{Form, print, print_outcome, say};
 use submit::{Chunk, Fingerprint, Name, Refused};
 
@@ -174,9 +174,7 @@ fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, Eve
         fingerprint: Fingerprint::of(&order.draft),
     });
     let mut chunk = Chunk::new(match (&order.id, order.wait) {
-        (Some(_), _) if order.remember == REMEMBERED => AnswerWish::Keep,
-        // What is sent again is answered as long as it is known.
-        (Some(_), _) => AnswerWish::KeepFor(order.remember.as_millis() as u64),
+        (Some(_), _) => AnswerWish::kept(order.remember),
         (None, true) => AnswerWish::Wait,
         (None, false) => AnswerWish::None,
     });

@@ -54,7 +54,8 @@ pub const COMMANDS: [Command; 8] = [
         arguments: "[FILE|-]",
         about: "send the requests and returns of a file, one a line",
         options: &[
-            "timeout", "no-wait", "partial", "results", "rejected", "batch-id", "json", "quiet",
+            "timeout", "no-wait", "partial", "results", "rejected", "batch-id", "remember", "json",
+            "quiet",
         ],
     },
     Command {
@@ -115,7 +116,7 @@ pub const OPTIONS: [OptionSpec; 17] = [
     valued("timeout", "SECONDS", "how long to wait for an outcome [default: 10]"),
     flag("no-wait", "queue it, print OK and leave"),
     valued("id", "ID", "name it: sent again, it is queued once"),
-    valued("remember", "TIME", "for how long --id counts: 90m, 12h, 30d [default: 1d]"),
+    valued("remember", "TIME", "for how long it is known: 90m, 12h, 30d [default: 1d]"),
     flag("partial", "send the good lines of a file that has bad ones"),
     valued("results", "FILE", "write the results there; JSON if it ends with .jsonl"),
     valued("rejected", "FILE", "write bad lines there [default: FILE.rejected]"),
@@ -139,7 +140,7 @@ pub const OPTIONS: [OptionSpec; 17] = [
 /// The options that go with every command.
 const COMMON: [&str; 2] = ["help", "version"];
 
-const STATUSES: &str = "
+const STATUSES: &str = "\
 Exit status: 0 done, 1 refused, 2 wrong command line or file (nothing is sent),
 3 queued, no outcome yet, 4 no Redis (what was sent is said), 74 cannot write
 ";
@@ -251,6 +252,8 @@ pub struct Batch {
     pub rejected: Option<PathBuf>,
     /// The batch's name, if it is not to be made from its content.
     pub id: Option<SubmissionId>,
+    /// How long it is known by its name.
+    pub remember: Duration,
 }
 
 /// Which outcomes are told, and how.
@@ -434,7 +437,7 @@ impl Typed {
                 Job::Send(Send {
                     draft,
                     id: self.id("id", SubmissionId::from_bytes)?,
-                    remember: self.remember()?,
+                    remember: self.remember_id()?,
                     timeout: self.timeout()?,
                     wait: !self.has("no-wait"),
                 })
@@ -456,6 +459,7 @@ impl Typed {
             results: path("results"),
             rejected: path("rejected"),
             id: self.id("batch-id", SubmissionId::from_bytes)?,
+            remember: self.remember()?,
         })
     }
 
@@ -466,14 +470,18 @@ impl Typed {
         Ok(Filter { user, book: self.id("book", BookId::from_bytes)?, show_user })
     }
 
+    fn remember_id(&self) -> Result<Duration, Usage> {
+        if self.has("remember") && !self.has("id") {
+            // Sent twice, it would be queued twice: not what was meant.
+            return Err(Usage("--remember does not go without --id".into()));
+        }
+        self.remember()
+    }
+
     fn remember(&self) -> Result<Duration, Usage> {
         let Some(raw) = self.value("remember") else {
             return Ok(REMEMBERED);
         };
-        if !self.has("id") {
-            // Sent twice, it would be queued twice: not what was meant.
-            return Err(Usage("--remember does not go without --id".into()));
-        }
         match raw.to_str().and_then(since) {
             Some(Since::Ago(ms @ 1_000..=MAX_KEEP_MS)) => Ok(Duration::from_millis(ms)),
             _ => Err(wants("--remember", "a time from 1s to 30d", raw)),

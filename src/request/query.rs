@@ -201,7 +201,7 @@ pub fn history(
     let colours = show::colours();
     let mut out = BufWriter::new(io::stdout().lock());
     let mut written = Ok(());
-    // Whether it was the number that ended it, not how far back outcomes reach.
+    // Whether all that was asked for was found, however far back outcomes reach.
     let mut enough = since.is_none();
     let mut write = |id, outcome| {
         let line = filter.line(run.form, id, outcome, colours);

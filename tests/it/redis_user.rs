@@ -89,6 +89,35 @@ fn a_database_that_cannot_be_had_ends_the_daemon_and_the_commands() {
     }
 }
 
+/// A server without AUTH (renamed away, or no Redis at all) repeats what it was sent: the password was
+/// in the log.
+#[test]
+fn what_a_server_says_of_a_password_is_not_told() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("redis://{}", listener.local_addr().unwrap());
+    // Ends with the process.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            // One answer for each command.
+            for _ in lines.map_while(Result::ok).filter(|line| line.starts_with('*')) {
+                let said = "-ERR unknown command 'AUTH', with args beginning with: 'geheim' \r\n";
+                let _ = stream.write_all(said.as_bytes());
+            }
+        }
+    });
+    let redis = Redis::new();
+    let options = ["-a", &address, "--password", "geheim"];
+    let mut daemon = Daemon::spawn(&redis, &[&options[..], &["worker1"]].concat());
+    assert_eq!(daemon.exit_status(), 77);
+    let run = TestCommand::library_req(&redis, &[&["loans", "user1"], &options[..]].concat());
+    let said = run.exits(4).stderr + &daemon.log();
+    assert_eq!(said.matches("the user or the password was refused").count(), 2, "{said}");
+    assert!(!said.contains("geheim"), "{said}");
+}
+
 /// A wrong password and a server that has none at all were told in the same words; and an empty file in
 /// which a password was looked for was told as a wrong password.
 #[test]
@@ -96,14 +125,8 @@ fn why_user_and_password_are_refused_is_said() {
     let redis = Redis::new();
     redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">secret", "~*", "&*", "+@all"]);
     for (user, reason) in [
-        (
-            &["--password", "secret"][..],
-            "refused: AUTH <password> called without any password configured for the default user",
-        ),
-        (
-            &["--username", "clerk", "--password", "wrong"],
-            "refused: invalid username-password pair or user is disabled",
-        ),
+        (&["--password", "secret"][..], "refused: this Redis has no password"),
+        (&["--username", "clerk", "--password", "wrong"], "the user or the password was refused"),
     ] {
         let with = |args: &[&'static str]| [user, args].concat();
         let mut daemon = Daemon::spawn(&redis, &with(&["worker1"]));

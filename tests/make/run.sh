@@ -140,7 +140,8 @@ case $address in
 '') start_redis ;;
 *://* | /*) ;;
 */*) address=$(pwd)/$address ;;
-*:*) fail "$address is no address: for a host and a port it is redis://$address" ;;
+# Without repeating it: there may be a password in it.
+*:*) fail 'ADDRESS is no path of a socket; for a host and a port it is redis://HOST:PORT' ;;
 *) address=$(pwd)/$address ;;
 esac
 write_env || exit 1
