@@ -17,7 +17,7 @@ use redis::{
 };
 
 use crate::cli::{Arg, Args, Usage, shell_word};
-use crate::error::Error;
+use crate::error::{Error, Remedy};
 
 /// Where Redis is expected when nobody says otherwise.
 pub const DEFAULT_ADDRESS: &str = "redis://localhost:6379";
@@ -94,6 +94,19 @@ impl ConnectArgs {
     /// The branch that was named.
     pub fn branch(&self) -> Option<&str> {
         self.branch.as_deref()
+    }
+
+    /// Which part of its Redis a library is in, where that is not the usual one; to be written behind
+    /// the address.
+    pub fn part(&self, target: &Target) -> String {
+        let mut part = String::new();
+        if target.db() != 0 {
+            part += &format!(", database {}", target.db());
+        }
+        if let Some(branch) = self.branch() {
+            part += &format!(", branch {branch}");
+        }
+        part
     }
 
     /// The options that were given, to be typed in another command for the same library: each with
@@ -300,16 +313,7 @@ impl Target {
         static CRYPTO: Once = Once::new();
         // It fails only where one is installed already, which is as good.
         CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let connect = || {
-            let client = Client::open(self.info.clone())?;
-            let connection = client.get_connection_with_timeout(CONNECT_TIMEOUT)?;
-            // redis-rs takes the timeouts away once it is connected; a half-open link would then
-            // hang for ever.
-            connection.set_read_timeout(Some(REPLY_TIMEOUT + blocking))?;
-            connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
-            Ok(connection)
-        };
-        connect().map_err(|error| match self.missing_database(&error) {
+        open(self.info.clone(), blocking).map_err(|error| match self.missing_database(&error) {
             Some(fault) => Error::Unfit(fault),
             None if error.kind() == ErrorKind::AuthenticationFailed => {
                 Error::redis("connect to Redis")(self.refusal(error))
@@ -335,9 +339,7 @@ impl Target {
     fn authenticate(&self) -> Result<(), RedisError> {
         let settings = self.info.redis_settings();
         let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let client = Client::open(self.info.clone().set_redis_settings(nobody))?;
-        let mut connection = client.get_connection_with_timeout(CONNECT_TIMEOUT)?;
-        connection.set_read_timeout(Some(REPLY_TIMEOUT))?;
+        let mut connection = open(self.info.clone().set_redis_settings(nobody), Duration::ZERO)?;
         let mut auth = redis::cmd("AUTH");
         auth.arg(settings.username()).arg(settings.password());
         auth.query(&mut connection)
@@ -356,6 +358,17 @@ impl Target {
     /// The number of the database.
     pub fn db(&self) -> i64 {
         self.info.redis_settings().db()
+    }
+
+    /// What a person who gave a command this address may do about an error, as an aside.
+    pub fn advice(&self, error: &Error) -> &'static str {
+        match error {
+            _ if error.lacks_permission() => " (this Redis user needs more permissions)",
+            _ if error.remedy() == Remedy::Credentials => {
+                " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
+            }
+            _ => self.question(error),
+        }
     }
 
     /// What to ask who gave this address, as an aside, when the link fails; nothing where it does
@@ -377,6 +390,14 @@ impl Target {
 }
 
 /// The address without user and password.
+fn open(info: ConnectionInfo, blocking: Duration) -> Result<Connection, RedisError> {
+    let connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
+    // redis-rs takes the timeouts away once it is connected; a half-open link would then hang for ever.
+    connection.set_read_timeout(Some(REPLY_TIMEOUT + blocking))?;
+    connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
+    Ok(connection)
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)

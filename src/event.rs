@@ -136,7 +136,7 @@ impl AnswerWish {
     /// How long the answer is kept once it is there, in milliseconds; 0 for no answer.
     ///
     /// Waiting clients read it at once; an hour lets somebody who gave up waiting ask again.
-    pub fn ttl_ms(self) -> u64 {
+    pub const fn ttl_ms(self) -> u64 {
         match self {
             Self::None => 0,
             Self::Wait => HOUR_MS,

@@ -350,7 +350,9 @@ fn what_is_to_be_typed_next_names_the_same_library() {
     let run = |args: &[&str]| Ended::of(bare(&[args, &library].concat()).output().unwrap());
     let ended = run(&["request", "u", "geb", "--timeout", "1"]);
     let (running, unanswered) = ended.err.split_once('\n').unwrap();
-    let nobody = format!("library-req: no libraryd is running on {address}, branch it's north: ");
+    let nobody = format!(
+        "library-req: no libraryd is running on {address}, database 2, branch it's north: "
+    );
     assert!(running.starts_with(&nobody), "{ended:?}");
     let typed = format!("-a {address} --db 2 --branch 'it'\\''s north'");
     let (_, hint) = unanswered.split_once('(').unwrap();

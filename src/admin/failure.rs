@@ -3,7 +3,7 @@
 
 use super::show::shown;
 use crate::connect::Target;
-use crate::error::{Error, Remedy};
+use crate::error::Error;
 
 /// Done; of a check: nothing is wrong.
 pub const DONE: u8 = 0;
@@ -50,12 +50,8 @@ impl From<Error> for Failure {
 /// What Redis said, and what to do.
 pub fn redis_failed(error: &Error, target: &Target) -> String {
     let hint = match error {
-        _ if error.lacks_permission() => " (this Redis user needs more permissions)",
-        _ if error.remedy() == Remedy::Credentials => {
-            " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
-        }
         _ if error.code() == Some("WRONGTYPE") => " (library-admin check says which key it is)",
-        _ => target.question(error),
+        _ => target.advice(error),
     };
     shown(format!("Redis at {target}: {error}{hint}").as_bytes())
 }

@@ -105,7 +105,8 @@ pub fn run(options: Options, target: Target) -> ExitCode {
     let notifier = Notifier::from_env();
     let keys = Keys::new(options.connect.branch());
     let lease = Lease::new(keys.lock(&options.name), options.lease);
-    info!(target: LOG, "{} starts, on Redis at {target}{}", options.name, part(&options, &target));
+    let part = options.connect.part(&target);
+    info!(target: LOG, "{} starts, on Redis at {target}{part}", options.name);
     let mut supervisor = Supervisor {
         keys,
         options,
@@ -131,18 +132,6 @@ pub fn run(options: Options, target: Target) -> ExitCode {
             ExitCode::from(status)
         }
     }
-}
-
-/// Which part of its Redis it works on, where that is not the usual one.
-fn part(options: &Options, target: &Target) -> String {
-    let mut part = String::new();
-    if target.db() != 0 {
-        part += &format!(", database {}", target.db());
-    }
-    if let Some(branch) = options.connect.branch() {
-        part += &format!(", branch {branch}");
-    }
-    part
 }
 
 /// A thread that waits for signals: the first goes to the channel, a second ends the process.
@@ -277,7 +266,10 @@ impl Supervisor {
             let (value, left) = match self.lease.acquire(connection, force, "")? {
                 Acquired::Ours { token, is_forced } => {
                     if is_forced {
-                        warn!(target: LOG, "took the name {name} from an instance that was running, by its lock");
+                        warn!(
+                            target: LOG,
+                            "took the name {name} from an instance that was running, by its lock"
+                        );
                     }
                     return Ok(token);
                 }

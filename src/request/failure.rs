@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::connect::Target;
-use crate::error::{Error, Remedy};
+use crate::error::Error;
 use crate::event::EventKey;
 
 /// Accepted, returned, or nobody had the book any more; or queued, with `--no-wait`.
@@ -63,13 +63,7 @@ impl Failure {
 
     /// Redis failed: what it said, what is known to be sent, what to do.
     pub fn redis(error: &Error, target: &Target, sent: &dyn fmt::Display) -> Self {
-        let hint = match error {
-            _ if error.lacks_permission() => " (this Redis user needs more permissions)",
-            _ if error.remedy() == Remedy::Credentials => {
-                " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
-            }
-            _ => target.question(error),
-        };
+        let hint = target.advice(error);
         Self { message: format!("Redis at {target}: {error}{hint}; {sent}"), status: REDIS }
     }
 }

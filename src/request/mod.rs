@@ -95,11 +95,9 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
         match note {
             Note::NobodyRuns => {
                 // Those of another branch may be running there.
-                let branch = run.branch.as_deref().map(|name| format!(", branch {name}"));
                 say(&format!(
                     "no libraryd is running on {}{}: {queued} and waits for one",
-                    run.target,
-                    branch.unwrap_or_default()
+                    run.target, run.part
                 ));
             }
             Note::Lost(error) => {

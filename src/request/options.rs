@@ -16,7 +16,7 @@ use super::submit::{Draft, push_quoted};
 use crate::cli::{Arg, Args, Usage, nearest, shell_word};
 use crate::clock::{Since, since};
 use crate::connect::{ConnectArgs, Target};
-use crate::event::{Action, EventKey, MAX_BOOKS, MAX_KEEP_MS};
+use crate::event::{Action, AnswerWish, EventKey, MAX_BOOKS, MAX_KEEP_MS};
 use crate::ids::{BookId, IdFault, SubmissionId, UserId, id_text};
 use crate::keys::Keys;
 
@@ -148,7 +148,7 @@ Exit status: 0 done, 1 refused, 2 wrong command line or file (nothing is sent),
 /// How long to wait for an outcome unless told otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what was sent under a name is known unless told otherwise: a day.
-pub const REMEMBERED: Duration = Duration::from_secs(24 * 3_600);
+const REMEMBERED: Duration = Duration::from_millis(AnswerWish::Keep.ttl_ms());
 /// The longest wait that can be asked for: a year.
 const MAX_TIMEOUT_SECONDS: f64 = 31_536_000.0;
 /// How many outcomes `history` tells unless told otherwise.
@@ -170,8 +170,8 @@ pub struct Run {
     pub target: Target,
     /// Under which names.
     pub keys: Keys,
-    /// Which branch that is.
-    pub branch: Option<String>,
+    /// Which part of that Redis it is, see [`ConnectArgs::part`].
+    pub part: String,
     /// The options that say all this, to be typed again.
     pub typed: String,
     /// How to answer.
@@ -393,11 +393,11 @@ impl Typed {
             (false, false) => Form::Words,
         };
         let job = self.job(command.name)?;
-        let branch = self.connect.branch();
+        let target = self.connect.resolve(env)?;
         Ok(Task::Run(Box::new(Run {
-            target: self.connect.resolve(env)?,
-            keys: Keys::new(branch),
-            branch: branch.map(str::to_owned),
+            keys: Keys::new(self.connect.branch()),
+            part: self.connect.part(&target),
+            target,
             typed: self.connect.typed(),
             form,
             job,
