@@ -159,6 +159,9 @@ pub struct Event {
     pub answer: AnswerWish,
 }
 
+/// Name and value of a field of a stream's entry.
+type Field<'a> = (&'a [u8], &'a [u8]);
+
 /// What is wrong with an event that can never be worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -201,8 +204,8 @@ impl Fault {
 }
 
 /// The value of the first field of that name.
-fn field<'a>(fields: &[(&'a [u8], &'a [u8])], name: &str) -> Option<&'a [u8]> {
-    fields.iter().find(|(field, _)| *field == name.as_bytes()).map(|(_, value)| *value)
+fn field<'a>(mut fields: impl Iterator<Item = Field<'a>>, name: &str) -> Option<&'a [u8]> {
+    fields.find_map(|(field, value)| (field == name.as_bytes()).then_some(value))
 }
 
 /// The distinct book ids of a field `book_ids`, in its order; of duplicates the first counts.
@@ -249,13 +252,17 @@ impl Event {
     ///
     /// # Errors
     /// The first rule that it breaks; it can then never be worked on.
-    pub fn parse(key: EventKey, fields: &[(&[u8], &[u8])]) -> Result<Self, Fault> {
-        if fields.is_empty() {
+    pub fn parse<'a>(
+        key: EventKey,
+        fields: impl Iterator<Item = Field<'a>> + Clone,
+    ) -> Result<Self, Fault> {
+        if fields.clone().next().is_none() {
             return Err(Fault::Vanished);
         }
-        let user = field(fields, USER_ID_FIELD).ok_or(Fault::NoUserId)?;
+        let user = field(fields.clone(), USER_ID_FIELD).ok_or(Fault::NoUserId)?;
         let user = UserId::from_bytes(user).map_err(Fault::UserId)?;
-        let books = parse_book_ids(field(fields, BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?)?;
+        let books = field(fields.clone(), BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?;
+        let books = parse_book_ids(books)?;
         let answer = field(fields, ANSWER_FIELD).map_or(AnswerWish::None, AnswerWish::from_word);
         Ok(Self { key, user, books, answer })
     }
@@ -275,8 +282,11 @@ impl HandOff {
     ///
     /// # Errors
     /// The first rule that it breaks.
-    pub fn parse(id: EventId, fields: &[(&[u8], &[u8])]) -> Result<Self, Fault> {
-        if fields.is_empty() {
+    pub fn parse<'a>(
+        id: EventId,
+        fields: impl Iterator<Item = Field<'a>> + Clone,
+    ) -> Result<Self, Fault> {
+        if fields.clone().next().is_none() {
             return Err(Fault::Vanished);
         }
         let books = parse_book_ids(field(fields, BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?)?;
@@ -289,9 +299,9 @@ mod tests {
     use super::*;
 
     fn parse(fields: &[(&str, &[u8])]) -> Result<Event, Fault> {
-        let fields: Vec<(&[u8], &[u8])> = fields.iter().map(|(f, v)| (f.as_bytes(), *v)).collect();
+        let fields = fields.iter().map(|(f, v)| (f.as_bytes(), *v));
         let key = EventKey { id: EventId { ms: 17, seq: 0 }, action: Action::Request };
-        Event::parse(key, &fields)
+        Event::parse(key, fields)
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Keys {
 
     /// String: how many books are in the user's hands.
     pub fn count(&self, user: &UserId) -> String {
-        format!("{}user:{user}:count", self.prefix)
+        [&self.prefix, "user:", user.as_str(), ":count"].concat()
     }
 
     /// Set: the books that a request has reserved so far. We read what the reference application

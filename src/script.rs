@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use redis::{Cmd, Connection, ToRedisArgs, Value};
+use redis::{Cmd, Connection, RedisResult, ToRedisArgs, Value};
 
 use crate::error::Error;
 
@@ -166,6 +166,18 @@ pub fn run(
         other => other,
     };
     reply.map_err(Error::redis(doing))
+}
+
+/// A reply, or the error that Redis gave instead of one. Unlike [`Value::extract_error`] this does not take
+/// lists apart to look for errors in them: only the reply to a transaction has any there.
+///
+/// # Errors
+/// What Redis said.
+pub fn unless_refused(reply: Value) -> RedisResult<Value> {
+    match reply {
+        Value::ServerError(error) => Err(error.into()),
+        reply => Ok(reply),
+    }
 }
 
 /// Adds an argument as it is shown, by way of a buffer that is used again and again.

@@ -26,16 +26,18 @@ pub struct Entry {
 
 impl Entry {
     /// The fields: names and values.
-    pub fn fields(&self) -> Vec<(&[u8], &[u8])> {
-        self.values.chunks_exact(2).map(|pair| (bytes(&pair[0]), bytes(&pair[1]))).collect()
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+        self.values.chunks_exact(2).map(|pair| (bytes(&pair[0]), bytes(&pair[1])))
     }
 
     /// The value of the first field of that name.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
-        let pairs = self.values.chunks_exact(2);
-        pairs
-            .map(|pair| (bytes(&pair[0]), bytes(&pair[1])))
-            .find_map(|(field, value)| (field == name.as_bytes()).then_some(value))
+        self.fields().find_map(|(field, value)| (field == name.as_bytes()).then_some(value))
+    }
+
+    /// Whether it has no fields: it was deleted.
+    pub fn is_gone(&self) -> bool {
+        self.values.is_empty()
     }
 
     /// An entry from its parts in a reply.
@@ -87,7 +89,7 @@ pub fn read_new(
     }
     connection.send_packed_command(&packed).map_err(Error::redis(DOING))?;
     let read_one = |_: &Option<u64>| {
-        let reply = connection.recv_response().and_then(Value::extract_error);
+        let reply = connection.recv_response().and_then(script::unless_refused);
         read_entries(reply.map_err(Error::redis(DOING))?, streams, DOING)
     };
     waits.iter().map(read_one).collect()

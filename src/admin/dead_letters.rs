@@ -45,7 +45,7 @@ struct Letter {
 
 impl Letter {
     fn new(entry: &Entry) -> Self {
-        let fields = entry.fields();
+        let fields: Vec<_> = entry.fields().collect();
         let has_front = fields.len() >= FRONT.len()
             && FRONT.iter().zip(&fields).all(|(name, (field, _))| name.as_bytes() == *field);
         let own = if has_front { FRONT.len() } else { 0 };
@@ -190,7 +190,7 @@ fn start_of_last(
 fn find(run: &Run, connection: &mut Connection, id: EventId) -> Result<Letter, Failure> {
     let key = &run.keys.dead_letters;
     let entries = stream::contents(connection, key, &[id])?;
-    let Some(entry) = entries.first().filter(|entry| !entry.fields().is_empty()) else {
+    let Some(entry) = entries.first().filter(|entry| !entry.is_gone()) else {
         return Err(Failure::wrong(format!(
             "no dead letter has the id {id}: `dead-letters list` shows those that are there"
         )));

@@ -159,18 +159,21 @@ fn with_all_books(event: &Event, in_hand: i64) -> String {
         Action::Request => outcome::Verdict::Accepted,
         Action::Return => outcome::Verdict::Returned,
     };
-    of_all_books(format!("outcome\n{}\nbook_ids\n", outcome.as_str()), event, in_hand)
+    of_all_books(&["outcome\n", outcome.as_str(), "\nbook_ids\n"], event, in_hand)
 }
 
 /// The outcome's fields of a request whose books are all lent to others.
 fn with_no_book(event: &Event, in_hand: i64) -> String {
     let outcome = outcome::Verdict::Denied.as_str();
-    let fields = format!("outcome\n{outcome}\ncause\nnone_available\nlent_to_another\n");
-    of_all_books(fields, event, in_hand)
+    let front = ["outcome\n", outcome, "\ncause\nnone_available\nlent_to_another\n"];
+    of_all_books(&front, event, in_hand)
 }
 
 /// Fields that end with the name of a list of books: all of the event's, and what its user has.
-fn of_all_books(mut fields: String, event: &Event, in_hand: i64) -> String {
+fn of_all_books(front: &[&str], event: &Event, in_hand: i64) -> String {
+    let books: usize = event.books.iter().map(|book| book.as_str().len() + 1).sum();
+    let mut fields = String::with_capacity(96 + books);
+    fields.extend(front.iter().copied());
     for (n, book) in event.books.iter().enumerate() {
         if n > 0 {
             fields.push(',');

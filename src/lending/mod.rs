@@ -65,7 +65,7 @@ impl Delivered {
     /// An event from its entry.
     pub fn read(action: Action, entry: &Entry, fresh: bool) -> Self {
         let key = EventKey { id: entry.id, action };
-        let content = match Event::parse(key, &entry.fields()) {
+        let content = match Event::parse(key, entry.fields()) {
             Ok(event) => Content::Event(event),
             Err(fault) => Content::Fault(fault),
         };

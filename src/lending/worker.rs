@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::ids::{BookId, EventId};
 use crate::outcome;
-use crate::script::{Reply, text};
+use crate::script::{Reply, text, unless_refused};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::{self, Answer};
 use crate::stream;
@@ -43,8 +43,9 @@ const RETRIES_FOR_EACH: usize = 4;
 /// The most books in a chunk of several events, since a script's time grows with them.
 const CHUNK_BOOKS: usize = 1_000;
 
-/// Calls under way at a time: one that Redis works on, and one that waits for it. Not fewer: one is for what waits, one for what has come, lest that should wait
-/// for ever. Not more: suspects are tried when nothing is under way, which is not to take long.
+/// Calls under way at a time: one that Redis works on, and one that waits for it. Not fewer: one is for
+/// what waits, one for what has come, lest that should wait for ever. Not more: suspects are tried when
+/// nothing is under way, which is not to take long.
 const DEPTH: usize = 2;
 
 /// Shelving is asked before anything is decided if it lately handed out at least one in so many
@@ -332,7 +333,7 @@ impl<'a> Worker<'a> {
 
     /// The next reply; none if Redis does not know the script, and has done nothing.
     fn receive(&mut self) -> Result<Option<Value>, Error> {
-        match self.connection.recv_response().and_then(Value::extract_error) {
+        match self.connection.recv_response().and_then(unless_refused) {
             Err(error) if error.code() == Some("NOSCRIPT") => Ok(None),
             other => {
                 let reply = other.map_err(Error::redis("work on events"))?;

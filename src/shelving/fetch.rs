@@ -8,7 +8,7 @@ use redis::{Cmd, Value};
 
 use crate::error::Error;
 use crate::ids::{BookId, EventId};
-use crate::script::{Reply, Script, arg_of, lua, text};
+use crate::script::{Reply, Script, lua, text};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("fetch")));
@@ -25,10 +25,13 @@ pub fn command<'a>(
     let mut cmd = if by_text { SCRIPT.by_text(3) } else { SCRIPT.by_digest(3) };
     cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.keys.fetch_answers);
     cmd.arg(&session.token).arg(number).arg(session.consumer());
-    let mut id = String::new();
+    // A request's books stand side by side: its id is written once.
+    let (mut last, mut written) = (None, String::new());
     for (book, request) in asked {
-        cmd.arg(book.as_str());
-        arg_of(&mut cmd, &mut id, request);
+        if last != Some(request) {
+            (last, written) = (Some(request), request.to_string());
+        }
+        cmd.arg(book.as_str()).arg(&written);
     }
     cmd
 }

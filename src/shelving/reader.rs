@@ -30,7 +30,7 @@ pub type Delivered = Result<HandOff, (EventId, Fault)>;
 
 /// A hand-off from its entry.
 pub fn delivered(entry: &Entry) -> Delivered {
-    HandOff::parse(entry.id, &entry.fields()).map_err(|fault| (entry.id, fault))
+    HandOff::parse(entry.id, entry.fields()).map_err(|fault| (entry.id, fault))
 }
 
 /// Reads until the session stops.

@@ -461,5 +461,5 @@ fn entry(value: Value) -> Entry {
 
 /// A well-formed event from its entry.
 pub fn parsed(action: Action, entry: &Entry) -> Event {
-    Event::parse(EventKey { id: entry.id, action }, &entry.fields()).unwrap()
+    Event::parse(EventKey { id: entry.id, action }, entry.fields()).unwrap()
 }
