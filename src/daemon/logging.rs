@@ -81,11 +81,11 @@ fn is_journal() -> bool {
     file.is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
-/// Collects the lines of a batch of outcomes and writes them in one go.
+/// Collects the lines of a batch of outcomes, and the warnings that belong to them, and writes them in one
+/// go.
 pub struct OutcomeLog {
     which: LogOutcomes,
-    /// What each line begins with, if anything.
-    priority: &'static str,
+    to_journal: bool,
     lines: String,
 }
 
@@ -93,8 +93,25 @@ impl OutcomeLog {
     /// Collects the outcomes that are asked for, if the level lets them through at all.
     pub fn new(which: LogOutcomes) -> Self {
         let which = if log::max_level() < LevelFilter::Info { LogOutcomes::None } else { which };
-        let priority = if is_journal() { priority(Level::Info) } else { "" };
-        Self { which, priority, lines: String::new() }
+        Self { which, to_journal: is_journal(), lines: String::new() }
+    }
+
+    /// Adds a warning.
+    pub fn warn(&mut self, warning: &str) {
+        if log::log_enabled!(target: crate::lending::LOG, Level::Warn) {
+            self.push_priority(Level::Warn);
+            self.lines.push_str("WARN  [");
+            self.lines.push_str(crate::lending::LOG);
+            self.lines.push_str("] ");
+            push_escaped(&mut self.lines, warning);
+            self.lines.push('\n');
+        }
+    }
+
+    fn push_priority(&mut self, level: Level) {
+        if self.to_journal {
+            self.lines.push_str(priority(level));
+        }
     }
 
     /// Adds the outcome of an event: its user, where that is known, and the fields from `outcome`
@@ -109,7 +126,7 @@ impl OutcomeLog {
             return;
         }
         let start = self.lines.len();
-        self.lines.push_str(self.priority);
+        self.push_priority(Level::Info);
         let refused = push_line(&mut self.lines, key, user, fields);
         if self.which == LogOutcomes::Refused && !refused {
             self.lines.truncate(start);
@@ -145,7 +162,9 @@ fn push_line<'a>(
     for (name, value) in fields {
         if name == "outcome" {
             line.push(' ');
-            line.extend(value.chars().map(|c| c.to_ascii_uppercase()));
+            let word = line.len();
+            line.push_str(value);
+            line[word..].make_ascii_uppercase();
             refused |= !matches!(value, "accepted" | "returned");
             continue;
         }

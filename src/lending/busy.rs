@@ -5,7 +5,7 @@
 //! that asks for one of its books does not overtake it. Within one call decide.lua sees to that.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 
 use crate::event::{Action, Event};
 
@@ -14,7 +14,25 @@ use crate::event::{Action, Event};
 #[derive(Debug, Default)]
 pub struct Busy {
     hasher: RandomState,
-    requests: HashMap<u64, u32>,
+    requests: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
+}
+
+/// What a hash is hashed with, so that it is not done twice.
+#[derive(Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only hashes are hashed");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Busy {

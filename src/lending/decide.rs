@@ -111,7 +111,9 @@ pub fn command(
     for names in [&neighbours.silent, &neighbours.reference] {
         cmd.arg(names.len()).arg(names);
     }
-    let mut buffer = String::new();
+    let mut id = String::new();
+    // Few events differ in their form from the last one of their kind.
+    let mut forms = [const { (None, String::new()) }; 2];
     for Try { event, doubt, fetched } in tries {
         let all = |answer: Answer| {
             let answers = fetched.as_ref().map(|fetched| &fetched.answers);
@@ -130,9 +132,15 @@ pub fn command(
         };
         let (action, ttl_ms) = (event.key.action, event.answer.ttl_ms());
         let sure = if doubt.is_empty() { "sure" } else { "doubt" };
-        let form = format_args!("{action} {} {said} {ttl_ms} {sure}", event.books.len());
-        arg_of(&mut cmd, &mut buffer, form);
-        arg_of(&mut cmd, &mut buffer, event.key.id);
+        let form = (event.books.len(), said, ttl_ms, sure);
+        let (last, written) = &mut forms[action as usize];
+        if *last != Some(form) {
+            let (books, ..) = form;
+            *last = Some(form);
+            *written = format!("{action} {books} {said} {ttl_ms} {sure}");
+        }
+        cmd.arg(&*written);
+        arg_of(&mut cmd, &mut id, event.key.id);
         cmd.arg(event.user.as_str());
         if !doubt.is_empty() {
             cmd.arg(doubt);

@@ -501,7 +501,7 @@ impl<'a> Worker<'a> {
         }
         for ((key, cause), outcome) in events.iter().zip(outcomes) {
             let Some(fields) = outcome else { continue };
-            warn!(target: LOG, "{key} is in the dead letters: {cause}");
+            self.log.warn(&format!("{key} is in the dead letters: {cause}"));
             let fields: Vec<_> = pairs(&fields).collect();
             let user = fields.iter().find(|(name, _)| *name == "user_id");
             let rest = fields.iter().skip_while(|(name, _)| *name != "outcome");

@@ -109,11 +109,12 @@ fn lines_begin_with_their_priority_where_they_go_to_the_journal() {
 
 #[test]
 fn outcomes_are_logged_as_far_as_was_asked_for() {
-    for (options, accepted, denied) in [
-        (&["--log-outcomes", "all"][..], 1, 1),
-        (&["--log-outcomes", "refused"], 0, 1),
-        (&["--log-outcomes=none"], 0, 0),
-        (&["--log-level", "warn"], 0, 0),
+    for (options, accepted, denied, warned) in [
+        (&["--log-outcomes", "all"][..], 1, 1, 1),
+        (&["--log-outcomes", "refused"], 0, 1, 1),
+        (&["--log-outcomes=none"], 0, 0, 1),
+        (&["--log-level", "warn"], 0, 0, 1),
+        (&["--log-level", "error"], 0, 0, 0),
     ] {
         let redis = Redis::new();
         let mut args = vec!["worker1"];
@@ -121,11 +122,20 @@ fn outcomes_are_logged_as_far_as_was_asked_for() {
         let mut daemon = Daemon::start(&redis, &args);
         redis.outcome_of_request(&redis.request("fortunate", "geb"));
         redis.outcome_of_request(&redis.request("luckless", "geb"));
+        redis.outcome_of_request(&redis.request("", "geb"));
         // What it has to say is said when it has ended.
         assert_eq!(daemon.stop(), 0);
         let log = daemon.log();
         assert_eq!(log.matches("fortunate").count(), accepted, "{options:?}: {log}");
         assert_eq!(log.matches("luckless").count(), denied, "{options:?}: {log}");
+        let of_the_malformed = log.lines().filter(|line| line.contains("user_id_empty"));
+        let levels: Vec<_> = of_the_malformed.map(|line| line.split(' ').next().unwrap()).collect();
+        // First what needs somebody, then how it ended.
+        assert_eq!(
+            levels,
+            [vec!["WARN"; warned], vec!["INFO"; denied]].concat(),
+            "{options:?}: {log}"
+        );
     }
 }
 
