@@ -311,3 +311,22 @@ fn a_pause_of_the_process_is_told_as_no_outage() {
     redis.outcome_of_request(&redis.request("user1", "geb"));
     assert!(!daemon.log().contains("trying again"), "{}", daemon.log());
 }
+
+/// Redis 7.0 panics where a client is unblocked whose command it has put off: a libraryd that was stopped
+/// while writes were paused, for a failover say, took Redis along.
+#[test]
+fn a_stop_while_writes_are_paused_does_not_end_redis() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    redis.cmd(&["CLIENT", "PAUSE", "4000", "WRITE"]);
+    // Both read again, and are put off: then they wait without a limit of their own.
+    let is_put_off = || {
+        let info: String = redis.ask(&["INFO", "clients"]);
+        info.contains("clients_in_timeout_table:0\r")
+    };
+    assert!(eventually(DEADLINE, is_put_off));
+    assert_eq!(daemon.stop(), 0, "{}", daemon.log());
+    assert_eq!(redis.ask::<String>(&["PING"]), "PONG");
+    assert_eq!(redis.ask::<usize>(&["EXISTS", "instance_lock:worker1"]), 0, "{}", daemon.log());
+}
