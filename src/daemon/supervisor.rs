@@ -486,12 +486,16 @@ impl Supervisor {
 /// (CLIENT PAUSE, FAILOVER), as it does with reads of a group. A script is put off as well, for it might
 /// write: so behind one, in one transaction, nobody is unblocked during a pause.
 fn wake_readers(session: &Session, control: &mut Connection) -> bool {
+    let readers = session.reader_client_ids();
     let mut pipe = redis::pipe();
     pipe.atomic().cmd("EVAL").arg("return 0").arg(0);
-    for id in session.reader_client_ids() {
+    for id in &readers {
         pipe.cmd("CLIENT").arg("UNBLOCK").arg(id);
     }
-    !pipe.query::<redis::Value>(control).is_err_and(|error| error.is_io_error())
+    // Not as a query: that waits for each of the replies, even if the first one did not come in time.
+    let replies = readers.len() + 3;
+    let sent = control.send_packed_command(&pipe.get_packed_pipeline());
+    sent.and_then(|()| (0..replies).try_for_each(|_| control.recv_response().map(drop))).is_ok()
 }
 
 /// What the threads tell the supervisor.

@@ -330,3 +330,17 @@ fn a_stop_while_writes_are_paused_does_not_end_redis() {
     assert_eq!(redis.ask::<String>(&["PING"]), "PONG");
     assert_eq!(redis.ask::<usize>(&["EXISTS", "instance_lock:worker1"]), 0, "{}", daemon.log());
 }
+
+/// It took twenty seconds and more, each question of the stop being put to the Redis that hung, and
+/// systemd kills after twenty.
+#[test]
+fn a_stop_while_redis_hangs_is_over_before_systemd_kills() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    redis.signal(Signal::STOP);
+    let start = Instant::now();
+    daemon.signal(Signal::TERM);
+    let ended = eventually(Duration::from_secs(30), || daemon.log().contains("worker1 stopped"));
+    redis.signal(Signal::CONT);
+    assert!(ended && start.elapsed() < Duration::from_secs(18), "{:?}", start.elapsed());
+}
