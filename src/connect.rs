@@ -227,9 +227,11 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
         });
     }
     if !address.contains('/') {
-        return Err(match address.contains('@') {
-            true => fault(&"write redis:// in front of a host"),
-            false => fault(&format!("write redis://{address} or ./{address}")),
+        // What is in front of an @ may be a password.
+        return Err(if address.contains('@') {
+            fault(&"write redis:// in front of a host")
+        } else {
+            fault(&format!("write redis://{address} or ./{address}"))
         });
     }
     ConnectionAddr::Unix(address.into()).into_connection_info().map_err(|e| fault(&e))
@@ -389,7 +391,7 @@ impl Target {
     }
 }
 
-/// The address without user and password.
+/// A connection on which a reply is waited for as long as [`REPLY_TIMEOUT`], and `blocking` besides.
 fn open(info: ConnectionInfo, blocking: Duration) -> Result<Connection, RedisError> {
     let connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
     // redis-rs takes the timeouts away once it is connected; a half-open link would then hang for ever.
@@ -398,6 +400,7 @@ fn open(info: ConnectionInfo, blocking: Duration) -> Result<Connection, RedisErr
     Ok(connection)
 }
 
+/// The address without user and password.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)

@@ -159,9 +159,6 @@ pub struct Event {
     pub answer: AnswerWish,
 }
 
-/// Name and value of a field of a stream's entry.
-type Field<'a> = (&'a [u8], &'a [u8]);
-
 /// What is wrong with an event that can never be worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -203,8 +200,11 @@ impl Fault {
     }
 }
 
+/// Name and value of a field of a stream's entry.
+pub type Field<'a> = (&'a [u8], &'a [u8]);
+
 /// The value of the first field of that name.
-fn field<'a>(mut fields: impl Iterator<Item = Field<'a>>, name: &str) -> Option<&'a [u8]> {
+pub fn field<'a>(mut fields: impl Iterator<Item = Field<'a>>, name: &str) -> Option<&'a [u8]> {
     fields.find_map(|(field, value)| (field == name.as_bytes()).then_some(value))
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use redis::{Connection, Value};
 
 use crate::error::Error;
+use crate::event::{self, Field};
 use crate::ids::EventId;
 use crate::keys::Keys;
 use crate::script;
@@ -26,13 +27,13 @@ pub struct Entry {
 
 impl Entry {
     /// The fields: names and values.
-    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+    pub fn fields(&self) -> impl Iterator<Item = Field<'_>> + Clone {
         self.values.chunks_exact(2).map(|pair| (bytes(&pair[0]), bytes(&pair[1])))
     }
 
     /// The value of the first field of that name.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
-        self.fields().find_map(|(field, value)| (field == name.as_bytes()).then_some(value))
+        event::field(self.fields(), name)
     }
 
     /// Whether it has no fields: it was deleted.

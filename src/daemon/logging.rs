@@ -100,9 +100,8 @@ impl OutcomeLog {
     pub fn warn(&mut self, warning: &str) {
         if log::log_enabled!(target: crate::lending::LOG, Level::Warn) {
             self.push_priority(Level::Warn);
-            self.lines.push_str("WARN  [");
-            self.lines.push_str(crate::lending::LOG);
-            self.lines.push_str("] ");
+            // Writing to a string cannot fail.
+            let _ = write!(self.lines, "WARN  [{}] ", crate::lending::LOG);
             push_escaped(&mut self.lines, warning);
             self.lines.push('\n');
         }

@@ -487,12 +487,16 @@ impl Supervisor {
 /// write: so behind one, in one transaction, nobody is unblocked during a pause.
 fn wake_readers(session: &Session, control: &mut Connection) -> bool {
     let readers = session.reader_client_ids();
+    if readers.is_empty() {
+        return true;
+    }
     let mut pipe = redis::pipe();
     pipe.atomic().cmd("EVAL").arg("return 0").arg(0);
     for id in &readers {
         pipe.cmd("CLIENT").arg("UNBLOCK").arg(id);
     }
     // Not as a query: that waits for each of the replies, even if the first one did not come in time.
+    // MULTI, EVAL and EXEC have one as well.
     let replies = readers.len() + 3;
     let sent = control.send_packed_command(&pipe.get_packed_pipeline());
     sent.and_then(|()| (0..replies).try_for_each(|_| control.recv_response().map(drop))).is_ok()

@@ -130,14 +130,12 @@ pub fn command(
             Some(Fetched { finality: Finality::InDoubt(_), answers }) => ("in_doubt", answers),
             Some(Fetched { finality: Finality::Certain, answers }) => ("certain", answers),
         };
-        let (action, ttl_ms) = (event.key.action, event.answer.ttl_ms());
+        let (action, books, ttl_ms) = (event.key.action, event.books.len(), event.answer.ttl_ms());
         let sure = if doubt.is_empty() { "sure" } else { "doubt" };
-        let form = (event.books.len(), said, ttl_ms, sure);
+        let form = Some((books, said, ttl_ms, sure));
         let (last, written) = &mut forms[action as usize];
-        if *last != Some(form) {
-            let (books, ..) = form;
-            *last = Some(form);
-            *written = format!("{action} {books} {said} {ttl_ms} {sure}");
+        if *last != form {
+            (*last, *written) = (form, format!("{action} {books} {said} {ttl_ms} {sure}"));
         }
         cmd.arg(&*written);
         arg_of(&mut cmd, &mut id, event.key.id);

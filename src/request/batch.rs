@@ -449,10 +449,8 @@ impl Courier<'_> {
         }
         // Here the first error is final: nothing was sent, and a person wants to know why now.
         self.connect().map_err(|e| Failure::redis(&e, &self.run.target, &"nothing was sent"))?;
-        let wish = match self.order.wait {
-            true => AnswerWish::kept(self.order.remember),
-            false => AnswerWish::None,
-        };
+        let wish =
+            if self.order.wait { AnswerWish::kept(self.order.remember) } else { AnswerWish::None };
         let mut chunk = Chunk::new(wish);
         let mut entries = spool.read().map_err(|error| self.output(&error))?;
         while let Some(entry) = entries.next().map_err(|error| self.output(&error))? {
