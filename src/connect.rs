@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, Connection, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    RedisConnectionInfo, RedisError,
+    Client, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, ErrorKind,
+    IntoConnectionInfo, RedisConnectionInfo, RedisError, Value,
 };
 
 use crate::cli::{Arg, Args, Usage, shell_word};
-use crate::error::{Error, Remedy};
+use crate::error::{self, Error, Remedy};
 
 /// Where Redis is expected when nobody says otherwise.
 pub const DEFAULT_ADDRESS: &str = "redis://localhost:6379";
@@ -393,11 +393,63 @@ impl Target {
 
 /// A connection on which a reply is waited for as long as [`REPLY_TIMEOUT`], and `blocking` besides.
 fn open(info: ConnectionInfo, blocking: Duration) -> Result<Connection, RedisError> {
-    let connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
+    let client = Client::open(info)?;
+    let connection = loop {
+        match client.get_connection_with_timeout(CONNECT_TIMEOUT) {
+            Err(error) if error::is_interrupted(&error) => {}
+            other => break other?,
+        }
+    };
     // redis-rs takes the timeouts away once it is connected; a half-open link would then hang for ever.
     connection.set_read_timeout(Some(REPLY_TIMEOUT + blocking))?;
     connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
     Ok(connection)
+}
+
+/// A connection for questions: what waited for its reply when this process or the machine was paused is
+/// asked again when they go on. The system ends such a wait with an error where it has a limit, and
+/// redis-rs passes over the late reply. For commands that change nothing.
+pub struct Asking<'a>(pub &'a mut Connection);
+
+impl Asking<'_> {
+    fn again<T>(
+        &mut self,
+        ask: impl Fn(&mut Connection) -> Result<T, RedisError>,
+    ) -> Result<T, RedisError> {
+        loop {
+            match ask(self.0) {
+                Err(error) if error::is_interrupted(&error) => {}
+                reply => return reply,
+            }
+        }
+    }
+}
+
+impl ConnectionLike for Asking<'_> {
+    fn req_packed_command(&mut self, cmd: &[u8]) -> Result<Value, RedisError> {
+        self.again(|connection| connection.req_packed_command(cmd))
+    }
+
+    fn req_packed_commands(
+        &mut self,
+        cmd: &[u8],
+        offset: usize,
+        count: usize,
+    ) -> Result<Vec<Value>, RedisError> {
+        self.again(|connection| connection.req_packed_commands(cmd, offset, count))
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.0.check_connection()
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
 }
 
 /// The address without user and password.

@@ -67,7 +67,7 @@ impl Error {
 
     /// Whether a signal came while Redis was waited for: nothing is wrong with the link then.
     pub fn is_interrupted(&self) -> bool {
-        self.io_kind() == Some(io::ErrorKind::Interrupted)
+        matches!(self, Self::Redis { source, .. } if is_interrupted(source))
     }
 
     /// Whether the link stands and no answer came for as long as it was waited for.
@@ -162,6 +162,11 @@ fn is_unauthenticated(error: &RedisError) -> bool {
     let words = ["unauthenticated", "Authentication required"];
     error.code() == Some("NOAUTH")
         || error.detail().is_some_and(|detail| words.iter().any(|it| detail.contains(it)))
+}
+
+/// Whether this is what [`Error::is_interrupted`] tells.
+pub fn is_interrupted(error: &RedisError) -> bool {
+    io_kind(error) == Some(io::ErrorKind::Interrupted)
 }
 
 fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {

@@ -6,8 +6,9 @@
 
 use std::fmt::Write as _;
 
-use redis::{Cmd, Connection, RedisResult, ToRedisArgs, Value};
+use redis::{Cmd, Connection, ConnectionLike, RedisResult, ToRedisArgs, Value};
 
+use crate::connect::Asking;
 use crate::error::Error;
 
 /// The text of a script, put together from files of `lua/` in that order: as Redis gets it, see
@@ -137,6 +138,22 @@ impl Call<'_> {
     /// # Errors
     /// What Redis or the link said; [`Error::Fenced`] if the script found another token.
     pub fn run(self, connection: &mut Connection, doing: &'static str) -> Result<Reply, Error> {
+        self.run_on(connection, doing)
+    }
+
+    /// The same for a script that changes nothing: see [`Asking`].
+    ///
+    /// # Errors
+    /// As [`Call::run`].
+    pub fn ask(self, connection: &mut Connection, doing: &'static str) -> Result<Reply, Error> {
+        self.run_on(&mut Asking(connection), doing)
+    }
+
+    fn run_on(
+        self,
+        connection: &mut impl ConnectionLike,
+        doing: &'static str,
+    ) -> Result<Reply, Error> {
         let command = |by_text| {
             let mut cmd = if by_text {
                 self.script.by_text(self.keys)
@@ -157,7 +174,7 @@ impl Call<'_> {
 /// # Errors
 /// What Redis or the link said.
 pub fn run(
-    connection: &mut Connection,
+    connection: &mut impl ConnectionLike,
     command: impl Fn(bool) -> Cmd,
     doing: &'static str,
 ) -> Result<Value, Error> {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use redis::{Connection, Value};
 
+use crate::connect::Asking;
 use crate::error::Error;
 use crate::event::{self, Field};
 use crate::ids::EventId;
@@ -155,7 +156,7 @@ pub fn group(
     let groups = redis::cmd("XINFO")
         .arg("GROUPS")
         .arg(stream)
-        .query::<Vec<HashMap<String, Value>>>(connection);
+        .query::<Vec<HashMap<String, Value>>>(&mut Asking(connection));
     let groups = match groups {
         Ok(groups) => groups,
         // The stream does not exist.
@@ -195,7 +196,7 @@ pub fn consumers(
         .arg("CONSUMERS")
         .arg(stream)
         .arg(group)
-        .query(connection)
+        .query(&mut Asking(connection))
         .map_err(Error::redis("look at the instances"))?;
     Ok(list
         .iter()
@@ -232,7 +233,8 @@ pub fn leases(
         for consumer in page {
             pipe.cmd("PTTL").arg(keys.lock_of(&consumer.name));
         }
-        let left: Vec<i64> = pipe.query(connection).map_err(Error::redis("look at the locks"))?;
+        let left: Vec<i64> =
+            pipe.query(&mut Asking(connection)).map_err(Error::redis("look at the locks"))?;
         leases.extend(left.into_iter().map(|left| match left {
             -1 => Lease::None,
             left => u64::try_from(left).map_or(Lease::Gone, Lease::Left),
@@ -276,7 +278,7 @@ pub fn pending(
     let mut cmd = redis::cmd("XPENDING");
     cmd.arg(stream).arg(group).arg(start).arg("+").arg(count).arg(consumer);
     let list: Vec<(String, String, u64, u64)> =
-        cmd.query(connection).map_err(Error::redis(DOING))?;
+        cmd.query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
     list.into_iter()
         .map(|(id, _, idle_ms, deliveries)| {
             let id = id.parse().map_err(|_| Error::Reply { doing: DOING, got: id.clone() })?;
@@ -319,7 +321,7 @@ pub fn page_back(
 
 fn entries(connection: &mut Connection, cmd: &redis::Cmd) -> Result<Vec<Entry>, Error> {
     const DOING: &str = "read a stream";
-    let list: Vec<Value> = cmd.query(connection).map_err(Error::redis(DOING))?;
+    let list: Vec<Value> = cmd.query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
     let entry = |value| {
         let (id, values) = pair(value, DOING)?;
         Entry::from_parts(&id, values, DOING)
@@ -344,7 +346,7 @@ pub fn contents(
     for id in ids {
         pipe.cmd("XRANGE").arg(stream).arg(id.to_string()).arg(id.to_string());
     }
-    let found: Vec<Value> = pipe.query(connection).map_err(Error::redis(DOING))?;
+    let found: Vec<Value> = pipe.query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
     ids.iter()
         .zip(found)
         .map(|(id, entry)| match entry {

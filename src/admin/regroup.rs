@@ -14,6 +14,7 @@ use super::failure::{DONE, Failure};
 use super::options::{Run, Stream};
 use super::show::{Object, print, say};
 use super::status::waiting;
+use crate::connect::Asking;
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
@@ -47,7 +48,7 @@ pub fn run(
         let key = stream.key(&run.keys);
         let exists: bool = redis::cmd("EXISTS")
             .arg(key)
-            .query(connection)
+            .query(&mut Asking(connection))
             .map_err(Error::redis("look for a stream"))?;
         // Of a stream that is not there, nothing is lost: the daemon creates both.
         if exists && stream::group(connection, key, stream.group())?.is_none() {

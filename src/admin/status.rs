@@ -9,6 +9,7 @@ use super::failure::{DONE, Failure};
 use super::instances::{Instance, instances};
 use super::options::{Run, Stream};
 use super::show::{Object, array, print, shown, span};
+use crate::connect::Asking;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::Keys;
@@ -51,14 +52,14 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
             .arg(key)
             .arg(stream.group())
             .arg(&["-", "+", "1"])
-            .query(connection)
+            .query(&mut Asking(connection))
             .map_err(Error::redis(DOING))?,
     };
     let mut oldest = oldest_pending.first().and_then(|(id, ..)| id.parse().ok());
     let mut after = group.map_or(EventId::default(), |group| group.last_delivered);
     let mut backlog = 0;
     loop {
-        let reply = BACKLOG.keys(&[key]).arg(after.to_string()).arg(PAGE).run(connection, DOING)?;
+        let reply = BACKLOG.keys(&[key]).arg(after.to_string()).arg(PAGE).ask(connection, DOING)?;
         let unexpected = || reply.unexpected(DOING);
         let count = reply.number(0).and_then(|count| u64::try_from(count).ok());
         let count = count.ok_or_else(unexpected)?;
@@ -88,14 +89,14 @@ fn stock(connection: &mut Connection, keys: &Keys) -> Result<Stock, Error> {
     const DOING: &str = "count books and letters";
     // One by one: of a pipeline, redis-rs does not tell the code of an error.
     let mut count = |command, key: &str| -> Result<u64, Error> {
-        redis::cmd(command).arg(key).query(connection).map_err(Error::redis(DOING))
+        redis::cmd(command).arg(key).query(&mut Asking(connection)).map_err(Error::redis(DOING))
     };
     let dead_letters = count("XLEN", &keys.dead_letters)?;
     let outcomes = count("XLEN", &keys.outcomes)?;
     let storage = count("SCARD", &keys.storage)?;
     let loans = count("HLEN", &keys.loans)?;
     let (seconds, micros): (u64, u64) =
-        redis::cmd("TIME").query(connection).map_err(Error::redis(DOING))?;
+        redis::cmd("TIME").query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
     let now_ms = seconds * 1000 + micros / 1000;
     Ok(Stock { dead_letters, outcomes, storage, loans, now_ms })
 }

@@ -470,6 +470,11 @@ impl Supervisor {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        if !is_answered {
+            // What came later would be taken for the answer to the next question.
+            warn!(target: LOG, "Redis does not answer: the lease will run out");
+            return Ok(());
+        }
         match lease::resign(session, control) {
             Ok(0) => {}
             Ok(left) => info!(target: LOG, "{left} events that wait for others are left to others"),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use redis::Connection;
 
-use crate::connect::Target;
+use crate::connect::{Asking, Target};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::{Keys, LENDING_GROUP};
@@ -142,7 +142,9 @@ fn anybody_runs(connection: &mut Connection, keys: &Keys, event: EventKey) -> Re
     if locks.is_empty() {
         return Ok(false);
     }
-    let alive: u64 =
-        redis::cmd("EXISTS").arg(locks).query(connection).map_err(Error::redis(DOING))?;
+    let alive: u64 = redis::cmd("EXISTS")
+        .arg(locks)
+        .query(&mut Asking(connection))
+        .map_err(Error::redis(DOING))?;
     Ok(alive > 0)
 }

@@ -7,7 +7,7 @@
 use std::io::{self, BufRead, Read as _};
 
 use super::options;
-use super::submit::Draft;
+use super::submit::{Draft, push_quoted};
 use crate::event::{Action, MAX_BOOKS};
 use crate::ids::MAX_ID_BYTES;
 
@@ -102,13 +102,20 @@ impl Line<'_> {
         };
         let Some(action) = std::str::from_utf8(first).ok().and_then(Action::from_word) else {
             let mut fault = String::from("begins with ");
-            super::submit::push_quoted(&mut fault, &String::from_utf8_lossy(first));
+            push_quoted(&mut fault, &String::from_utf8_lossy(first));
             return Err(fault + ", not with request or return");
         };
         draft.action = action;
         options::read_draft(draft, words)?;
         Ok(true)
     }
+}
+
+/// As typed on a command line; taken for an id, it would be lent as a book.
+fn looks_like_an_option(word: &[u8]) -> String {
+    let mut fault = String::from("has an option, ");
+    push_quoted(&mut fault, &String::from_utf8_lossy(word));
+    fault + ": they go behind batch (an id like that stands in quotes)"
 }
 
 /// The words of a line. One is used for all lines, so that they cost no allocation.
@@ -143,8 +150,12 @@ impl Words {
                 }
                 Some(_) => {
                     let end = rest.iter().position(|&byte| blank(byte)).unwrap_or(rest.len());
-                    self.text.extend_from_slice(&rest[..end]);
-                    rest = &rest[end..];
+                    let (word, behind) = rest.split_at(end);
+                    if word.starts_with(b"--") {
+                        return Err(looks_like_an_option(word));
+                    }
+                    self.text.extend_from_slice(word);
+                    rest = behind;
                 }
             }
             self.ends.push(self.text.len());
@@ -189,6 +200,12 @@ mod tests {
         .unwrap();
         assert_eq!(user, "Jorge Luis");
         assert_eq!(books, ["a \"b\"", "c \"d\" \\", "rock'n'roll", "geb#1"]);
+        let (user, books) =
+            parsed(b"return '--no-wait' -5 a--b \"--\" # --quiet").unwrap().unwrap();
+        assert_eq!(
+            (user.as_str(), books),
+            ("--no-wait", vec!["-5".into(), "a--b".into(), "--".into()])
+        );
         for nothing in [&b""[..], b"  \t", b"# request u b", b"  # x"] {
             assert_eq!(parsed(nothing), Ok(None));
         }
@@ -206,6 +223,10 @@ mod tests {
             (b"request u \"b\"c", "has no blank after a closing quote"),
             (b"request u ' b'", "book id \" b\" begins or ends with white space"),
             (b"request u ''", "book id \"\" is empty"),
+            (
+                b"request u b --timeout 5",
+                "has an option, \"--timeout\": they go behind batch (an id like that stands in quotes)",
+            ),
             (b"\x00\x01", "begins with \"\\u{0}\\u{1}\", not with request or return"),
         ] {
             assert_eq!(parsed(text), Err(fault.to_owned()));

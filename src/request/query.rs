@@ -3,6 +3,7 @@
 //! They read in steps of a bounded size, so that Redis is never held up by one, however large the
 //! library is.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write as _};
 use std::thread;
@@ -15,11 +16,13 @@ use super::failure::{DONE, Failure, OUTPUT, REFUSED, UNANSWERED};
 use super::options::{Filter, Run};
 use super::show::{self, Form, print, print_outcome, say};
 use crate::clock::{Since, rfc3339};
+use crate::connect::Asking;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::ids::{BookId, EventId, UserId};
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
+use crate::script;
 
 /// How many entries one command reads: a few milliseconds of the server's time.
 const STEP: usize = 1_000;
@@ -45,7 +48,7 @@ fn ask<T: FromRedisValue>(
     doing: &'static str,
     command: &redis::Cmd,
 ) -> Result<T, Error> {
-    command.query(connection).map_err(Error::redis(doing))
+    command.query(&mut Asking(connection)).map_err(Error::redis(doing))
 }
 
 /// `outcome EVENT_ID`: from its own answer, else from the stream of outcomes.
@@ -343,11 +346,29 @@ fn reconnect(run: &Run) -> Result<Connection, Failure> {
     }
 }
 
+/// The id of the newest outcome there has been, kept or not; the smallest one before the first.
 fn last_id(run: &Run, connection: &mut Connection) -> Result<EventId, Error> {
-    let mut command = redis::cmd("XREVRANGE");
-    command.arg(&run.keys.outcomes).arg("+").arg("-").arg("COUNT").arg(1);
-    let entries: Entries = ask(connection, "read the outcomes", &command)?;
-    Ok(first_id(&entries)?.unwrap_or_default())
+    let info = outcomes_info(run, connection)?;
+    let last = info.get("last-generated-id").and_then(script::text).and_then(|id| id.parse().ok());
+    Ok(last.unwrap_or_default())
+}
+
+/// Whether some of the outcomes there have been are not kept any more, as far as Redis knows: before
+/// version 7 it does not.
+fn has_dropped(run: &Run, connection: &mut Connection) -> Result<bool, Error> {
+    let info = outcomes_info(run, connection)?;
+    let number = |name| info.get(name).and_then(|number| i64::from_redis_value_ref(number).ok());
+    Ok(number("entries-added") > number("length") && info.contains_key("entries-added"))
+}
+
+/// What Redis says of the stream of outcomes: nothing before the first.
+fn outcomes_info(run: &Run, connection: &mut Connection) -> Result<HashMap<String, Value>, Error> {
+    let mut command = redis::cmd("XINFO");
+    command.arg("STREAM").arg(&run.keys.outcomes);
+    match ask(connection, "look at the outcomes", &command) {
+        Err(error) if error.code() == Some("ERR") => Ok(HashMap::new()),
+        info => info,
+    }
 }
 
 type Watched = (Vec<(EventId, Option<Outcome>)>, Option<EventId>);
@@ -367,12 +388,15 @@ fn watch_step(run: &Run, connection: &mut Connection, seen: EventId) -> Result<W
     let mut both = redis::pipe();
     both.atomic().add_command(read_oldest(run)).add_command(read_on);
     let (oldest, mut streams): (Entries, Option<Vec<(Value, Entries)>>) =
-        both.query(connection).map_err(Error::redis(DOING))?;
+        both.query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
     if streams.is_none() {
         streams = ask(connection, DOING, &wait)?;
     }
-    // Before the first of a library there was nothing to drop.
-    let trimmed = first_id(&oldest)?.filter(|oldest| *oldest > seen && seen != EventId::default());
+    let mut trimmed = first_id(&oldest)?.filter(|oldest| *oldest > seen);
+    if seen == EventId::default() && trimmed.is_some() && !has_dropped(run, connection)? {
+        // It is the first of the library.
+        trimmed = None;
+    }
     let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
     let entries: Result<_, Error> = entries.map(|(id, fields)| read(&id, &fields)).collect();
     Ok((entries?, trimmed))
@@ -386,11 +410,13 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     let mut connection = connect(run)?;
     let mut command = redis::cmd("GET");
     command.arg(run.keys.count(user));
-    let count: Option<u64> = ask(&mut connection, DOING, &command).map_err(failed(run))?;
-    let count = count.unwrap_or(0);
+    let count: Option<Vec<u8>> = ask(&mut connection, DOING, &command).map_err(failed(run))?;
+    let count = count.map_or("0".to_owned(), |count| String::from_utf8_lossy(&count).into_owned());
+    // Where the count is none, all loans are gone through.
+    let counted: Option<u64> = count.parse().ok();
     let mut books = noted_loans(run, &mut connection, user)?;
     let mut cursor = String::from("0");
-    while (books.len() as u64) < count {
+    while counted.is_none_or(|counted| (books.len() as u64) < counted) {
         let mut command = redis::cmd("HSCAN");
         command.arg(&run.keys.loans).arg(&cursor).arg("COUNT").arg(STEP);
         let (next, page): (String, Fields) =
@@ -408,11 +434,14 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
         }
     }
     books.sort_unstable();
+    let found = books.len() as u64;
     let mut line = String::new();
     if run.form == Form::Json {
         line.push_str("{\"user_id\":");
         push_json_string(&mut line, user.as_str());
-        let _ = write!(line, ",\"in_hand\":{count},\"limit\":{MOST_BOOKS_IN_HAND},\"book_ids\":[");
+        let in_hand = counted.unwrap_or(found);
+        let _ =
+            write!(line, ",\"in_hand\":{in_hand},\"limit\":{MOST_BOOKS_IN_HAND},\"book_ids\":[");
         for (n, book) in books.iter().enumerate() {
             line.push_str(if n > 0 { "," } else { "" });
             push_json_string(&mut line, book);
@@ -420,9 +449,9 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
         line.push_str("]}\n");
     } else {
         push_escaped(&mut line, user.as_str());
-        let _ = match books.len() {
+        let _ = match found {
             0 => write!(line, " has no books"),
-            found => write!(line, " has {found} of {MOST_BOOKS_IN_HAND} books"),
+            _ => write!(line, " has {found} of {MOST_BOOKS_IN_HAND} books"),
         };
         for (n, book) in books.iter().enumerate() {
             line.push_str(if n > 0 { ", " } else { ": " });
@@ -430,10 +459,11 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
         }
         line.push('\n');
     }
-    if books.len() as u64 != count {
+    if counted != Some(found) {
         // An event may have been decided between our reading of one and the other.
+        let perhaps = if counted.is_some() { "it changes right now, or " } else { "" };
         say(&format!(
-            "the count of {} is {count}: it changes right now, or {} tells why",
+            "the count of {} is {count}: {perhaps}{} tells why",
             user.as_str(),
             run.command("library-admin check", &[])
         ));
@@ -545,7 +575,7 @@ fn place(run: &Run, connection: &mut Connection, book: &BookId) -> Result<Place,
         .cmd("HGET")
         .arg(&keys.book_states)
         .arg(book)
-        .query(connection)
+        .query(&mut Asking(connection))
         .map_err(Error::redis(DOING))?;
     if let Some(user) = lent {
         return Ok(Place::Lent(String::from_utf8_lossy(&user).into_owned()));

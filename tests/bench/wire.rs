@@ -1,7 +1,7 @@
 //! A bare connection: commands packed by hand, replies read and mostly thrown away. What the
 //! benchmark itself costs should not show, and the floor is to be as low as it can be.
 
-use std::io::{BufRead as _, BufReader, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -156,13 +156,9 @@ impl Wire {
             b'+' | b':' => {}
             b'$' | b'*' if line == "-1" => {}
             b'$' => {
-                let mut left = line.parse::<usize>().unwrap() + 2;
-                while left > 0 {
-                    let here = self.reader.fill_buf().unwrap().len().min(left);
-                    assert!(here > 0, "Redis closed the connection");
-                    self.reader.consume(here);
-                    left -= here;
-                }
+                let length = line.parse::<u64>().unwrap() + 2;
+                let skipped = io::copy(&mut self.reader.by_ref().take(length), &mut io::sink());
+                assert_eq!(skipped.unwrap(), length, "Redis closed the connection");
             }
             b'*' => (0..line.parse().unwrap()).for_each(|_| self.skip()),
             _ => panic!("Redis said: {line}"),

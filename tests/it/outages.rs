@@ -300,16 +300,39 @@ fn a_server_that_is_no_redis_is_told_as_such_by_all() {
 fn a_pause_of_the_process_is_told_as_no_outage() {
     let redis = Redis::new();
     let mut daemon = Daemon::start(&redis, &["worker1", "--log-level", "debug"]);
-    let is_stopped = |pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.rsplit(") ").next().unwrap().starts_with('T')
-    };
     daemon.signal(Signal::STOP);
     assert!(eventually(DEADLINE, || is_stopped(daemon.pid())));
     daemon.signal(Signal::CONT);
     assert!(eventually(DEADLINE, || daemon.log().contains("Interrupted system call")));
     redis.outcome_of_request(&redis.request("user1", "geb"));
     assert!(!daemon.log().contains("trying again"), "{}", daemon.log());
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(") ").next().unwrap().starts_with('T')
+}
+
+/// It failed with "Interrupted system call", and asked whether Redis is running there: with Ctrl-Z and fg,
+/// or when the machine went on after a pause.
+#[test]
+fn a_pause_of_a_command_is_told_as_no_outage() {
+    let redis = Redis::new();
+    // To have a database selected is waited for as well.
+    for args in [&["status"][..], &["check", "--db", "1"]] {
+        redis.signal(Signal::STOP);
+        let run = TestCommand::library_admin_while(&redis, args, |command| {
+            // At some of these it waits for Redis.
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(5));
+                command.signal(Signal::STOP);
+                assert!(eventually(DEADLINE, || is_stopped(command.pid())));
+                command.signal(Signal::CONT);
+            }
+            redis.signal(Signal::CONT);
+        });
+        assert_eq!(run.exits(0).stderr, "");
+    }
 }
 
 /// Redis 7.0 panics where a client is unblocked whose command it has put off: a libraryd that was stopped

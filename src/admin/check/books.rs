@@ -105,7 +105,7 @@ impl Check<'_> {
         for book in books {
             call = call.arg(book);
         }
-        let reply = call.run(self.connection, DOING)?;
+        let reply = call.ask(self.connection, DOING)?;
         if reply.word != "INSPECTED" || reply.rest.len() % 5 != 0 {
             return Err(reply.unexpected(DOING));
         }

@@ -147,7 +147,7 @@ impl Check<'_> {
         }
         let key = stream.key(&self.run.keys);
         let call = UNDONE.keys(&[key]).arg(stream.group()).arg(ids);
-        let reply = call.run(self.connection, DOING)?;
+        let reply = call.ask(self.connection, DOING)?;
         let ids = reply.rest.iter().map(|id| text(id).map(str::to_owned));
         ids.collect::<Option<_>>().ok_or_else(|| reply.unexpected(DOING))
     }

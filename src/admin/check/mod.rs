@@ -18,6 +18,7 @@ use redis::{Connection, FromRedisValue};
 use super::failure::{DONE, Failure, UNSETTLED, WRONG};
 use super::options::Run;
 use super::show::{Object, print, say, shown};
+use crate::connect::Asking;
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::lending::STORAGE_CAPACITY;
@@ -234,7 +235,7 @@ impl Check<'_> {
         command: &redis::Cmd,
         doing: &'static str,
     ) -> Result<T, Error> {
-        command.query(self.connection).map_err(Error::redis(doing))
+        command.query(&mut Asking(self.connection)).map_err(Error::redis(doing))
     }
 
     /// Goes through a hash, a set or all keys, page by page: `command` without its cursor, which

@@ -32,7 +32,25 @@ impl TestCommand {
         Self::run(redis, env!("CARGO_BIN_EXE_libraryd"), args)
     }
 
+    /// Runs `library-admin`, and does something to it once it has begun.
+    pub fn library_admin_while(
+        redis: &Redis,
+        args: &[&str],
+        meanwhile: impl FnOnce(&mut Process),
+    ) -> Self {
+        Self::run_while(redis, env!("CARGO_BIN_EXE_library-admin"), args, meanwhile)
+    }
+
     fn run(redis: &Redis, program: &str, args: &[&str]) -> Self {
+        Self::run_while(redis, program, args, |_| ())
+    }
+
+    fn run_while(
+        redis: &Redis,
+        program: &str,
+        args: &[&str],
+        meanwhile: impl FnOnce(&mut Process),
+    ) -> Self {
         /// Longer than any wait of the commands themselves.
         const PATIENCE: Duration = Duration::from_secs(30);
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -51,7 +69,9 @@ impl TestCommand {
             // Files, because nobody reads while we wait.
             .stdout(File::create(file("out")).unwrap())
             .stderr(File::create(file("err")).unwrap());
-        let status = Process::spawn(&mut command).wait(PATIENCE);
+        let mut process = Process::spawn(&mut command);
+        meanwhile(&mut process);
+        let status = process.wait(PATIENCE);
         let read =
             |kind: &str| String::from_utf8_lossy(&fs::read(file(kind)).unwrap()).into_owned();
         let name = program.rsplit('/').next().unwrap_or(program);

@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{Client, Connection, FromRedisValue, RedisError, RedisResult, Value};
+use redis::{Client, Connection, ErrorKind, FromRedisValue, RedisError, RedisResult, Value};
 use tempfile::TempDir;
 
-use super::{DEADLINE, Process, State, eventually};
+use super::{DEADLINE, Process, Signal, State, eventually};
 
 /// A redis-server of this test, seen as one branch of the library. Cloning gives another handle
 /// to the same server; the last one kills it. If the test fails, that prints all logs and what
@@ -28,6 +29,8 @@ struct Server {
     options: Vec<String>,
     running: Mutex<Running>,
     connection: Mutex<Option<Connection>>,
+    /// Whether it was stopped by a signal.
+    hangs: AtomicBool,
 }
 
 struct Running {
@@ -60,6 +63,7 @@ impl Redis {
             options: options.iter().map(ToString::to_string).collect(),
             running: Mutex::new(Running { process: None, port: 0 }),
             connection: Mutex::new(None),
+            hangs: AtomicBool::new(false),
         };
         let redis = Self { server: Arc::new(server), prefix: String::new() };
         redis.restart();
@@ -156,22 +160,31 @@ impl Redis {
     pub fn kill9(&self) {
         let process = self.server.running.lock().unwrap().process.take();
         process.expect("it runs").kill9();
+        self.server.hangs.store(false, Ordering::SeqCst);
         *self.server.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Sends the server a signal: `STOP` and `CONT` make it hang and go on.
-    pub fn signal(&self, signal: super::Signal) {
+    pub fn signal(&self, signal: Signal) {
         let mut running = self.server.running.lock().unwrap();
         running.process.as_mut().expect("it runs").signal(signal);
+        self.server.hangs.store(signal == Signal::STOP, Ordering::SeqCst);
     }
 
-    /// A connection of one's own.
+    /// A connection of one's own, without a limit of time: where there is one, the system ends a
+    /// wait with an error when the machine goes on after a pause.
     pub fn connect(&self) -> RedisResult<Connection> {
-        let client = Client::open(format!("redis+unix://{}", self.address()))?;
-        let connection = client.get_connection()?;
-        // A test may stop the server; its failure must be told even then.
-        connection.set_read_timeout(Some(DEADLINE))?;
-        Ok(connection)
+        self.unless_it_hangs()?;
+        Client::open(format!("redis+unix://{}", self.address()))?.get_connection()
+    }
+
+    /// An error where a question would wait for ever: a test that fails while its server is stopped
+    /// says so.
+    fn unless_it_hangs(&self) -> RedisResult<()> {
+        if self.server.hangs.load(Ordering::SeqCst) {
+            return Err((ErrorKind::Io, "the test has stopped this server").into());
+        }
+        Ok(())
     }
 
     /// Runs one command and gives its reply in the wanted form. For commands that must succeed.
@@ -187,6 +200,7 @@ impl Redis {
 
     /// Runs one command; for those that may fail.
     pub fn try_ask<T: FromRedisValue>(&self, args: &[impl AsRef<[u8]>]) -> Result<T, RedisError> {
+        self.unless_it_hangs()?;
         let mut connection = self.server.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if connection.is_none() {
             *connection = Some(self.connect()?);
