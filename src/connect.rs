@@ -382,6 +382,12 @@ impl Target {
             _ if is_tls && (error.is_unanswered() || error.is_no_tls()) => {
                 " (does that port speak TLS?)"
             }
+            _ if is_tls && error.is_untrusted() => {
+                " ($SSL_CERT_FILE says which certificates to trust)"
+            }
+            _ if is_tls && error.lacks_certificate() => {
+                " (we have none: set tls-auth-clients no, or optional, in that Redis)"
+            }
             _ if error.is_unanswered() => "",
             Error::Redis { source, .. } if source.is_io_error() => {
                 " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)"

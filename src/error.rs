@@ -81,6 +81,17 @@ impl Error {
             && self.to_string().contains("corrupt message")
     }
 
+    /// Whether the server's certificate is not trusted, or those to trust cannot be read.
+    pub fn is_untrusted(&self) -> bool {
+        let said = self.to_string();
+        said.contains("invalid peer certificate") || said.contains("read PEM")
+    }
+
+    /// Whether the server wants a certificate of its clients: a Redis does unless it is told otherwise.
+    pub fn lacks_certificate(&self) -> bool {
+        self.to_string().contains("CertificateRequired")
+    }
+
     fn io_kind(&self) -> Option<io::ErrorKind> {
         let Self::Redis { source, .. } = self else { return None };
         io_kind(source)

@@ -33,3 +33,4 @@ mod seed;
 mod several;
 mod storm;
 mod takeover;
+mod tls;

@@ -63,7 +63,7 @@ impl TestCommand {
         }
         command
             .env_clear()
-            .env("LIBRARY_ADDRESS", redis.address())
+            .envs(redis.environment())
             .current_dir(redis.directory())
             .stdin(Stdio::null())
             // Files, because nobody reads while we wait.

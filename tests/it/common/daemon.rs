@@ -36,7 +36,7 @@ impl Daemon {
         command
             .args(args)
             .env_clear()
-            .env("LIBRARY_ADDRESS", redis.address())
+            .envs(redis.environment())
             .env("NOTIFY_SOCKET", &notify)
             .current_dir(redis.directory())
             .stdin(Stdio::null())

@@ -21,11 +21,14 @@ use super::{DEADLINE, Process, Signal, State, eventually};
 pub struct Redis {
     server: Arc<Server>,
     prefix: String,
+    /// The file of certificates that the binaries are to trust, if it is not the system's.
+    trusted: Option<String>,
 }
 
 struct Server {
     directory: TempDir,
-    tcp: bool,
+    /// The option for the TCP port, if there is one.
+    listens: Option<&'static str>,
     options: Vec<String>,
     running: Mutex<Running>,
     connection: Mutex<Option<Connection>>,
@@ -48,31 +51,38 @@ impl Redis {
     /// The same with options, as on redis-server's command line; `--appendonly yes` makes its
     /// data outlive [`Redis::kill9`].
     pub fn with(options: &[&str]) -> Self {
-        Self::start(false, options)
+        Self::start(None, options)
     }
 
     /// The same on a free TCP port as well.
     pub fn tcp(options: &[&str]) -> Self {
-        Self::start(true, options)
+        Self::start(Some("--port"), options)
     }
 
-    fn start(tcp: bool, options: &[&str]) -> Self {
+    /// The same on a free TCP port where TLS is spoken, with the certificate that `options` name.
+    pub fn tls(options: &[&str]) -> Self {
+        Self::start(Some("--tls-port"), options)
+    }
+
+    fn start(listens: Option<&'static str>, options: &[&str]) -> Self {
         let server = Server {
             directory: TempDir::with_prefix("library-").unwrap(),
-            tcp,
+            listens,
             options: options.iter().map(ToString::to_string).collect(),
             running: Mutex::new(Running { process: None, port: 0 }),
             connection: Mutex::new(None),
             hangs: AtomicBool::new(false),
         };
-        let redis = Self { server: Arc::new(server), prefix: String::new() };
+        let redis = Self { server: Arc::new(server), prefix: String::new(), trusted: None };
         redis.restart();
         redis
     }
 
     /// The same server seen as a branch: events, outcomes and state are those under its prefix.
     pub fn branch(&self, name: &str) -> Self {
-        Self { server: Arc::clone(&self.server), prefix: format!("{{{name}}}:") }
+        let mut branch = self.clone();
+        branch.prefix = format!("{{{name}}}:");
+        branch
     }
 
     /// A name of the contract as a key of this branch.
@@ -83,6 +93,20 @@ impl Redis {
     /// The name for `--branch`, if this is a branch.
     pub fn branch_name(&self) -> Option<&str> {
         self.prefix.strip_prefix('{')?.strip_suffix("}:")
+    }
+
+    /// The same server, to whoever trusts the certificates in this file.
+    pub fn trusting(&self, file: &str) -> Self {
+        let mut redis = self.clone();
+        redis.trusted = Some(file.to_owned());
+        redis
+    }
+
+    /// What the binaries are told by their environment.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let address = Some(("LIBRARY_ADDRESS", self.address()));
+        let trusted = self.trusted.clone().map(|file| ("SSL_CERT_FILE", file));
+        address.into_iter().chain(trusted)
     }
 
     /// The path of its Unix socket, as `--address` takes it.
@@ -119,7 +143,7 @@ impl Redis {
         let mut running = self.server.running.lock().unwrap();
         assert!(running.process.is_none(), "it runs already");
         for _ in 0..5 {
-            if self.server.tcp && running.port == 0 {
+            if self.server.listens.is_some() && running.port == 0 {
                 running.port = free_port();
             }
             let mut process = self.spawn(running.port);
@@ -143,7 +167,10 @@ impl Redis {
         let mut command = Command::new("redis-server");
         command
             .current_dir(self.directory())
-            .args(["--save", "", "--appendonly", "no", "--port", &port.to_string()])
+            .args(["--save", "", "--appendonly", "no", "--port", "0"])
+            .args(
+                self.server.listens.iter().flat_map(|option| [(*option).into(), port.to_string()]),
+            )
             .args(["--bind", "127.0.0.1", "--unixsocket", "redis.sock"])
             .args(&self.server.options)
             .stdin(Stdio::null())
