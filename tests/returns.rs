@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -98,17 +98,20 @@ fn returns_that_could_not_be_handed_in_are_on_another_day_oldest_first() {
     machine.put("spool/returns", "return b 2\n");
     // What came later on that day is for the next; and behind what is not done yet.
     assert_eq!(machine.night("2026-11-26", "4").1, "returns-2026-11-26: return a 1\n");
+    assert!(machine.path("spool/returns").exists(), "until then it is its owner's");
     assert_eq!(machine.night("2026-11-27", "4").1, "returns-2026-11-26: return a 1\n");
     let both = "returns-2026-11-26: return a 1\nreturns-2026-11-27: return b 2\n";
     assert_eq!(machine.night("2026-11-27", "1"), (0, both.into()));
     assert_eq!(machine.night("2026-11-28", "0"), (0, String::new()));
 }
 
-/// Lines that were no returns are no better on the next day; but if nothing was sent, all is still to do.
+/// Lines that were no returns are no better on the next day; but if nothing was sent, all is still to do,
+/// whatever results an earlier try has left.
 #[test]
 fn bad_lines_are_sent_once_and_told_until_they_are_gone_and_a_bad_option_loses_nothing() {
     let machine = Machine::new();
     machine.put("spool/returns", "return a 1\n");
+    assert_eq!(machine.night("2026-11-26", "3").0, 3);
     assert_eq!(machine.night("2026-11-26", "2x").0, 2);
     assert_eq!(machine.state(), ["returns-2026-11-26"]);
     machine.put("state/returns-2026-11-26.rejected", "nonsense\n");
@@ -120,6 +123,19 @@ fn bad_lines_are_sent_once_and_told_until_they_are_gone_and_a_bad_option_loses_n
     assert_eq!(machine.night("2026-11-28", "0"), (2, "returns-2026-11-28: return b 2\n".into()));
     fs::remove_file(machine.path("state/returns-2026-11-26.rejected")).unwrap();
     assert_eq!(machine.night("2026-11-29", "0"), (0, String::new()));
+}
+
+/// Else the second would be told the outcomes of the first, and its books stay lent.
+#[test]
+fn the_same_returns_of_two_machines_on_one_day_are_two_batches() {
+    let batches = ["desk1", "desk2"].map(|name| {
+        let machine = Machine::new();
+        machine.executable("uname", &format!("#!/bin/sh\necho {name}\n"));
+        machine.executable("library-req", "#!/bin/sh\necho \"$8\" >\"$NOTED\"\n");
+        machine.put("spool/returns", "return a 1\n");
+        machine.night("2026-11-26", "0").1
+    });
+    assert_eq!(batches, ["returns-2026-11-26.desk1\n", "returns-2026-11-26.desk2\n"]);
 }
 
 #[test]
@@ -146,6 +162,12 @@ fn what_was_interrupted_while_it_was_collected_is_collected_later_and_whole() {
         let next = machine.night("2026-11-28", "0").1;
         assert_eq!(next.is_empty(), !has_new, "{left:?}: {next}");
     }
+    // The clock was set back meanwhile: it replaces no other.
+    let machine = Machine::new();
+    machine.put("state/incoming", RETURN);
+    machine.put("state/returns-2026-11-27", "return b 2\n");
+    assert_eq!(machine.night("2026-11-27", "0").1, "returns-2026-11-27: return b 2\n");
+    assert_eq!(machine.night("2026-11-28", "0").1, format!("returns-2026-11-28: {RETURN}"));
 }
 
 /// The step is done as root, and others may write to the spool.
@@ -178,4 +200,30 @@ fn only_a_file_of_its_own_is_taken() {
     symlink(machine.path("state"), machine.path("state/incoming")).unwrap();
     assert_eq!(machine.script("2026-11-26", &["collect"]).status.code(), Some(2));
     assert!(machine.path("spool/returns").exists());
+}
+
+/// The other step is done as the service's user, to whom the state belongs.
+#[test]
+fn what_is_taken_is_given_to_the_service_and_to_nobody_else() {
+    let machine = Machine::new();
+    // This only root can do; without, there is one user for all.
+    let _ = chown(machine.path("state"), Some(4711), Some(4711));
+    let owner = |name| {
+        let file = fs::metadata(machine.path(name)).unwrap();
+        (file.uid(), file.gid())
+    };
+    machine.put("secret", "secret");
+    let before = owner("secret");
+    machine.put("spool/returns", "return a 1\n");
+    assert!(machine.script("2026-11-26", &["collect"]).status.success());
+    let day = "state/returns-2026-11-26";
+    assert_eq!(owner(day), owner("state"));
+    assert_eq!(fs::metadata(machine.path(day)).unwrap().mode() & 0o777, 0o600);
+    // That user exchanges the file for a link, after it was looked at: no other file is given away.
+    let exchange = "#!/bin/sh\necho 1\n[ \"$4\" = incoming ] && ln -sf ../secret incoming\n";
+    machine.executable("stat", exchange);
+    machine.put("spool/returns", "return b 2\n");
+    machine.script("2026-11-27", &["collect"]);
+    assert!(machine.path("state/returns-2026-11-27").is_symlink());
+    assert_eq!(owner("secret"), before);
 }
