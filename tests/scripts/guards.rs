@@ -1204,6 +1204,37 @@ fn a_stream_whose_events_are_kept_is_not_cleared() {
     });
 }
 
+/// Should its consumer group be lost, what is decided must not be decided again; and it must be created
+/// anew where nothing decided is left.
+#[test]
+fn a_note_tells_of_decided_events_as_long_as_there_are_any() {
+    let clears = |library: &mut Library, by: &Instance, left: usize| {
+        let (stream, notes) = (library.keys.requests.clone(), library.keys.kept_events.clone());
+        library.clear_stream(by, &stream);
+        let length = library.redis.ask::<usize>(&["XLEN", &stream]);
+        ensure!(length == left, "there are {length}, not {left}");
+        let noted = library.redis.ask::<bool>(&["HEXISTS", &notes, &stream]);
+        ensure!(noted == (left > 0), "there are {left}, and a note: {noted}");
+        Ok(())
+    };
+    for note in [
+        "redis.call('HSET', KEYS[3], stream, 'decided events are being cleared')",
+        "redis.call('HDEL', KEYS[3], stream)",
+        "redis.call('HSET', KEYS[3], stream, 'decided events are kept')",
+    ] {
+        guard("clear", &[(note, "")], |library| {
+            let by = library.instance("worker1");
+            (5..9).for_each(|ms| acknowledged(library, ms));
+            clears(library, &by, 1)?;
+            clears(library, &by, 0)?;
+            let stream = library.keys.requests.clone();
+            library.redis.ask::<()>(&["XGROUP", "CREATE", &stream, "auditors", "0"]);
+            acknowledged(library, 9);
+            clears(library, &by, 1)
+        });
+    }
+}
+
 /// A client can put a hundred thousand books into each of a page of malformed requests. What one
 /// call looks at is bounded: 64 such requests once took Redis twelve seconds.
 #[test]
