@@ -33,6 +33,7 @@ pub const DECIDE: &str = concat!(
 
 /// Each script by the digest that a call carries.
 static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
+    const ORDER: &str = include_str!("../../../lua/order.lua");
     const GROUPS: &str =
         concat!(include_str!("../../../lua/order.lua"), include_str!("../../../lua/groups.lua"));
     let scripts = [
@@ -42,14 +43,18 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
         ("decide", "", DECIDE),
         ("fetch", "", include_str!("../../../lua/fetch.lua")),
         ("forget", "", include_str!("../../../lua/forget.lua")),
+        ("inspect", GROUPS, include_str!("../../../lua/inspect.lua")),
         ("lone_try", "", include_str!("../../../lua/lone_try.lua")),
+        ("mend", GROUPS, include_str!("../../../lua/mend.lua")),
         ("old_tries", GROUPS, include_str!("../../../lua/old_tries.lua")),
         ("permits", "", include_str!("../../../lua/permits.lua")),
+        ("recount", ORDER, include_str!("../../../lua/recount.lua")),
         ("reject", GROUPS, include_str!("../../../lua/reject.lua")),
         ("renew", "", include_str!("../../../lua/renew.lua")),
         ("resign", "", include_str!("../../../lua/resign.lua")),
         ("shelve", "", include_str!("../../../lua/shelve.lua")),
         ("sweep", GROUPS, include_str!("../../../lua/sweep.lua")),
+        ("undone", GROUPS, include_str!("../../../lua/undone.lua")),
         ("unfetch", "", include_str!("../../../lua/unfetch.lua")),
     ];
     let digest = |(kind, parts, text): (&'static str, &str, &str)| {
@@ -60,7 +65,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
 
 /// A command that is about to go to Redis.
 pub struct Command<'a> {
-    /// The script's name; `read` or `read hand-offs`.
+    /// The script's name; `read`, `read hand-offs` or `read counts`.
     pub kind: &'static str,
     /// The first of its kind is number 1.
     pub number: usize,
@@ -363,6 +368,7 @@ impl Link {
             }
             b"XREADGROUP" if args.contains(&&b"shelving_service"[..]) => Some("read hand-offs"),
             b"XREADGROUP" => Some("read"),
+            b"MGET" => Some("read counts"),
             _ => None,
         }
     }
