@@ -150,7 +150,7 @@ fn of_first_command(error: RedisError) -> RedisError {
 }
 
 /// The code of what went wrong, in a script as well: there Redis puts ERR in front of what a user may
-/// not do, and before version 7 of all that went wrong.
+/// not do, and before version 7 of all that went wrong, or the place in the script where that goes on.
 fn code_within(error: &RedisError) -> Option<&str> {
     let code = error.code()?;
     let detail = error.detail().unwrap_or_default();
@@ -161,7 +161,7 @@ fn code_within(error: &RedisError) -> Option<&str> {
         "no permissions to run ",
     ];
     match code {
-        "ERR" if denials.iter().any(|words| detail.contains(words)) => Some("NOPERM"),
+        "ERR" | "@user_script:" if denials.iter().any(|words| detail.contains(words)) => Some("NOPERM"),
         "ERR" if detail.contains(": WRONGTYPE ") => Some("WRONGTYPE"),
         code => Some(code),
     }
@@ -269,6 +269,12 @@ mod tests {
             (
                 "-ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Operation\r\n",
                 Remedy::Person,
+            ),
+            // A batch was sent again and again for ten seconds.
+            (
+                "-@user_script: 106: The user executing the script can't run this command or \
+                 subcommand\r\n",
+                Remedy::Credentials,
             ),
             (
                 "-ERR The user executing the script can't run this command or subcommand script: \
