@@ -129,6 +129,19 @@ fn a_book_that_was_fetched_before_the_group_was_lost_is_put_back_while_its_reque
     redis.assert_at_rest();
 }
 
+/// A request had fetched a book when its group was lost, and was gone when that was made again. Its
+/// reservation is swept; without a word to shelving, the book would be nowhere for ever.
+#[test]
+fn a_book_that_was_fetched_for_a_request_that_is_gone_is_lent_to_the_next_who_asks() {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["geb"], "2-0").lay_down(&redis);
+    redis.cmd(&["HSET", "lending_book_states", "geb", "?2-0"]);
+    let id = redis.request("user1", "geb");
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    redis.assert_at_rest();
+}
+
 #[test]
 fn a_redis_that_is_killed_and_restarted_again_and_again_loses_no_event() {
     let redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]);
