@@ -92,6 +92,43 @@ fn a_return_that_kills_whoever_tries_it_is_given_up_and_others_are_unharmed() {
     assert_only_the_poison_is_given_up(RETURNS);
 }
 
+// The link breaks whenever events have been claimed at the start of a process, so that it is the second
+// session that reads them.
+#[test]
+fn an_event_that_kills_is_suspected_also_after_a_reconnect() {
+    let redis = Redis::new();
+    redis.request_at(POISON, "user1", "geb");
+    let proxy = Proxy::new(&redis, |command| match command.kind {
+        "claim" if command.mentions(REQUESTS) => Some(Fault::CutAfter),
+        "decide" if command.mentions(POISON) => Some(Fault::KillBefore),
+        _ => None,
+    });
+    let (deaths, _daemon) = start_until_it_is_given_up(&redis, &proxy);
+    assert_eq!(deaths, 7);
+    assert_given_up(&redis, "request");
+    redis.assert_at_rest();
+}
+
+// Instances had died with it. Then an operator moved it to one that runs, which finds it as it finds
+// what was in a reply that got lost.
+#[test]
+fn an_event_that_kills_is_suspected_also_where_it_is_found_in_nobodys_hands() {
+    let redis = Redis::new();
+    let holder = Other::alive(&redis, "holder");
+    let proxy = deadly(&redis, &armed());
+    let mut daemon = proxy.spawn(&redis, &["--lease", "1", "worker1"]).ready();
+    holder.takes_new(POISON, "user1", "geb");
+    redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "2 2"]);
+    let claim = ["XCLAIM", REQUESTS, "lending_service", "worker1", "0", POISON, "RETRYCOUNT", "3"];
+    redis.cmd(&[&claim[..], &["IDLE", "60000", "JUSTID"]].concat());
+    assert_eq!(daemon.exit_status(), -9);
+    // That was the third time, alone.
+    let (deaths, _daemon) = start_until_it_is_given_up(&redis, &proxy);
+    assert_eq!(deaths, 0);
+    assert_given_up(&redis, "request");
+    redis.assert_at_rest();
+}
+
 // A request waited, and its book was put back by a hand-off. Another instance asked for the book
 // again and died before it could note that, three times. The mark of the hand-off, long done, was
 // taken for one on its way: the book stayed out of the shelves for ever.
@@ -185,6 +222,29 @@ fn a_try_that_a_broken_link_ended_does_not_count_wherever_it_broke() {
             }
         }
     });
+}
+
+// The link died in a try, and the process was killed when it was back again, before the next one: it
+// had survived the try, and died in none.
+#[test]
+fn a_try_that_a_broken_link_ended_does_not_count_though_its_process_dies_later() {
+    let redis = Redis::new();
+    redis.request_at(POISON, "user1", "geb");
+    suspected(&redis);
+    redis.cmd(&["HSET", "lending_lone_tries", &format!("request:{POISON}"), "2 2"]);
+    let was_cut = AtomicBool::new(false);
+    let proxy = Proxy::new(&redis, move |command| match command.kind {
+        "fetch" => (!was_cut.swap(true, Ordering::SeqCst)).then_some(Fault::CutBefore),
+        "lone_try" if was_cut.load(Ordering::SeqCst) && command.mentions("alone") => {
+            Some(Fault::KillBefore)
+        }
+        _ => None,
+    });
+    let mut killed = proxy.spawn(&redis, &["worker1"]);
+    assert_eq!(killed.exit_status(), -9);
+    let _daemon = Daemon::start(&redis, &["-f", "worker1"]);
+    assert_eq!(redis.outcome_of_request(POISON)["outcome"], "accepted");
+    redis.assert_at_rest();
 }
 
 // A try that ended in waiting cleared the event of suspicion; tried again out of the waiting room,
