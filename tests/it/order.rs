@@ -1,7 +1,7 @@
 //! The contract's paragraph on order (I8): grants happen as soon as they can, a refusal waits for
 //! whatever is older and for books on their way.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::common::*;
@@ -317,6 +317,37 @@ fn a_newer_request_does_not_overtake_one_that_waits_for_the_same_book() {
     for id in &waited {
         assert_eq!(redis.outcomes_of("request", id)[0]["outcome"], "accepted");
     }
+    redis.assert_at_rest();
+}
+
+/// The second comes when it is not known yet that the first waits, and the book comes free just before
+/// the second is tried.
+#[test]
+fn a_newer_request_does_not_overtake_one_for_the_same_book_that_is_under_way() {
+    let redis = Redis::new();
+    Ledger::new().lent("user3", &["geb"], "5-0").lay_down(&redis);
+    redis.give_back_at("10-0", "user3", "geb");
+    Other::alive(&redis, "other").take(RETURNS);
+    let (of_proxy, is_free) = (redis.clone(), AtomicBool::new(false));
+    let proxy = Proxy::new(&redis, move |command| {
+        let tries_second = command.kind == "decide" && command.mentions("12-0");
+        if tries_second && !is_free.swap(true, Ordering::SeqCst) {
+            let other = Other::alive(&of_proxy, "other");
+            other.take_back("user3", "geb");
+            other.acknowledge(RETURNS, "10-0");
+        }
+        None
+    });
+    let _daemon = proxy.spawn(&redis, &["--batch", "1", "worker1"]).ready();
+    // From then on Redis knows the scripts.
+    redis.outcome_of_request(&redis.request_at("10-0", "user0", "momo"));
+    let request = |id: &str, user: &str| {
+        ["XADD", REQUESTS, id, "user_id", user, "book_ids", "geb"].map(str::to_owned).to_vec()
+    };
+    let both = [request("11-0", "user1"), request("12-0", "user2")];
+    redis.pipeline(&[&[vec!["MULTI".to_owned()]], &both[..], &[vec!["EXEC".to_owned()]]].concat());
+    assert_eq!(redis.outcome_of_request("11-0")["outcome"], "accepted");
+    assert_eq!(redis.outcome_of_request("12-0")["lent_to_another"], "geb");
     redis.assert_at_rest();
 }
 

@@ -182,6 +182,30 @@ fn what_a_poisonous_request_fetched_goes_to_whoever_has_reserved_it_meanwhile() 
     redis.assert_at_rest();
 }
 
+// The same while the other asked: it was told that a poisonous request had the book, and when it had
+// asked for its second book as well, the first was back on its shelf.
+#[test]
+fn what_shelving_said_of_a_poisonous_request_is_not_believed_when_that_is_given_up() {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["geb"], POISON).nowhere(&["momo"], "6-0").lay_down(&redis);
+    redis.request_at(POISON, "user1", "geb");
+    Other::alive(&redis, "holder").take(REQUESTS);
+    redis.request_at("6-0", "user2", "geb,momo");
+    Other::gone(&redis, "worker1").take(REQUESTS);
+    redis.cmd(&["HSET", "lending_book_states", "geb", "?6-0"]);
+    let of_proxy = redis.clone();
+    let proxy = Proxy::new(&redis, move |command| {
+        if command.kind == "fetch" && command.mentions("momo") && !command.mentions("geb") {
+            of_proxy.cmd(&["HDEL", SHELVES, "geb"]);
+            Other::alive(&of_proxy, "holder").finishes(POISON);
+        }
+        None
+    });
+    let _daemon = proxy.spawn(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_request("6-0")["book_ids"], "geb,momo");
+    redis.assert_at_rest();
+}
+
 /// Makes the next request look as if instances had died with it in hand, twice, and the next start
 /// were the third time.
 fn suspected_by(redis: &Redis, dead: &Other<'_>) {
