@@ -214,7 +214,8 @@ impl<'a> Worker<'a> {
 
     fn do_turn(&mut self) -> Result<bool, Error> {
         self.room.tick(Instant::now());
-        if self.under_way.is_empty() && self.suspects.take_turn() {
+        if self.suspects.take_turn() {
+            self.answer_all()?;
             self.try_suspects()?;
             return Ok(true);
         }
@@ -367,6 +368,14 @@ impl<'a> Worker<'a> {
             Call::Reject(events) => self.rejected(reply, events)?,
         }
         self.log.write();
+        Ok(())
+    }
+
+    /// Reads the replies to all calls under way, and to those that they lead to.
+    fn answer_all(&mut self) -> Result<(), Error> {
+        while !self.under_way.is_empty() {
+            self.answer_one()?;
+        }
         Ok(())
     }
 
@@ -534,9 +543,7 @@ impl<'a> Worker<'a> {
         } else {
             self.send_suspects(group)?;
         }
-        while !self.under_way.is_empty() {
-            self.answer_one()?;
-        }
+        self.answer_all()?;
         let (waiting, decided): (Vec<_>, Vec<_>) =
             keys.into_iter().partition(|key| self.session.in_hand.contains(*key));
         for (keys, step) in [(&waiting, TryStep::Survived), (&decided, TryStep::Ended)] {

@@ -176,13 +176,31 @@ fn a_connection_that_failed_in_the_hands_of_the_reader_is_not_used_again() {
     assert_eq!(redis.length(OUTCOMES), 0);
 }
 
+/// Suspects were tried only when nothing was under way, which while more and more came was never.
+#[test]
+fn a_suspect_has_its_turn_while_others_keep_coming() {
+    const EVENTS: usize = 20;
+    let redis = Redis::new();
+    let session = session_with(&redis, &["--batch", "1"]);
+    let (_intake, worker, _channel) = intake(&session);
+    let mut batch = read(&redis, &session, 0..EVENTS);
+    let suspect = batch[1].key;
+    batch[1] = Delivered::suspect(suspect);
+    let mut worker = worker.lock().unwrap();
+    worker.take(batch);
+    while worker.turn().unwrap() {}
+    let outcomes = redis.assert_one_outcome_each(EVENTS);
+    let place = outcomes.iter().position(|one| one["event_id"] == suspect.id.to_string()).unwrap();
+    assert!(place < EVENTS / 2, "it came as number {place}");
+}
+
 /// A session of `worker1` under a lease that does not end.
 fn session(redis: &Redis) -> Session {
     session_with(redis, &[])
 }
 
 fn session_with(redis: &Redis, options: &[&str]) -> Session {
-    redis.cmd(&["SET", "instance_lock:worker1", "token"]);
+    redis.cmd(&["SET", "instance_lock:worker1", "process:1"]);
     let args = Args::from_list([&["-a", &redis.address(), "worker1"], options].concat());
     let Ok(options::Command::Run(options)) = options::parse(args) else {
         panic!("this is a command line")
@@ -190,7 +208,7 @@ fn session_with(redis: &Redis, options: &[&str]) -> Session {
     let target = options.connect.resolve(&|_| None).unwrap();
     let keys = Keys::new(None);
     setup::ensure_groups(&mut target.connect(Duration::ZERO).unwrap(), &keys).unwrap();
-    Session::new(keys, *options, target, "token".into(), Arc::default(), true)
+    Session::new(keys, *options, target, "process:1".into(), Arc::default(), true)
 }
 
 /// The reader's way to a worker whose thread does not come round, that worker, and the thread's channel.
