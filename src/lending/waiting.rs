@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_stirs_those_behind_it_and_those_who_want_its_books() {
+    fn a_decision_stirs_those_behind_it_and_those_who_want_its_books_or_are_its_users() {
         let waiting = [event(5, Action::Request, &["geb"]), event(6, Action::Request, &["momo"])];
         let mut first = room(&waiting);
         first.decided(&[event(4, Action::Return, &["alice"])]);
@@ -436,6 +436,11 @@ mod tests {
         let mut third = room(&[event(5, Action::Return, &["geb"])]);
         third.decided(&[event(9, Action::Request, &["geb"])]);
         assert_eq!(due(&mut third), [5]);
+        // A user at the limit may have another book, whichever came back.
+        let mut fourth = room(&waiting);
+        let user = waiting[1].user.clone();
+        fourth.decided(&[Event { user, ..event(9, Action::Return, &["alice"]) }]);
+        assert_eq!(due(&mut fourth), [6]);
     }
 
     #[test]
