@@ -29,12 +29,13 @@ for n = 3, #ARGV do
   end
   if step == 'ended' or (step == 'survived' and tries.group + tries.alone == 0) then
     redis.call('HDEL', tries_key, event)
-  elseif step == 'survived' then
-    redis.call('HSET', tries_key, event, tries.group .. ' ' .. tries.alone)
-  else
+  elseif step ~= 'survived' then
     tries[step] = tries[step] + 1
     redis.call('HSET', tries_key, event,
       table.concat({tries.group, tries.alone, step, process}, ' '))
+  elseif by == process then
+    -- Else somebody has taken the event over: the note is of a try of theirs.
+    redis.call('HSET', tries_key, event, tries.group .. ' ' .. tries.alone)
   end
 end
 return {'TRIES', tries.alone}
