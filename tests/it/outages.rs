@@ -114,19 +114,31 @@ fn groups_that_are_destroyed_are_made_again() {
 /// The younger request had fetched a book when the group was lost. Delivered once more, a chunk behind
 /// an older one for the same book, it was tried without asking shelving, did not know what it had, and
 /// waited for the older one, which was told by shelving that the younger has the book.
+///
+/// Or in one chunk with it, where shelving is not asked first since all books before were lent.
 #[test]
 fn a_book_that_was_fetched_before_the_group_was_lost_is_put_back_while_its_request_waits() {
-    let redis = Redis::new();
-    Ledger::new().lent("user9", &["lent"], "1-0").nowhere(&["geb"], "3-0").lay_down(&redis);
-    let older = redis.request_at("2-0", "user1", "geb");
-    for n in 1..=200 {
-        redis.request_at(&format!("2-{n}"), &format!("reader{n}"), &format!("book{n}"));
+    const TAKEN: [&str; 4] = ["taken1", "taken2", "taken3", "taken4"];
+    for (before, between, batch) in [(0, 200, "128"), (TAKEN.len(), 0, "2")] {
+        let redis = Redis::new();
+        Ledger::new()
+            .lent("user8", &TAKEN, "1-0")
+            .lent("user9", &["lent"], "1-0")
+            .nowhere(&["geb"], "3-0")
+            .lay_down(&redis);
+        for (n, taken) in TAKEN[..before].iter().enumerate() {
+            redis.request_at(&format!("1-{}", n + 1), "user3", taken);
+        }
+        let older = redis.request_at("2-0", "user1", "geb");
+        for n in 1..=between {
+            redis.request_at(&format!("2-{n}"), &format!("reader{n}"), &format!("book{n}"));
+        }
+        let younger = redis.request_at("3-0", "user2", "geb,lent");
+        let _daemon = Daemon::start(&redis, &["--batch", batch, "worker1"]);
+        assert_eq!(redis.outcome_of_request(&older)["outcome"], "accepted");
+        assert_eq!(redis.outcome_of_request(&younger)["lent_to_another"], "geb,lent");
+        redis.assert_at_rest();
     }
-    let younger = redis.request_at("3-0", "user2", "geb,lent");
-    let _daemon = Daemon::start(&redis, &["worker1"]);
-    assert_eq!(redis.outcome_of_request(&older)["outcome"], "accepted");
-    assert_eq!(redis.outcome_of_request(&younger)["lent_to_another"], "geb,lent");
-    redis.assert_at_rest();
 }
 
 /// A request had fetched a book when its group was lost, and was gone when that was made again. Its
