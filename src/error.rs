@@ -161,7 +161,9 @@ fn code_within(error: &RedisError) -> Option<&str> {
         "no permissions to run ",
     ];
     match code {
-        "ERR" | "@user_script:" if denials.iter().any(|words| detail.contains(words)) => Some("NOPERM"),
+        "ERR" | "@user_script:" if denials.iter().any(|words| detail.contains(words)) => {
+            Some("NOPERM")
+        }
         "ERR" if detail.contains(": WRONGTYPE ") => Some("WRONGTYPE"),
         code => Some(code),
     }
