@@ -219,6 +219,27 @@ fn a_link_on_which_nothing_arrives_any_more_is_given_up_in_seconds() {
     });
 }
 
+/// Each byte of a reply came in time, and the reply never. Nothing but the lease of such an instance and
+/// the health signal to systemd tell others that it does nothing any more.
+#[test]
+fn an_instance_that_is_stuck_lets_its_lease_run_out_and_feeds_no_watchdog() {
+    let redis = Redis::new();
+    let proxy = Proxy::at(&redis, "fetch", 1, Fault::Drip);
+    let mut stuck = proxy.spawn(&redis, &["--lease", "1", "stuck"]).ready();
+    let id = redis.request("user1", "geb");
+    assert!(eventually(DEADLINE, || proxy.has_struck()));
+    assert!(eventually(DEADLINE, || stuck.has_notified("WATCHDOG=1")));
+    let _other = Daemon::start(&redis, &["--lease", "1", "other"]);
+    // For twenty seconds it may be busy.
+    assert!(eventually(2 * DEADLINE, || !redis.outcomes().is_empty()), "it is not given up");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    assert!(stuck.log().contains("the thread lending-reader has made no progress"));
+    while stuck.next_notice().is_some() {}
+    assert!(stays(Duration::from_secs(1), || stuck.next_notice().is_none()), "it is fed");
+    assert!(stuck.is_running());
+    redis.assert_at_rest();
+}
+
 #[test]
 fn a_paused_instance_loses_its_events_to_another_and_recovers_when_it_goes_on() {
     let redis = Redis::new();

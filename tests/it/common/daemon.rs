@@ -67,14 +67,20 @@ impl Daemon {
     }
 
     /// Whether it has told its supervisor this; waits a little for the next message.
-    fn has_notified(&mut self, line: &str) -> bool {
-        let mut message = [0; 4096];
-        self.notify.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        if let Ok(length) = self.notify.recv(&mut message) {
-            self.notified.push_str(&String::from_utf8_lossy(&message[..length]));
+    pub fn has_notified(&mut self, line: &str) -> bool {
+        if let Some(message) = self.next_notice() {
+            self.notified.push_str(&message);
             self.notified.push('\n');
         }
         self.notified.lines().any(|told| told == line)
+    }
+
+    /// What it tells its supervisor next, if that comes soon.
+    pub fn next_notice(&mut self) -> Option<String> {
+        let mut message = [0; 4096];
+        self.notify.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let length = self.notify.recv(&mut message).ok()?;
+        Some(String::from_utf8_lossy(&message[..length]).into_owned())
     }
 
     /// The file that it writes to.

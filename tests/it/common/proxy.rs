@@ -90,6 +90,9 @@ pub enum Fault {
     Late,
     /// From this command on nothing arrives any more, in either direction; nobody is told.
     Silence,
+    /// The command does not reach Redis, and its reply comes byte by byte and has no end: whoever
+    /// waits for it is stuck, although never for long without a byte.
+    Drip,
     /// The daemon is killed before the command reaches Redis.
     KillBefore,
     /// Redis executes it, and the daemon is killed before the reply arrives.
@@ -294,6 +297,16 @@ impl Link {
         self.shared.struck.store(true, Ordering::SeqCst);
     }
 
+    /// Ends with the connection, or with the proxy.
+    fn drip(&self) {
+        self.shared.struck.store(true, Ordering::SeqCst);
+        let _ = (&self.client).write_all(b"+");
+        while !self.shared.ended.load(Ordering::SeqCst) && (&self.client).write_all(b".").is_ok() {
+            thread::sleep(Duration::from_secs(1));
+        }
+        self.cut();
+    }
+
     /// From the daemon to Redis.
     fn commands(self: &Arc<Self>) {
         let mut frames = Frames::default();
@@ -307,6 +320,7 @@ impl Link {
                         self.silent.store(true, Ordering::SeqCst);
                         self.shared.struck.store(true, Ordering::SeqCst);
                     }
+                    Some(Fault::Drip) => return self.drip(),
                     Some(Fault::Late) => {
                         let mut held =
                             self.shared.held.lock().unwrap_or_else(PoisonError::into_inner);
