@@ -31,18 +31,8 @@ fn ready_means_that_both_services_read_under_the_instances_name() {
     redis.outcome_of_request(&request);
     redis.outcome_of_return(&back);
     redis.assert_at_rest();
-    for (stream, group) in [
-        (REQUESTS, "lending_service"),
-        (RETURNS, "lending_service"),
-        (SHELVING, "shelving_service"),
-    ] {
-        let consumers: Vec<std::collections::BTreeMap<String, redis::Value>> =
-            redis.ask(&["XINFO", "CONSUMERS", stream, group]);
-        let names: Vec<String> = consumers
-            .into_iter()
-            .map(|mut consumer| redis::from_redis_value(consumer.remove("name").unwrap()).unwrap())
-            .collect();
-        assert_eq!(names, ["worker1"], "{stream}");
+    for stream in [REQUESTS, RETURNS, SHELVING] {
+        assert_eq!(redis.consumers(stream), ["worker1"], "{stream}");
     }
 }
 

@@ -89,23 +89,90 @@ fn a_hand_off_that_was_in_hand_when_instances_died_is_done_at_once() {
     assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
 }
 
+/// Requests that all can be granted, in the hands of an instance without a lock.
+fn lay_in_hand_of(redis: &Redis, name: &str, count: usize) {
+    let event = |n: usize| {
+        let (user, book) = (format!("user{n}"), format!("book{n}"));
+        ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", &book].map(str::to_owned).to_vec()
+    };
+    redis.pipeline(&(0..count).map(event).collect::<Vec<_>>());
+    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0"]);
+    let read = ["XREADGROUP", "GROUP", "lending_service", name, "COUNT", "1000000", "STREAMS"];
+    redis.cmd(&[&read[..], &[REQUESTS, ">"]].concat());
+}
+
 /// The keeper took over all that a dead instance had in hand in one go, as fast as it was decided, and
 /// renewed no lease meanwhile: it ran out, others took over in turn, and so on.
 #[test]
 fn the_lease_is_kept_while_very_much_is_taken_over() {
     const EVENTS: usize = 60_000;
+    /// Some seconds are enough. A page at each renewal would take forty.
+    const IN_TIME: Duration = Duration::from_secs(30);
     let redis = Redis::new();
-    let event = |n: usize| {
-        let (user, book) = (format!("user{n}"), format!("book{n}"));
-        ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", &book].map(str::to_owned).to_vec()
-    };
-    redis.pipeline(&(0..EVENTS).map(event).collect::<Vec<_>>());
-    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0"]);
-    let read = ["XREADGROUP", "GROUP", "lending_service", "dead", "COUNT", "1000000", "STREAMS"];
-    redis.cmd(&[&read[..], &[REQUESTS, ">"]].concat());
+    lay_in_hand_of(&redis, "dead", EVENTS);
     let daemon = Daemon::start(&redis, &["--lease", "1", "worker1"]);
-    assert!(eventually(3 * DEADLINE, || redis.length(OUTCOMES) == EVENTS));
+    assert!(eventually(IN_TIME, || redis.length(OUTCOMES) == EVENTS));
     assert!(!daemon.log().contains("trying again"), "the lease was lost");
+}
+
+#[test]
+fn a_stop_ends_a_takeover_that_has_only_begun() {
+    const EVENTS: usize = 40_000;
+    let redis = Redis::new();
+    lay_in_hand_of(&redis, "dead", EVENTS);
+    let mut daemon = Daemon::start(&redis, &["--lease", "30", "worker1"]);
+    assert!(eventually(DEADLINE, || redis.length(OUTCOMES) > 0));
+    assert_eq!(daemon.stop(), 0);
+    let decided = redis.length(OUTCOMES);
+    assert!(decided < EVENTS, "it was waited for");
+    assert_eq!(decided + redis.length(REQUESTS), EVENTS);
+}
+
+/// More than is claimed at a time.
+#[test]
+fn all_that_an_instance_had_in_hand_when_it_died_is_finished_at_its_next_start() {
+    const EVENTS: usize = 1_200;
+    let redis = Redis::new();
+    lay_in_hand_of(&redis, "worker1", EVENTS);
+    let daemon = Daemon::start(&redis, &["worker1"]);
+    redis.assert_one_outcome_each(EVENTS);
+    assert!(!daemon.log().contains("did not arrive"), "some were found later");
+}
+
+/// An hour is longer than a test: when an instance was last heard of is changed where Redis keeps it.
+#[test]
+fn the_consumer_of_an_instance_that_is_long_gone_is_removed_and_no_other() {
+    let redis = Redis::with(&["--rdbchecksum", "no"]);
+    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0", "MKSTREAM"]);
+    for name in ["gone", "living", "long gone", "of the reference"] {
+        redis.cmd(&["XGROUP", "CREATECONSUMER", REQUESTS, "lending_service", name]);
+    }
+    hear_nothing_for_two_hours(&redis, &["living", "long gone", "of the reference"]);
+    let _living = Other::alive(&redis, "living");
+    let _of_the_reference = Other::of_the_reference(&redis, "of the reference");
+    let daemon = Daemon::start(&redis, &["--log-level", "debug", "--lease", "1", "worker1"]);
+    let told = || daemon.log().matches("is long gone: removed").count();
+    assert!(eventually(DEADLINE, || told() > 0), "{}", daemon.log());
+    assert_eq!(redis.consumers(REQUESTS), ["gone", "living", "of the reference", "worker1"]);
+    assert_eq!(told(), 1, "{}", daemon.log());
+}
+
+/// Sets back the time at which these consumers were last heard of.
+fn hear_nothing_for_two_hours(redis: &Redis, consumers: &[&str]) {
+    redis.cmd(&["SAVE"]);
+    redis.kill9();
+    let path = redis.directory().join("dump.rdb");
+    let mut dump = std::fs::read(&path).unwrap();
+    for name in consumers {
+        // Its length, the name, and then the time.
+        let name = [&[name.len() as u8], name.as_bytes()].concat();
+        let at = dump.windows(name.len()).position(|bytes| bytes == name).unwrap() + name.len();
+        let heard_ms = &mut dump[at..at + 8];
+        let before = u64::from_le_bytes(heard_ms.try_into().unwrap()) - 2 * 3_600_000;
+        heard_ms.copy_from_slice(&before.to_le_bytes());
+    }
+    std::fs::write(&path, dump).unwrap();
+    redis.restart();
 }
 
 /// The keeper asked for the lock of each consumer by itself and compared each with all: where somebody

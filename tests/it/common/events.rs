@@ -117,6 +117,14 @@ impl Redis {
         self.ask(&["XLEN", &self.key(stream)])
     }
 
+    /// The names under which instances read a stream, in the order of the alphabet.
+    pub fn consumers(&self, stream: &str) -> Vec<String> {
+        let consumers: Vec<BTreeMap<String, redis::Value>> =
+            self.ask(&["XINFO", "CONSUMERS", &self.key(stream), group_of(stream)]);
+        let name = |mut consumer: BTreeMap<_, _>| consumer.remove("name").expect("each has one");
+        consumers.into_iter().map(|one| redis::from_redis_value(name(one)).unwrap()).collect()
+    }
+
     /// All outcomes, in the order in which they were committed.
     pub fn outcomes(&self) -> Vec<Fields> {
         self.entries(OUTCOMES).into_iter().map(|(_, fields)| fields).collect()
