@@ -196,6 +196,8 @@ fn a_daemon_that_is_there_before_its_redis_waits_and_says_so_once() {
     let mut daemon = Daemon::spawn(&redis, &["worker1"]);
     assert!(eventually(DEADLINE, || daemon.log().contains("Redis")));
     assert!(stays(Duration::from_secs(1), || daemon.is_running()), "{}", daemon.log());
+    // Nothing is wrong with it: systemd must not start it again and again.
+    assert!(eventually(DEADLINE, || daemon.has_notified("WATCHDOG=1")));
     let complaints = |log: &str| log.lines().filter(|l| l.starts_with(['W', 'E'])).count();
     assert_eq!(complaints(&daemon.log()), 1, "{}", daemon.log());
     redis.restart();

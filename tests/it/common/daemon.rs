@@ -38,6 +38,8 @@ impl Daemon {
             .env_clear()
             .envs(redis.environment())
             .env("NOTIFY_SOCKET", &notify)
+            // As the unit says.
+            .env("WATCHDOG_USEC", "30000000")
             .current_dir(redis.directory())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
