@@ -1,5 +1,7 @@
 //! An instance's start, its lease, its end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
@@ -220,6 +222,43 @@ fn a_graceful_stop_under_load_leaves_nothing_half_done_and_the_next_start_goes_o
     let _daemon = Daemon::start(&redis, &["worker1"]);
     Ledger::new().replay(&redis.assert_one_outcome_each(800));
     redis.assert_at_rest();
+}
+
+/// Returns that are newer than all requests that are read wait in the reader until those are read as far.
+/// A stop comes meanwhile.
+#[test]
+fn a_stop_finishes_what_was_read_ahead() {
+    const RETURNS_AHEAD: usize = 100;
+    let redis = Redis::new();
+    let users: Vec<_> = (0..RETURNS_AHEAD).map(|n| format!("lender{n}")).collect();
+    let lent = |ledger: Ledger, user: &String| ledger.lent(user, &[&format!("of {user}")], "1-0");
+    users.iter().fold(Ledger::new(), lent).lay_down(&redis);
+    for n in 0..400 {
+        redis.request_at(&format!("2-{n}"), &format!("user{n}"), &format!("book{n}"));
+    }
+    for (n, user) in users.iter().enumerate() {
+        redis.give_back_at(&format!("3-{n}"), user, &format!("of {user}"));
+    }
+    // The second read, of more requests, takes until it is known of the stop.
+    let (reads, goes_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, is_released) = (Arc::clone(&reads), Arc::clone(&goes_on));
+    let proxy = Proxy::new(&redis, move |command| {
+        if command.kind == "read" {
+            count.store(command.number, Ordering::SeqCst);
+            let _in_time =
+                command.number != 2 || eventually(DEADLINE, || is_released.load(Ordering::SeqCst));
+        }
+        None
+    });
+    let mut daemon = proxy.spawn(&redis, &["worker1"]);
+    assert!(eventually(DEADLINE, || reads.load(Ordering::SeqCst) == 2));
+    daemon.signal(Signal::TERM);
+    assert!(eventually(DEADLINE, || daemon.log().contains("what is in work is finished")));
+    goes_on.store(true, Ordering::SeqCst);
+    assert_eq!(daemon.exit_status(), 0);
+    let returned = redis.outcomes().iter().filter(|one| one["outcome"] == "returned").count();
+    assert_eq!(returned, RETURNS_AHEAD);
+    assert!(redis.length(REQUESTS) > 0, "the requests were read further");
 }
 
 #[test]
