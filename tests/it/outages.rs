@@ -111,6 +111,19 @@ fn groups_that_are_destroyed_are_made_again() {
     });
 }
 
+/// Made again at once it would not be missed by whoever has its hands full and reads nothing for a while;
+/// and that one would go on with events that are delivered to others anew.
+#[test]
+fn a_group_that_is_destroyed_is_not_made_again_before_all_can_have_noticed() {
+    let (redis, _daemon) = library(&Ledger::new());
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    let is_lost = || redis.everything().stream(REQUESTS).groups.is_empty();
+    assert!(stays(Duration::from_millis(400), is_lost));
+    redis.outcome_of_request(&redis.request("user1", "momo"));
+    redis.assert_at_rest();
+}
+
 /// The younger request had fetched a book when the group was lost. Delivered once more, a chunk behind
 /// an older one for the same book, it was tried without asking shelving, did not know what it had, and
 /// waited for the older one, which was told by shelving that the younger has the book.
@@ -231,6 +244,31 @@ fn an_outage_and_its_end_are_told_once_each() {
     assert!(eventually(DEADLINE, || told() >= 2), "{}", daemon.log());
     assert!(stays(Duration::from_secs(1), || told() == 2), "{}", daemon.log());
     assert_eq!(daemon.stop(), 0);
+}
+
+/// The pauses between tries grow to a second while Redis is away. Where it has worked since, the first
+/// one is short again.
+#[test]
+fn a_link_that_breaks_long_after_an_outage_is_made_again_at_once() {
+    let redis = Redis::new();
+    redis.kill9();
+    let mut daemon = Daemon::spawn(&redis, &["--log-level", "debug", "worker1"]);
+    assert!(!daemon.becomes_ready(Duration::from_millis(1_500)));
+    let tries = daemon.log().matches("could not connect").count();
+    assert!((1..15).contains(&tries), "the pauses do not grow: {}", daemon.log());
+    redis.restart();
+    let daemon = daemon.ready();
+    // The shortest, because a busy machine may be late once.
+    let took = (1..=3).map(|outages| {
+        let ended = || daemon.log().matches("working again").count();
+        assert!(eventually(DEADLINE, || ended() == outages), "{}", daemon.log());
+        let start = Instant::now();
+        redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        redis.outcome_of_request(&redis.request("user1", "geb"));
+        start.elapsed()
+    });
+    let took = took.min().unwrap();
+    assert!(took < Duration::from_millis(500), "it took {took:?}");
 }
 
 /// It was counted from when the last thread had given Redis up: ten seconds were told as none at all,
