@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use library_lending::cli::Args;
 use library_lending::daemon::{options, setup};
-use library_lending::event::Action;
+use library_lending::event::{Action, EventKey};
+use library_lending::ids::EventId;
 use library_lending::keys::Keys;
-use library_lending::lending::Delivered;
+use library_lending::lending::in_hand::MOST_IN_HAND;
 use library_lending::lending::intake::Intake;
 use library_lending::lending::worker::Worker;
+use library_lending::lending::{Delivered, reader};
 use library_lending::session::Session;
 use library_lending::stream::{self, Entry};
 
@@ -192,6 +194,56 @@ fn a_suspect_has_its_turn_while_others_keep_coming() {
     let outcomes = redis.assert_one_outcome_each(EVENTS);
     let place = outcomes.iter().position(|one| one["event_id"] == suspect.id.to_string()).unwrap();
     assert!(place < EVENTS / 2, "it came as number {place}");
+}
+
+/// As many events of both streams are in hand as may be. A request that is kept until the returns are read
+/// as far is not kept until there is room for them; that is what the reader waits for.
+#[test]
+fn a_reader_without_room_gives_away_what_it_holds_back_and_sleeps() {
+    /// Shorter than it waits for room.
+    const SOON: Duration = Duration::from_millis(1_500);
+    let redis = Redis::new();
+    let session = session(&redis);
+    let (intake, _worker, channel) = intake(&session);
+    fill(&session, Action::Request, MOST_IN_HAND - 1);
+    fill(&session, Action::Return, MOST_IN_HAND - 2);
+    for id in ["9000-0", "9000-1", "9000-2"] {
+        redis.give_back_at(id, "user1", "geb");
+    }
+    redis.request_at("9001-0", "user2", "geb");
+    let connection = session.target.connect(Duration::from_secs(2)).unwrap();
+    let (read, slept, read_next) = std::thread::scope(|scope| {
+        let read_on = || reader::run(&session, connection, &{ intake }, || ());
+        std::thread::Builder::new()
+            .name("without room".into())
+            .spawn_scoped(scope, read_on)
+            .unwrap();
+        let next = || channel.recv_timeout(SOON).unwrap_or_default();
+        let read: Vec<_> = (0..3).flat_map(|_| next()).collect();
+        let reader = thread(std::process::id(), "without room").unwrap();
+        let sleeps = || std::fs::read_to_string(reader.join("stat")).unwrap().contains(") S ");
+        let slept = eventually(DEADLINE, sleeps) && stays(Duration::from_millis(200), sleeps);
+        session.in_hand.drop([key(Action::Return, 0)]);
+        let read_next = next();
+        session.stop();
+        session.in_hand.drop([key(Action::Return, 1)]);
+        (read, slept, read_next)
+    });
+    let ids =
+        |batch: Vec<Delivered>| batch.iter().map(|one| one.key.to_string()).collect::<Vec<_>>();
+    assert_eq!(ids(read), ["return:9000-0", "return:9000-1", "request:9001-0"]);
+    assert!(slept, "it does not wait");
+    assert_eq!(ids(read_next), ["return:9000-2"]);
+}
+
+fn key(action: Action, ms: u64) -> EventKey {
+    EventKey { id: EventId { ms, seq: 0 }, action }
+}
+
+/// Takes so many events in hand that are in no stream.
+fn fill(session: &Session, action: Action, count: usize) {
+    let mut keys = (0..count as u64).map(|ms| key(action, ms)).collect();
+    session.in_hand.take(&mut keys, |key| *key);
 }
 
 /// A session of `worker1` under a lease that does not end.
