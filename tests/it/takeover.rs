@@ -328,6 +328,8 @@ fn a_paused_instance_loses_its_events_to_another_and_recovers_when_it_goes_on() 
     let _other = Daemon::start(&redis, &["--lease", "1", "other"]);
     assert!(eventually(DEADLINE, || in_hand_of("other") == 100));
     assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
+    let has_tried = || redis.everything().hash("shelving_service_answers").contains_key("other");
+    assert!(eventually(DEADLINE, has_tried));
     let before = redis.everything().without("instance_lock:");
     paused.signal(Signal::CONT);
     let works_again = || redis.ask::<bool>(&["EXISTS", "instance_lock:paused"]);
