@@ -7,7 +7,7 @@
 //! wait happens in this process: when another instance rings, some of the oldest are tried, and
 //! from time to time everything.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
@@ -165,7 +165,7 @@ impl WaitingRoom {
     /// Lets a newcomer in that asks for an awaited book: it is tried at once, after those that
     /// were here before and ask for the same.
     pub fn admit_behind(&mut self, event: Event) {
-        self.stir_books(&event, |key| key.action == Action::Request);
+        self.stir_books(&event.books, |key| key.action == Action::Request);
         let key = event.key;
         self.admit(Waiting { event, doubt: String::new(), for_older: true });
         self.due.insert(key);
@@ -179,8 +179,12 @@ impl WaitingRoom {
         self.due.extend(events.into_iter().filter(for_older));
     }
 
-    fn stir_books(&mut self, event: &Event, which: impl Fn(&EventKey) -> bool) {
-        for book in &event.books {
+    fn stir_books<'a>(
+        &mut self,
+        books: impl IntoIterator<Item = &'a BookId>,
+        which: impl Fn(&EventKey) -> bool,
+    ) {
+        for book in books {
             if let Some(keys) = self.by_book.get(book) {
                 self.due.extend(keys.iter().filter(|key| which(key)));
             }
@@ -202,8 +206,10 @@ impl WaitingRoom {
             let count = LEAST_OLDEST.max(OLDEST_FOR_EACH * older);
             self.due.extend(self.by_age.keys().take(count));
         }
+        // Once each: thousands may wait for a book that all of these asked for.
+        let books: HashSet<_> = events.iter().flat_map(|event| &event.books).collect();
+        self.stir_books(books, |_| true);
         for event in events {
-            self.stir_books(event, |_| true);
             let same_user = self.by_user.get(&event.user).into_iter().flatten();
             self.due.extend(same_user.take(OLDEST_OF_A_USER));
         }
@@ -441,6 +447,18 @@ mod tests {
         let user = waiting[1].user.clone();
         fourth.decided(&[Event { user, ..event(9, Action::Return, &["alice"]) }]);
         assert_eq!(due(&mut fourth), [6]);
+    }
+
+    /// Each of those that were decided stirred all that wait for its book: where thousands wait for one, that
+    /// took many times as long as to decide them.
+    #[test]
+    fn a_crowd_that_waits_for_one_book_is_stirred_once() {
+        let crowd: Vec<_> = (1..=8_192).map(|ms| event(ms, Action::Request, &["geb"])).collect();
+        let mut room = room(&crowd[2_048..]);
+        let start = Instant::now();
+        room.decided(&crowd[..2_048]);
+        assert!(start.elapsed() < Duration::from_millis(500), "it took {:?}", start.elapsed());
+        assert_eq!(room.due.len(), crowd.len() - 2_048);
     }
 
     #[test]
