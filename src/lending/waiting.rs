@@ -72,6 +72,9 @@ pub struct WaitingRoom {
     by_user: HashMap<UserId, BTreeSet<EventKey>>,
     for_books: BTreeSet<EventKey>,
     due: BTreeSet<EventKey>,
+    /// What newcomers ask for: all requests for these are worth another try, which is noted when
+    /// somebody is taken out, once for a crowd of newcomers.
+    asked_for: HashSet<BookId>,
     share: usize,
     /// The last that was looked at in its turn, and not because it was among the oldest.
     last_in_turn: Option<EventKey>,
@@ -93,6 +96,7 @@ impl Default for WaitingRoom {
             by_user: HashMap::new(),
             for_books: BTreeSet::new(),
             due: BTreeSet::new(),
+            asked_for: HashSet::new(),
             share: LEAST_SHARE,
             last_in_turn: None,
             pause: FIRST_PAUSE,
@@ -165,7 +169,7 @@ impl WaitingRoom {
     /// Lets a newcomer in that asks for an awaited book: it is tried at once, after those that
     /// were here before and ask for the same.
     pub fn admit_behind(&mut self, event: Event) {
-        self.stir_books(&event.books, |key| key.action == Action::Request);
+        self.asked_for.extend(event.books.iter().cloned());
         let key = event.key;
         self.admit(Waiting { event, doubt: String::new(), for_older: true });
         self.due.insert(key);
@@ -285,6 +289,8 @@ impl WaitingRoom {
         may_go: impl Fn(&Event) -> bool,
     ) -> Vec<Waiting> {
         self.arrived = false;
+        let asked_for = std::mem::take(&mut self.asked_for);
+        self.stir_books(&asked_for, |key| key.action == Action::Request);
         let oldest = self.by_age.keys().next();
         self.due
             .extend(oldest.filter(|oldest| {
@@ -449,16 +455,25 @@ mod tests {
         assert_eq!(due(&mut fourth), [6]);
     }
 
-    /// Each of those that were decided stirred all that wait for its book: where thousands wait for one, that
-    /// took many times as long as to decide them.
+    /// Each of those that were decided, and each newcomer, stirred all that wait for its book: where thousands
+    /// wait for one, that took many times as long as to decide them.
     #[test]
     fn a_crowd_that_waits_for_one_book_is_stirred_once() {
-        let crowd: Vec<_> = (1..=8_192).map(|ms| event(ms, Action::Request, &["geb"])).collect();
+        const SOON: Duration = Duration::from_millis(500);
+        let mut crowd: Vec<_> =
+            (1..=8_192).map(|ms| event(ms, Action::Request, &["geb"])).collect();
+        let newcomers = crowd.split_off(6_144);
         let mut room = room(&crowd[2_048..]);
         let start = Instant::now();
         room.decided(&crowd[..2_048]);
-        assert!(start.elapsed() < Duration::from_millis(500), "it took {:?}", start.elapsed());
-        assert_eq!(room.due.len(), crowd.len() - 2_048);
+        assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
+        assert_eq!(room.due.len(), 4_096);
+        room.due.clear();
+        let start = Instant::now();
+        newcomers.into_iter().for_each(|newcomer| room.admit_behind(newcomer));
+        room.take_due(1, 1, |_| true);
+        assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
+        assert_eq!(room.due.len() + 1, 6_144);
     }
 
     #[test]
