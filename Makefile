@@ -55,8 +55,9 @@ run: $(if $(ADDRESS),,redis-server) build ## a library that lends: a Redis of it
 demo: redis-server build ## play a day at the library, on a Redis of its own, and tell what each command answers
 	@exec sh tests/make/demo.sh "$(CARGO_TARGET_DIR)/debug"
 
+# Tests wait most of their time, for leases that run out and the like: two for each processor.
 test: redis-server cargo ## everything that proves it
-	$(CARGO) test --no-fail-fast
+	RUST_TEST_THREADS="$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))}" $(CARGO) test --no-fail-fast
 
 faults: redis-server cargo ## a storm of faults, then the reckoning; SECONDS=300, SEED=7 to have the same faults again
 	FAULT_SECONDS='$(or $(SECONDS),60)' $(if $(SEED),FAULT_SEED='$(SEED)') \
