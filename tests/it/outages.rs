@@ -117,9 +117,11 @@ fn groups_that_are_destroyed_are_made_again() {
 fn a_group_that_is_destroyed_is_not_made_again_before_all_can_have_noticed() {
     let (redis, _daemon) = library(&Ledger::new());
     redis.outcome_of_request(&redis.request("user1", "geb"));
+    let begin = Instant::now();
     redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
-    let is_lost = || redis.everything().stream(REQUESTS).groups.is_empty();
-    assert!(stays(Duration::from_millis(400), is_lost));
+    let is_back = || !redis.everything().stream(REQUESTS).groups.is_empty();
+    assert!(eventually(DEADLINE, is_back));
+    assert!(begin.elapsed() > Duration::from_millis(400), "it took {:?}", begin.elapsed());
     redis.outcome_of_request(&redis.request("user1", "momo"));
     redis.assert_at_rest();
 }
