@@ -4,7 +4,8 @@
 -- process died after all, in smaller groups, and in the end alone. Only tries that the process did
 -- not survive count: what an outage interrupted, or ended in waiting, is taken back (I5). Beside
 -- the numbers stands who tries, so that each step can be made again when its reply was lost:
--- whoever begins once more has survived the time before.
+-- whoever begins once more has survived the time before. (Who was cut off in a try for longer than
+-- its lease, so that another has begun one since, counts as dead: there is one name in a note.)
 --
 -- KEYS  1 the instance's lock    2 lone tries (hash: event -> tries in groups and alone, and while
 --       one is under way "group" or "alone" and the process)
@@ -29,13 +30,15 @@ for n = 3, #ARGV do
   end
   if step == 'ended' or (step == 'survived' and tries.group + tries.alone == 0) then
     redis.call('HDEL', tries_key, event)
-  elseif step ~= 'survived' then
+  elseif step == 'survived' then
+    -- Where somebody else has taken the event over, the note is of a try of theirs.
+    if by == process then
+      redis.call('HSET', tries_key, event, tries.group .. ' ' .. tries.alone)
+    end
+  else
     tries[step] = tries[step] + 1
     redis.call('HSET', tries_key, event,
       table.concat({tries.group, tries.alone, step, process}, ' '))
-  elseif by == process then
-    -- Else somebody has taken the event over: the note is of a try of theirs.
-    redis.call('HSET', tries_key, event, tries.group .. ' ' .. tries.alone)
   end
 end
 return {'TRIES', tries.alone}

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, ErrorKind,
-    IntoConnectionInfo, RedisConnectionInfo, RedisError, Value,
+    Client, Cmd, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, ErrorKind,
+    FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError, Value,
 };
 
 use crate::cli::{Arg, Args, Usage, shell_word};
@@ -399,25 +399,31 @@ impl Target {
 
 /// A connection on which a reply is waited for as long as [`REPLY_TIMEOUT`], and `blocking` besides.
 fn open(info: ConnectionInfo, blocking: Duration) -> Result<Connection, RedisError> {
-    let client = Client::open(info)?;
-    let connection = loop {
-        match client.get_connection_with_timeout(CONNECT_TIMEOUT) {
-            Err(error) if error::is_interrupted(&error) => {}
-            other => break other?,
-        }
-    };
+    let connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
     // redis-rs takes the timeouts away once it is connected; a half-open link would then hang for ever.
     connection.set_read_timeout(Some(REPLY_TIMEOUT + blocking))?;
     connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
     Ok(connection)
 }
 
-/// A connection for questions: what waited for its reply when this process or the machine was paused is
-/// asked again when they go on. The system ends such a wait with an error where it has a limit, and
-/// redis-rs passes over the late reply. For commands that change nothing.
-pub struct Asking<'a>(pub &'a mut Connection);
+/// Asks a question of a command: see [`AskAgain`].
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn ask<T: FromRedisValue>(
+    connection: &mut Connection,
+    doing: &'static str,
+    question: &Cmd,
+) -> Result<T, Error> {
+    question.query(&mut AskAgain(connection)).map_err(Error::redis(doing))
+}
 
-impl Asking<'_> {
+/// A connection on which a question is asked again if it was interrupted: Linux ends a read that has a
+/// timeout with EINTR when a stopped process goes on (Ctrl-Z and `fg`), or a paused machine, and redis-rs
+/// passes over the late reply. For what changes nothing. libraryd begins a new session instead.
+pub struct AskAgain<'a>(pub &'a mut Connection);
+
+impl AskAgain<'_> {
     fn again<T>(
         &mut self,
         ask: impl Fn(&mut Connection) -> Result<T, RedisError>,
@@ -431,7 +437,7 @@ impl Asking<'_> {
     }
 }
 
-impl ConnectionLike for Asking<'_> {
+impl ConnectionLike for AskAgain<'_> {
     fn req_packed_command(&mut self, cmd: &[u8]) -> Result<Value, RedisError> {
         self.again(|connection| connection.req_packed_command(cmd))
     }

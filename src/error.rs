@@ -65,7 +65,8 @@ impl Error {
         code_within(source) == Some("NOPERM")
     }
 
-    /// Whether a signal came while Redis was waited for: nothing is wrong with the link then.
+    /// Whether a signal, or a pause of this process, ended the wait for a reply: nothing is wrong with
+    /// the link then.
     pub fn is_interrupted(&self) -> bool {
         matches!(self, Self::Redis { source, .. } if is_interrupted(source))
     }
@@ -150,7 +151,8 @@ fn of_first_command(error: RedisError) -> RedisError {
 }
 
 /// The code of what went wrong, in a script as well: there Redis puts ERR in front of what a user may
-/// not do, and before version 7 of all that went wrong, or the place in the script where that goes on.
+/// not do, and before version 7 of all that went wrong. 6.2 puts `@user_script: LINE:` in front of what
+/// a script was told by pcall and passes on.
 fn code_within(error: &RedisError) -> Option<&str> {
     let code = error.code()?;
     let detail = error.detail().unwrap_or_default();
@@ -177,7 +179,7 @@ fn is_unauthenticated(error: &RedisError) -> bool {
         || error.detail().is_some_and(|detail| words.iter().any(|it| detail.contains(it)))
 }
 
-/// Whether this is what [`Error::is_interrupted`] tells.
+/// The same of an error of redis-rs: see [`Error::is_interrupted`].
 pub fn is_interrupted(error: &RedisError) -> bool {
     io_kind(error) == Some(io::ErrorKind::Interrupted)
 }

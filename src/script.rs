@@ -6,9 +6,8 @@
 
 use std::fmt::Write as _;
 
-use redis::{Cmd, Connection, ConnectionLike, RedisResult, ToRedisArgs, Value};
+use redis::{Cmd, ConnectionLike, RedisResult, ToRedisArgs, Value};
 
-use crate::connect::Asking;
 use crate::error::Error;
 
 /// The text of a script, put together from files of `lua/` in that order: as Redis gets it, see
@@ -137,19 +136,7 @@ impl Call<'_> {
     ///
     /// # Errors
     /// What Redis or the link said; [`Error::Fenced`] if the script found another token.
-    pub fn run(self, connection: &mut Connection, doing: &'static str) -> Result<Reply, Error> {
-        self.run_on(connection, doing)
-    }
-
-    /// The same for a script that changes nothing: see [`Asking`].
-    ///
-    /// # Errors
-    /// As [`Call::run`].
-    pub fn ask(self, connection: &mut Connection, doing: &'static str) -> Result<Reply, Error> {
-        self.run_on(&mut Asking(connection), doing)
-    }
-
-    fn run_on(
+    pub fn run(
         self,
         connection: &mut impl ConnectionLike,
         doing: &'static str,

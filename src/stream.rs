@@ -5,9 +5,8 @@
 
 use std::collections::HashMap;
 
-use redis::{Connection, Value};
+use redis::{Connection, ConnectionLike, Value};
 
-use crate::connect::Asking;
 use crate::error::Error;
 use crate::event::{self, Field};
 use crate::ids::EventId;
@@ -148,7 +147,7 @@ pub struct Group {
 /// # Errors
 /// What Redis or the link said.
 pub fn group(
-    connection: &mut Connection,
+    connection: &mut impl ConnectionLike,
     stream: &str,
     group: &str,
 ) -> Result<Option<Group>, Error> {
@@ -156,7 +155,7 @@ pub fn group(
     let groups = redis::cmd("XINFO")
         .arg("GROUPS")
         .arg(stream)
-        .query::<Vec<HashMap<String, Value>>>(&mut Asking(connection));
+        .query::<Vec<HashMap<String, Value>>>(connection);
     let groups = match groups {
         Ok(groups) => groups,
         // The stream does not exist.
@@ -188,7 +187,7 @@ pub struct Consumer {
 /// # Errors
 /// What Redis or the link said; there is no such group.
 pub fn consumers(
-    connection: &mut Connection,
+    connection: &mut impl ConnectionLike,
     stream: &str,
     group: &str,
 ) -> Result<Vec<Consumer>, Error> {
@@ -196,7 +195,7 @@ pub fn consumers(
         .arg("CONSUMERS")
         .arg(stream)
         .arg(group)
-        .query(&mut Asking(connection))
+        .query(connection)
         .map_err(Error::redis("look at the instances"))?;
     Ok(list
         .iter()
@@ -223,7 +222,7 @@ pub enum Lease {
 /// # Errors
 /// What Redis or the link said.
 pub fn leases(
-    connection: &mut Connection,
+    connection: &mut impl ConnectionLike,
     keys: &Keys,
     consumers: &[Consumer],
 ) -> Result<Vec<Lease>, Error> {
@@ -233,8 +232,7 @@ pub fn leases(
         for consumer in page {
             pipe.cmd("PTTL").arg(keys.lock_of(&consumer.name));
         }
-        let left: Vec<i64> =
-            pipe.query(&mut Asking(connection)).map_err(Error::redis("look at the locks"))?;
+        let left: Vec<i64> = pipe.query(connection).map_err(Error::redis("look at the locks"))?;
         leases.extend(left.into_iter().map(|left| match left {
             -1 => Lease::None,
             left => u64::try_from(left).map_or(Lease::Gone, Lease::Left),
@@ -266,7 +264,7 @@ pub struct Pending {
 /// # Errors
 /// What Redis or the link said.
 pub fn pending(
-    connection: &mut Connection,
+    connection: &mut impl ConnectionLike,
     stream: &str,
     group: &str,
     consumer: &str,
@@ -278,7 +276,7 @@ pub fn pending(
     let mut cmd = redis::cmd("XPENDING");
     cmd.arg(stream).arg(group).arg(start).arg("+").arg(count).arg(consumer);
     let list: Vec<(String, String, u64, u64)> =
-        cmd.query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
+        cmd.query(connection).map_err(Error::redis(DOING))?;
     list.into_iter()
         .map(|(id, _, idle_ms, deliveries)| {
             let id = id.parse().map_err(|_| Error::Reply { doing: DOING, got: id.clone() })?;
@@ -292,7 +290,7 @@ pub fn pending(
 /// # Errors
 /// What Redis or the link said.
 pub fn page(
-    connection: &mut Connection,
+    connection: &mut impl ConnectionLike,
     stream: &str,
     after: Option<EventId>,
     count: usize,
@@ -308,7 +306,7 @@ pub fn page(
 /// # Errors
 /// What Redis or the link said.
 pub fn page_back(
-    connection: &mut Connection,
+    connection: &mut impl ConnectionLike,
     stream: &str,
     before: Option<EventId>,
     count: usize,
@@ -319,9 +317,9 @@ pub fn page_back(
     entries(connection, &cmd)
 }
 
-fn entries(connection: &mut Connection, cmd: &redis::Cmd) -> Result<Vec<Entry>, Error> {
+fn entries(connection: &mut impl ConnectionLike, cmd: &redis::Cmd) -> Result<Vec<Entry>, Error> {
     const DOING: &str = "read a stream";
-    let list: Vec<Value> = cmd.query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
+    let list: Vec<Value> = cmd.query(connection).map_err(Error::redis(DOING))?;
     let entry = |value| {
         let (id, values) = pair(value, DOING)?;
         Entry::from_parts(&id, values, DOING)
@@ -334,7 +332,7 @@ fn entries(connection: &mut Connection, cmd: &redis::Cmd) -> Result<Vec<Entry>, 
 /// # Errors
 /// What Redis or the link said.
 pub fn contents(
-    connection: &mut Connection,
+    connection: &mut impl ConnectionLike,
     stream: &str,
     ids: &[EventId],
 ) -> Result<Vec<Entry>, Error> {
@@ -346,7 +344,7 @@ pub fn contents(
     for id in ids {
         pipe.cmd("XRANGE").arg(stream).arg(id.to_string()).arg(id.to_string());
     }
-    let found: Vec<Value> = pipe.query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
+    let found: Vec<Value> = pipe.query(connection).map_err(Error::redis(DOING))?;
     ids.iter()
         .zip(found)
         .map(|(id, entry)| match entry {

@@ -12,6 +12,7 @@ use super::failure::{DONE, Failure};
 use super::options::{Run, Stream};
 use super::show::{Object, array, print, shown};
 use crate::clock::rfc3339;
+use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::stream::{self, Entry};
@@ -138,7 +139,7 @@ pub fn list(run: &Run, connection: &mut Connection, last: Option<usize>) -> Resu
     };
     let mut open: Option<Letter> = None;
     loop {
-        let page = stream::page(connection, &run.keys.dead_letters, after, PAGE)?;
+        let page = stream::page(&mut AskAgain(connection), &run.keys.dead_letters, after, PAGE)?;
         let Some(newest) = page.last() else { break };
         after = Some(newest.id);
         for entry in &page {
@@ -169,7 +170,8 @@ fn start_of_last(
     let (mut events, mut before) = (0, None);
     let mut later: Option<Letter> = None;
     loop {
-        let page = stream::page_back(connection, &run.keys.dead_letters, before, PAGE)?;
+        let page =
+            stream::page_back(&mut AskAgain(connection), &run.keys.dead_letters, before, PAGE)?;
         let Some(oldest) = page.last() else { return Ok(None) };
         before = Some(oldest.id);
         for entry in &page {
@@ -189,7 +191,7 @@ fn start_of_last(
 /// The event that the letter `id` is of, with all its parts.
 fn find(run: &Run, connection: &mut Connection, id: EventId) -> Result<Letter, Failure> {
     let key = &run.keys.dead_letters;
-    let entries = stream::contents(connection, key, &[id])?;
+    let entries = stream::contents(&mut AskAgain(connection), key, &[id])?;
     let Some(entry) = entries.first().filter(|entry| !entry.is_gone()) else {
         return Err(Failure::wrong(format!(
             "no dead letter has the id {id}: `dead-letters list` shows those that are there"
@@ -197,7 +199,7 @@ fn find(run: &Run, connection: &mut Connection, id: EventId) -> Result<Letter, F
     };
     let mut first = Letter::new(entry);
     'parts: loop {
-        let page = stream::page_back(connection, key, Some(first.ids[0]), PAGE)?;
+        let page = stream::page_back(&mut AskAgain(connection), key, Some(first.ids[0]), PAGE)?;
         if page.is_empty() {
             break;
         }
@@ -211,7 +213,7 @@ fn find(run: &Run, connection: &mut Connection, id: EventId) -> Result<Letter, F
     }
     let mut letter = first;
     'parts: loop {
-        let page = stream::page(connection, key, letter.ids.last().copied(), PAGE)?;
+        let page = stream::page(&mut AskAgain(connection), key, letter.ids.last().copied(), PAGE)?;
         if page.is_empty() {
             break;
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use redis::Connection;
 
 use super::options::Stream;
+use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::stream::{self, Consumer, Lease};
@@ -29,12 +30,13 @@ pub struct Instance {
 pub fn instances(connection: &mut Connection, keys: &Keys) -> Result<Vec<Instance>, Error> {
     let mut found: BTreeMap<Vec<u8>, Consumer> = BTreeMap::new();
     for stream in Stream::ALL {
-        let consumers = match stream::consumers(connection, stream.key(keys), stream.group()) {
-            Ok(consumers) => consumers,
-            // No such group, or no such stream.
-            Err(error) if matches!(error.code(), Some("NOGROUP" | "ERR")) => continue,
-            Err(error) => return Err(error),
-        };
+        let consumers =
+            match stream::consumers(&mut AskAgain(connection), stream.key(keys), stream.group()) {
+                Ok(consumers) => consumers,
+                // No such group, or no such stream.
+                Err(error) if matches!(error.code(), Some("NOGROUP" | "ERR")) => continue,
+                Err(error) => return Err(error),
+            };
         for consumer in consumers {
             match found.get_mut(&consumer.name) {
                 Some(known) => {
@@ -46,7 +48,7 @@ pub fn instances(connection: &mut Connection, keys: &Keys) -> Result<Vec<Instanc
         }
     }
     let found: Vec<Consumer> = found.into_values().collect();
-    let leases = stream::leases(connection, keys, &found)?;
+    let leases = stream::leases(&mut AskAgain(connection), keys, &found)?;
     let instance = |(consumer, lease): (Consumer, Lease)| Instance {
         name: consumer.name,
         lease,

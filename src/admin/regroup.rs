@@ -14,7 +14,7 @@ use super::failure::{DONE, Failure};
 use super::options::{Run, Stream};
 use super::show::{Object, print, say};
 use super::status::waiting;
-use crate::connect::Asking;
+use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
@@ -48,10 +48,10 @@ pub fn run(
         let key = stream.key(&run.keys);
         let exists: bool = redis::cmd("EXISTS")
             .arg(key)
-            .query(&mut Asking(connection))
+            .query(&mut AskAgain(connection))
             .map_err(Error::redis("look for a stream"))?;
         // Of a stream that is not there, nothing is lost: the daemon creates both.
-        if exists && stream::group(connection, key, stream.group())?.is_none() {
+        if exists && stream::group(&mut AskAgain(connection), key, stream.group())?.is_none() {
             lost.push(stream);
         }
     }
@@ -127,7 +127,7 @@ fn decided_from(
     let mut decided = HashSet::new();
     let mut after = None;
     loop {
-        let page = stream::page(connection, &run.keys.outcomes, after, PAGE)?;
+        let page = stream::page(&mut AskAgain(connection), &run.keys.outcomes, after, PAGE)?;
         let Some(last) = page.last() else { return Ok(decided) };
         if let (None, Some(first)) = (after, page.first())
             && first.id.ms > from.ms
@@ -158,7 +158,7 @@ fn undecided(
     let mut undecided = Vec::new();
     let mut after = Some(after).filter(|after| *after != EventId::default());
     loop {
-        let page = stream::page(connection, key, after, PAGE)?;
+        let page = stream::page(&mut AskAgain(connection), key, after, PAGE)?;
         let Some(newest) = page.last() else { return Ok(undecided) };
         after = Some(newest.id);
         for entry in &page {

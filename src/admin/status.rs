@@ -9,7 +9,7 @@ use super::failure::{DONE, Failure};
 use super::instances::{Instance, instances};
 use super::options::{Run, Stream};
 use super::show::{Object, array, print, shown, span};
-use crate::connect::Asking;
+use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::Keys;
@@ -44,7 +44,7 @@ pub struct Waiting {
 pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Result<Waiting, Error> {
     const DOING: &str = "count what waits";
     let key = stream.key(keys);
-    let group = stream::group(connection, key, stream.group())?;
+    let group = stream::group(&mut AskAgain(connection), key, stream.group())?;
     // The name of the consumer may be any.
     let oldest_pending: Vec<(String, Vec<u8>, u64, u64)> = match group {
         None => Vec::new(),
@@ -52,14 +52,18 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
             .arg(key)
             .arg(stream.group())
             .arg(&["-", "+", "1"])
-            .query(&mut Asking(connection))
+            .query(&mut AskAgain(connection))
             .map_err(Error::redis(DOING))?,
     };
     let mut oldest = oldest_pending.first().and_then(|(id, ..)| id.parse().ok());
     let mut after = group.map_or(EventId::default(), |group| group.last_delivered);
     let mut backlog = 0;
     loop {
-        let reply = BACKLOG.keys(&[key]).arg(after.to_string()).arg(PAGE).ask(connection, DOING)?;
+        let reply = BACKLOG
+            .keys(&[key])
+            .arg(after.to_string())
+            .arg(PAGE)
+            .run(&mut AskAgain(connection), DOING)?;
         let unexpected = || reply.unexpected(DOING);
         let count = reply.number(0).and_then(|count| u64::try_from(count).ok());
         let count = count.ok_or_else(unexpected)?;
@@ -89,14 +93,14 @@ fn stock(connection: &mut Connection, keys: &Keys) -> Result<Stock, Error> {
     const DOING: &str = "count books and letters";
     // One by one: of a pipeline, redis-rs does not tell the code of an error.
     let mut count = |command, key: &str| -> Result<u64, Error> {
-        redis::cmd(command).arg(key).query(&mut Asking(connection)).map_err(Error::redis(DOING))
+        redis::cmd(command).arg(key).query(&mut AskAgain(connection)).map_err(Error::redis(DOING))
     };
     let dead_letters = count("XLEN", &keys.dead_letters)?;
     let outcomes = count("XLEN", &keys.outcomes)?;
     let storage = count("SCARD", &keys.storage)?;
     let loans = count("HLEN", &keys.loans)?;
     let (seconds, micros): (u64, u64) =
-        redis::cmd("TIME").query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
+        redis::cmd("TIME").query(&mut AskAgain(connection)).map_err(Error::redis(DOING))?;
     let now_ms = seconds * 1000 + micros / 1000;
     Ok(Stock { dead_letters, outcomes, storage, loans, now_ms })
 }

@@ -8,7 +8,6 @@ use crate::daemon::LOG;
 use log::warn;
 use redis::Connection;
 
-use crate::connect::Asking;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
@@ -25,7 +24,7 @@ fn info(connection: &mut Connection, section: &str) -> Result<HashMap<String, St
     // A path in it may be no text.
     let text: Vec<u8> = redis::cmd("INFO")
         .arg(section)
-        .query(&mut Asking(connection))
+        .query(connection)
         .map_err(Error::redis("ask Redis what it is"))?;
     let text = String::from_utf8_lossy(&text);
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
@@ -86,7 +85,7 @@ pub fn check_types(connection: &mut Connection, keys: &Keys) -> Result<(), Error
         pipe.cmd("TYPE").arg(key);
     }
     let types: Vec<String> =
-        pipe.query(&mut Asking(connection)).map_err(Error::redis("look at the types of keys"))?;
+        pipe.query(connection).map_err(Error::redis("look at the types of keys"))?;
     for ((key, wanted), is) in wanted.iter().zip(types) {
         if is != *wanted && is != "none" {
             return Err(Error::Unfit(format!(
@@ -105,7 +104,7 @@ pub fn check_types(connection: &mut Connection, keys: &Keys) -> Result<(), Error
 pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, Error> {
     let outcomes: u64 = redis::cmd("XLEN")
         .arg(&keys.outcomes)
-        .query(&mut Asking(connection))
+        .query(connection)
         .map_err(Error::redis("look at the outcomes"))?;
     let all_are_there = group_of(connection, &keys.requests, LENDING_GROUP)?.is_some()
         && group_of(connection, &keys.returns, LENDING_GROUP)?.is_some()

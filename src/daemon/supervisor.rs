@@ -23,7 +23,7 @@ use super::options::Options;
 use super::takeover::{self, TryStep};
 use super::{logging, readers, setup};
 use crate::connect::Target;
-use crate::error::{Error, Remedy};
+use crate::error::{self, Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;
 use crate::lending;
@@ -354,7 +354,7 @@ impl Supervisor {
             // Whatever happened, every thread ends now: at the scope's end they are all joined.
             session.give_up();
             let _ = orders.send(Order::End);
-            wake_readers(&session, &mut control);
+            let _ = wake_readers(&session, &mut control);
             over
         })
     }
@@ -447,11 +447,16 @@ impl Supervisor {
         let _ = orders.send(Order::LetGo);
         let mut running = 4;
         let mut readers = 2;
-        let mut is_answered = true;
+        let leave_to_others = |error: Error| {
+            warn!(target: LOG, "{error}; what was in work is left to others");
+            Ok(())
+        };
         while running > 0 && Instant::now() < until {
-            if readers > 0 && is_answered {
-                // Again and again: a reader may be just about to block.
-                is_answered = wake_readers(session, control);
+            // Again and again: a reader may be just about to block.
+            if readers > 0
+                && let Err(error) = wake_readers(session, control)
+            {
+                return leave_to_others(error);
             }
             match events.recv_timeout(Duration::from_millis(10)) {
                 // It ends with the worker, soon, and has nothing in work.
@@ -462,18 +467,12 @@ impl Supervisor {
                         readers -= 1;
                     }
                     if let Err(error) = result {
-                        warn!(target: LOG, "{error}; what was in work is left to others");
-                        return Ok(());
+                        return leave_to_others(error);
                     }
                 }
                 Ok(Event::Reading) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-        }
-        if !is_answered {
-            // What came later would be taken for the answer to the next question.
-            warn!(target: LOG, "Redis does not answer: the lease will run out");
-            return Ok(());
         }
         match lease::resign(session, control) {
             Ok(0) => {}
@@ -484,16 +483,19 @@ impl Supervisor {
     }
 }
 
-/// Ends the blocking reads. Where that is not permitted, they end by themselves soon after. Returns whether
-/// the link is still good.
+/// Ends the blocking reads. Where that is not permitted, they end by themselves soon after.
 ///
 /// Redis 7.0 ends itself where a client is unblocked whose command it has put off because writes are paused
 /// (CLIENT PAUSE, FAILOVER), as it does with reads of a group. A script is put off as well, for it might
 /// write: so behind one, in one transaction, nobody is unblocked during a pause.
-fn wake_readers(session: &Session, control: &mut Connection) -> bool {
+///
+/// # Errors
+/// What the link said: it is not to be used again, for the replies may come later.
+fn wake_readers(session: &Session, control: &mut Connection) -> Result<(), Error> {
+    const DOING: &str = "wake the readers";
     let readers = session.reader_client_ids();
     if readers.is_empty() {
-        return true;
+        return Ok(());
     }
     let mut pipe = redis::pipe();
     pipe.atomic().cmd("EVAL").arg("return 0").arg(0);
@@ -503,8 +505,15 @@ fn wake_readers(session: &Session, control: &mut Connection) -> bool {
     // Not as a query: that waits for each of the replies, even if the first one did not come in time.
     // MULTI, EVAL and EXEC have one as well.
     let replies = readers.len() + 3;
-    let sent = control.send_packed_command(&pipe.get_packed_pipeline());
-    sent.and_then(|()| (0..replies).try_for_each(|_| control.recv_response().map(drop))).is_ok()
+    control.send_packed_command(&pipe.get_packed_pipeline()).map_err(Error::redis(DOING))?;
+    for _ in 0..replies {
+        match control.recv_response() {
+            // A second signal, say: redis-rs passes over the late reply.
+            Err(error) if error::is_interrupted(&error) => {}
+            reply => drop(reply.map_err(Error::redis(DOING))?),
+        }
+    }
+    Ok(())
 }
 
 /// What the threads tell the supervisor.

@@ -72,8 +72,8 @@ pub struct WaitingRoom {
     by_user: HashMap<UserId, BTreeSet<EventKey>>,
     for_books: BTreeSet<EventKey>,
     due: BTreeSet<EventKey>,
-    /// What newcomers ask for: all requests for these are worth another try, which is noted when
-    /// somebody is taken out, once for a crowd of newcomers.
+    /// What newcomers ask for: all requests for these become due in [`WaitingRoom::take_due`], once
+    /// for a whole crowd of newcomers.
     asked_for: HashSet<BookId>,
     share: usize,
     /// The last that was looked at in its turn, and not because it was among the oldest.
@@ -459,7 +459,7 @@ mod tests {
     /// wait for one, that took many times as long as to decide them.
     #[test]
     fn a_crowd_that_waits_for_one_book_is_stirred_once() {
-        const SOON: Duration = Duration::from_millis(500);
+        const SOON: Duration = Duration::from_secs(2);
         let mut crowd: Vec<_> =
             (1..=8_192).map(|ms| event(ms, Action::Request, &["geb"])).collect();
         let newcomers = crowd.split_off(6_144);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use redis::Connection;
 
-use crate::connect::{Asking, Target};
+use crate::connect::{AskAgain, Target};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::{Keys, LENDING_GROUP};
@@ -128,7 +128,11 @@ pub fn parse(answer: &[u8]) -> Result<Outcome, Error> {
 /// Whether an instance that reads this event's stream holds its lock.
 fn anybody_runs(connection: &mut Connection, keys: &Keys, event: EventKey) -> Result<bool, Error> {
     const DOING: &str = "look for running instances";
-    let consumers = match stream::consumers(connection, keys.stream(event.action), LENDING_GROUP) {
+    let consumers = match stream::consumers(
+        &mut AskAgain(connection),
+        keys.stream(event.action),
+        LENDING_GROUP,
+    ) {
         Ok(consumers) => consumers,
         Err(error) => match error.code() {
             // No group, or no stream: nobody ever served it.
@@ -144,7 +148,7 @@ fn anybody_runs(connection: &mut Connection, keys: &Keys, event: EventKey) -> Re
     }
     let alive: u64 = redis::cmd("EXISTS")
         .arg(locks)
-        .query(&mut Asking(connection))
+        .query(&mut AskAgain(connection))
         .map_err(Error::redis(DOING))?;
     Ok(alive > 0)
 }

@@ -111,11 +111,11 @@ impl Line<'_> {
     }
 }
 
-/// As typed on a command line; taken for an id, it would be lent as a book.
-fn looks_like_an_option(word: &[u8]) -> String {
+/// What is wrong with a word that looks like an option: taken for an id, it would be lent as a book.
+fn option_fault(word: &[u8]) -> String {
     let mut fault = String::from("has an option, ");
     push_quoted(&mut fault, &String::from_utf8_lossy(word));
-    fault + ": they go behind batch (an id like that stands in quotes)"
+    fault + ": options come after batch, not in a line (quote an id like that)"
 }
 
 /// The words of a line. One is used for all lines, so that they cost no allocation.
@@ -152,7 +152,7 @@ impl Words {
                     let end = rest.iter().position(|&byte| blank(byte)).unwrap_or(rest.len());
                     let (word, behind) = rest.split_at(end);
                     if word.starts_with(b"--") {
-                        return Err(looks_like_an_option(word));
+                        return Err(option_fault(word));
                     }
                     self.text.extend_from_slice(word);
                     rest = behind;
@@ -225,7 +225,7 @@ mod tests {
             (b"request u ''", "book id \"\" is empty"),
             (
                 b"request u b --timeout 5",
-                "has an option, \"--timeout\": they go behind batch (an id like that stands in quotes)",
+                "has an option, \"--timeout\": options come after batch, not in a line (quote an id like that)",
             ),
             (b"\x00\x01", "begins with \"\\u{0}\\u{1}\", not with request or return"),
         ] {

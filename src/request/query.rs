@@ -16,7 +16,7 @@ use super::failure::{DONE, Failure, OUTPUT, REFUSED, UNANSWERED};
 use super::options::{Filter, Run};
 use super::show::{self, Form, print, print_outcome, say};
 use crate::clock::{Since, rfc3339};
-use crate::connect::Asking;
+use crate::connect::{AskAgain, ask};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::ids::{BookId, EventId, UserId};
@@ -31,6 +31,8 @@ const SLICE: Duration = Duration::from_secs(2);
 
 /// Entries of a stream: ids, and names and values in turn.
 type Entries = Vec<(String, Vec<Vec<u8>>)>;
+/// What XINFO tells, by its names.
+type Info = HashMap<String, Value>;
 /// Fields of a hash.
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -41,14 +43,6 @@ fn failed(run: &Run) -> impl Fn(Error) -> Failure + '_ {
 
 fn connect(run: &Run) -> Result<Connection, Failure> {
     run.target.connect(SLICE).map_err(failed(run))
-}
-
-fn ask<T: FromRedisValue>(
-    connection: &mut Connection,
-    doing: &'static str,
-    command: &redis::Cmd,
-) -> Result<T, Error> {
-    command.query(&mut Asking(connection)).map_err(Error::redis(doing))
 }
 
 /// `outcome EVENT_ID`: from its own answer, else from the stream of outcomes.
@@ -295,10 +289,10 @@ fn backward(
 /// `watch`: until Ctrl-C, or until whoever reads it goes away.
 pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
     let mut connection = connect(run)?;
-    let mut seen = last_id(run, &mut connection).map_err(failed(run))?;
+    let mut mark = newest(run, &mut connection).map_err(failed(run))?;
     let colours = show::colours();
     loop {
-        let step = watch_step(run, &mut connection, seen);
+        let step = watch_step(run, &mut connection, &mut mark);
         match step {
             Ok((entries, trimmed)) => {
                 if let Some(oldest) = trimmed {
@@ -309,7 +303,6 @@ pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
                 }
                 let mut text = String::new();
                 for (id, outcome) in entries {
-                    seen = id;
                     if let Some(outcome) = outcome.filter(|outcome| filter.lets(outcome)) {
                         text.push_str(&filter.line(run.form, id, outcome, colours));
                     }
@@ -336,7 +329,7 @@ fn reconnect(run: &Run) -> Result<Connection, Failure> {
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST);
         match run.target.connect(SLICE).and_then(|mut connection| {
-            last_id(run, &mut connection)?;
+            newest(run, &mut connection)?;
             Ok(connection)
         }) {
             Ok(connection) => return Ok(connection),
@@ -346,60 +339,84 @@ fn reconnect(run: &Run) -> Result<Connection, Failure> {
     }
 }
 
-/// The id of the newest outcome there has been, kept or not; the smallest one before the first.
-fn last_id(run: &Run, connection: &mut Connection) -> Result<EventId, Error> {
-    let info = outcomes_info(run, connection)?;
+/// How far the outcomes were read.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// Up to this one.
+    seen: EventId,
+    /// So many there have been up to there. Redis tells that since version 7.
+    count: Option<u64>,
+}
+
+/// Behind the newest outcome there has been.
+fn newest(run: &Run, connection: &mut Connection) -> Result<Mark, Error> {
+    let info: Info = match ask(connection, "look at the outcomes", &outcomes_info(run)) {
+        // There is no stream before the first.
+        Err(error) if error.code() == Some("ERR") => Info::new(),
+        info => info?,
+    };
     let last = info.get("last-generated-id").and_then(script::text).and_then(|id| id.parse().ok());
-    Ok(last.unwrap_or_default())
+    let count = if info.is_empty() { Some(0) } else { number(&info, "entries-added") };
+    Ok(Mark { seen: last.unwrap_or_default(), count })
 }
 
-/// Whether some of the outcomes there have been are not kept any more, as far as Redis knows: before
-/// version 7 it does not.
-fn has_dropped(run: &Run, connection: &mut Connection) -> Result<bool, Error> {
-    let info = outcomes_info(run, connection)?;
-    let number = |name| info.get(name).and_then(|number| i64::from_redis_value_ref(number).ok());
-    Ok(number("entries-added") > number("length") && info.contains_key("entries-added"))
-}
-
-/// What Redis says of the stream of outcomes: nothing before the first.
-fn outcomes_info(run: &Run, connection: &mut Connection) -> Result<HashMap<String, Value>, Error> {
+fn outcomes_info(run: &Run) -> Cmd {
     let mut command = redis::cmd("XINFO");
     command.arg("STREAM").arg(&run.keys.outcomes);
-    match ask(connection, "look at the outcomes", &command) {
-        Err(error) if error.code() == Some("ERR") => Ok(HashMap::new()),
-        info => info,
-    }
+    command
 }
 
+fn number(info: &Info, field: &str) -> Option<u64> {
+    info.get(field).and_then(|number| u64::from_redis_value_ref(number).ok())
+}
+
+/// What was read, and where the kept outcomes begin if some were dropped before they could be read.
 type Watched = (Vec<(EventId, Option<Outcome>)>, Option<EventId>);
 
-/// The outcomes after `seen`, and where the kept ones begin, if that is after it: the link was lost,
-/// or whoever reads us was slow, and some were dropped meanwhile.
-fn watch_step(run: &Run, connection: &mut Connection, seen: EventId) -> Result<Watched, Error> {
+/// The outcomes behind a mark, which is moved. Some may have been dropped: the link was lost, or whoever
+/// reads us was slow.
+fn watch_step(run: &Run, connection: &mut Connection, mark: &mut Mark) -> Result<Watched, Error> {
     const DOING: &str = "read the outcomes";
     let mut read_on = redis::cmd("XREAD");
     read_on.arg("COUNT").arg(STEP);
     let mut wait = read_on.clone();
     wait.arg("BLOCK").arg(SLICE.as_millis() as u64);
     for command in [&mut read_on, &mut wait] {
-        command.arg("STREAMS").arg(&run.keys.outcomes).arg(seen.to_string());
+        command.arg("STREAMS").arg(&run.keys.outcomes).arg(mark.seen.to_string());
     }
     // At one instant: nothing is dropped in between.
     let mut both = redis::pipe();
-    both.atomic().add_command(read_oldest(run)).add_command(read_on);
-    let (oldest, mut streams): (Entries, Option<Vec<(Value, Entries)>>) =
-        both.query(&mut Asking(connection)).map_err(Error::redis(DOING))?;
+    both.atomic().add_command(outcomes_info(run)).add_command(read_on);
+    let both = both.query(&mut AskAgain(connection)).map_err(Error::redis(DOING));
+    let (info, mut streams): (Info, Option<Vec<(Value, Entries)>>) = match both {
+        Err(error) if error.code() == Some("ERR") => (Info::new(), None),
+        both => both?,
+    };
     if streams.is_none() {
         streams = ask(connection, DOING, &wait)?;
     }
-    let mut trimmed = first_id(&oldest)?.filter(|oldest| *oldest > seen);
-    if seen == EventId::default() && trimmed.is_some() && !has_dropped(run, connection)? {
-        // It is the first of the library.
-        trimmed = None;
-    }
     let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
-    let entries: Result<_, Error> = entries.map(|(id, fields)| read(&id, &fields)).collect();
-    Ok((entries?, trimmed))
+    let entries: Vec<_> =
+        entries.map(|(id, fields)| read(&id, &fields)).collect::<Result<_, Error>>()?;
+    let oldest: Option<(String, Vec<Vec<u8>>)> =
+        info.get("first-entry").and_then(|entry| FromRedisValue::from_redis_value_ref(entry).ok());
+    let oldest: Option<EventId> = oldest.and_then(|(id, _)| id.parse().ok());
+    let (added, kept) = (number(&info, "entries-added"), number(&info, "length"));
+    let has_missed = match (added.zip(kept), &mut mark.count) {
+        (Some((added, kept)), Some(count)) => {
+            // The oldest are dropped first: these are the newest of them.
+            let missed = added.saturating_sub(kept).saturating_sub(*count);
+            *count += missed + entries.len() as u64;
+            missed > 0
+        }
+        // Before version 7 none but the id tells.
+        _ => oldest > Some(mark.seen) && mark.seen != EventId::default(),
+    };
+    if let Some((last, _)) = entries.last() {
+        mark.seen = *last;
+    }
+    let oldest = oldest.filter(|_| has_missed);
+    Ok((entries, oldest))
 }
 
 /// `loans USER`. What is noted of the user's books is held against the loans; if that does not
@@ -412,7 +429,7 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     command.arg(run.keys.count(user));
     let count: Option<Vec<u8>> = ask(&mut connection, DOING, &command).map_err(failed(run))?;
     let count = count.map_or("0".to_owned(), |count| String::from_utf8_lossy(&count).into_owned());
-    // Where the count is none, all loans are gone through.
+    // Where the count is no number, all loans are gone through.
     let counted: Option<u64> = count.parse().ok();
     let mut books = noted_loans(run, &mut connection, user)?;
     let mut cursor = String::from("0");
@@ -575,7 +592,7 @@ fn place(run: &Run, connection: &mut Connection, book: &BookId) -> Result<Place,
         .cmd("HGET")
         .arg(&keys.book_states)
         .arg(book)
-        .query(&mut Asking(connection))
+        .query(&mut AskAgain(connection))
         .map_err(Error::redis(DOING))?;
     if let Some(user) = lent {
         return Ok(Place::Lent(String::from_utf8_lossy(&user).into_owned()));

@@ -221,8 +221,8 @@ fn a_reader_without_room_gives_away_what_it_holds_back_and_sleeps() {
         let next = || channel.recv_timeout(SOON).unwrap_or_default();
         let read: Vec<_> = (0..3).flat_map(|_| next()).collect();
         let reader = thread(std::process::id(), "without room").unwrap();
-        let sleeps = || std::fs::read_to_string(reader.join("stat")).unwrap().contains(") S ");
-        let slept = eventually(DEADLINE, sleeps) && stays(Duration::from_millis(200), sleeps);
+        let is_asleep = || std::fs::read_to_string(reader.join("stat")).unwrap().contains(") S ");
+        let slept = eventually(DEADLINE, is_asleep) && stays(Duration::from_millis(200), is_asleep);
         session.in_hand.drop([key(Action::Return, 0)]);
         let read_next = next();
         session.stop();

@@ -378,18 +378,22 @@ fn a_late_count_of_tries_changes_nothing() {
 /// was under way, and that one counted though its process survived it.
 #[test]
 fn who_survived_a_try_leaves_the_note_of_who_tries_the_event_now() {
-    guard("lone_try", &[("elseif by == process then", "else")], |library| {
-        let (first, second) = (library.instance("worker1"), library.instance("worker2"));
-        let tries = library.keys.lone_tries.clone();
-        for (by, step) in
-            [(&first, "alone"), (&second, "alone"), (&first, "survived"), (&second, "survived")]
-        {
-            late(library, by, "lone_try", &[&tries], &[step, "request:5-0"]);
-        }
-        let note = library.dump().hash(&tries).remove("request:5-0");
-        ensure!(note.as_deref() == Some("0 1"), "it is {note:?}");
-        Ok(())
-    });
+    guard(
+        "lone_try",
+        &[("if by == process then\n      redis", "if true then\n      redis")],
+        |library| {
+            let (first, second) = (library.instance("worker1"), library.instance("worker2"));
+            let tries = library.keys.lone_tries.clone();
+            for (by, step) in
+                [(&first, "alone"), (&second, "alone"), (&first, "survived"), (&second, "survived")]
+            {
+                late(library, by, "lone_try", &[&tries], &[step, "request:5-0"]);
+            }
+            let note = library.dump().hash(&tries).remove("request:5-0");
+            ensure!(note.as_deref() == Some("0 1"), "it is {note:?}");
+            Ok(())
+        },
+    );
 }
 
 fn old_tries(library: &mut Library, by: &Instance) -> Option<String> {

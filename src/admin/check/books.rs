@@ -13,6 +13,7 @@ use super::{
     CHANGED_MEANWHILE, Check, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
     Violation, bytes,
 };
+use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::event::MAX_BOOKS;
 use crate::ids::{BookId, EventId};
@@ -105,7 +106,7 @@ impl Check<'_> {
         for book in books {
             call = call.arg(book);
         }
-        let reply = call.ask(self.connection, DOING)?;
+        let reply = call.run(&mut AskAgain(self.connection), DOING)?;
         if reply.word != "INSPECTED" || reply.rest.len() % 5 != 0 {
             return Err(reply.unexpected(DOING));
         }
@@ -157,7 +158,7 @@ impl Check<'_> {
         let run = self.run;
         let key = run.keys.handoffs.as_str();
         // Everything before the oldest undone hand-off is done.
-        let group = stream::group(self.connection, key, SHELVING_GROUP)?;
+        let group = stream::group(&mut AskAgain(self.connection), key, SHELVING_GROUP)?;
         let mut after = match group {
             None => None,
             Some(group) => {
@@ -173,7 +174,8 @@ impl Check<'_> {
             }
         };
         while !suspects.is_empty() {
-            let page = stream::page(self.connection, key, after, HAND_OFFS_IN_A_PAGE)?;
+            let page =
+                stream::page(&mut AskAgain(self.connection), key, after, HAND_OFFS_IN_A_PAGE)?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             let books_of = |entry: &stream::Entry| {

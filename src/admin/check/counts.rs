@@ -25,6 +25,7 @@ use super::{
     CHANGED_MEANWHILE, Check, Fact, MOST_LOOKS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
     Violation, bytes, count_of_books, wrong_type,
 };
+use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::lending::MOST_BOOKS_IN_HAND;
@@ -172,9 +173,9 @@ impl Watched {
     /// have been needed.
     fn catch_up(&mut self, connection: &mut Connection, outcomes: &str) -> Result<bool, Error> {
         loop {
-            let page = stream::page(connection, outcomes, Some(self.known), PAGE)?;
+            let page = stream::page(&mut AskAgain(connection), outcomes, Some(self.known), PAGE)?;
             // Looked at after the page: if nothing behind `known` is gone now, nothing was then.
-            let oldest = stream::page(connection, outcomes, None, 1)?;
+            let oldest = stream::page(&mut AskAgain(connection), outcomes, None, 1)?;
             match oldest.first() {
                 None if self.known != EventId::default() => return Ok(false),
                 Some(oldest) if self.known < oldest.id => return Ok(false),
@@ -232,7 +233,8 @@ impl Check<'_> {
     }
 
     fn newest_outcome(&mut self) -> Result<EventId, Error> {
-        let newest = stream::page_back(self.connection, &self.run.keys.outcomes, None, 1)?;
+        let newest =
+            stream::page_back(&mut AskAgain(self.connection), &self.run.keys.outcomes, None, 1)?;
         Ok(newest.first().map_or(EventId::default(), |outcome| outcome.id))
     }
 
@@ -279,7 +281,12 @@ impl Check<'_> {
         let end = self.newest_outcome()?;
         let mut after = begin;
         while after < end {
-            let page = stream::page(self.connection, &run.keys.outcomes, Some(after), PAGE)?;
+            let page = stream::page(
+                &mut AskAgain(self.connection),
+                &run.keys.outcomes,
+                Some(after),
+                PAGE,
+            )?;
             let Some(last) = page.last() else { break };
             after = last.id;
             let busy = page.iter().filter(|outcome| outcome.field("book_ids").is_some());

@@ -11,6 +11,7 @@ use std::thread;
 use super::super::failure::Failure;
 use super::super::options::Stream;
 use super::{Check, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation};
+use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::script::{Script, lua, text};
@@ -34,8 +35,12 @@ impl Check<'_> {
         let mut suspects = Suspects::new();
         let mut after = None;
         loop {
-            let page =
-                stream::page(self.connection, &run.keys.dead_letters, after, LETTERS_IN_A_PAGE)?;
+            let page = stream::page(
+                &mut AskAgain(self.connection),
+                &run.keys.dead_letters,
+                after,
+                LETTERS_IN_A_PAGE,
+            )?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             for letter in &page {
@@ -61,7 +66,7 @@ impl Check<'_> {
             let mut seen = HashSet::new();
             let mut after = None;
             loop {
-                let page = stream::page(self.connection, outcomes, after, PAGE)?;
+                let page = stream::page(&mut AskAgain(self.connection), outcomes, after, PAGE)?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.id);
                 for (stream, action) in
@@ -147,7 +152,7 @@ impl Check<'_> {
         }
         let key = stream.key(&self.run.keys);
         let call = UNDONE.keys(&[key]).arg(stream.group()).arg(ids);
-        let reply = call.ask(self.connection, DOING)?;
+        let reply = call.run(&mut AskAgain(self.connection), DOING)?;
         let ids = reply.rest.iter().map(|id| text(id).map(str::to_owned));
         ids.collect::<Option<_>>().ok_or_else(|| reply.unexpected(DOING))
     }

@@ -18,7 +18,7 @@ use redis::{Connection, FromRedisValue};
 use super::failure::{DONE, Failure, UNSETTLED, WRONG};
 use super::options::Run;
 use super::show::{Object, print, say, shown};
-use crate::connect::Asking;
+use crate::connect;
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::lending::STORAGE_CAPACITY;
@@ -235,7 +235,7 @@ impl Check<'_> {
         command: &redis::Cmd,
         doing: &'static str,
     ) -> Result<T, Error> {
-        command.query(&mut Asking(self.connection)).map_err(Error::redis(doing))
+        connect::ask(self.connection, doing, command)
     }
 
     /// Goes through a hash, a set or all keys, page by page: `command` without its cursor, which

@@ -194,8 +194,8 @@ impl Redis {
     /// Sends the server a signal: `STOP` and `CONT` make it hang and go on.
     pub fn signal(&self, signal: Signal) {
         let mut running = self.server.running.lock().unwrap();
-        running.process.as_mut().expect("it runs").signal(signal);
         self.server.hangs.store(signal == Signal::STOP, Ordering::SeqCst);
+        running.process.as_mut().expect("it runs").signal(signal);
     }
 
     /// A connection of one's own, without a limit of time: where there is one, the system ends a
