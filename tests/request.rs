@@ -1278,6 +1278,35 @@ fn a_batch_that_redis_refuses_says_what_is_queued_and_that_it_can_be_run_again()
     assert!(ended.err.contains("at least 0 events are queued; run the same again"), "{ended:?}");
 }
 
+/// It ended with "Interrupted system call", as if Redis were lost.
+#[test]
+fn who_is_stopped_for_longer_than_the_timeout_looks_for_the_outcome_once_more() {
+    let server = Server::start();
+    let mut db = server.connect();
+    for args in [&["request", "u", "geb", "--timeout", "0.5"][..], &["batch", "--timeout", "0.5"]] {
+        for is_decided in [false, true] {
+            redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+            let mut child = server.start_run(args);
+            child.stdin.take().unwrap().write_all(b"request u geb\n").unwrap();
+            let id = wait_for_entry(&mut db, REQUESTS);
+            until_blocked(&mut db, "blmove");
+            signal(&child, "-STOP");
+            // Redis ends the read that is under way; the timeout is over too by then.
+            until("nobody waits any more", || {
+                let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
+                !clients.contains("flags=b")
+            });
+            if is_decided {
+                answer(&mut db, &format!("request:{id}"), &["outcome", "accepted"]);
+            }
+            signal(&child, "-CONT");
+            let ended = Ended::of(child.wait_with_output().unwrap());
+            assert_eq!(ended.status, Some(if is_decided { 0 } else { 3 }), "{ended:?}");
+            assert!(!ended.err.contains("Interrupted"), "{ended:?}");
+        }
+    }
+}
+
 #[test]
 fn ctrl_c_while_waiting_says_that_the_event_stays_queued() {
     let server = Server::start();

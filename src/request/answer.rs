@@ -63,6 +63,7 @@ impl Waiter<'_> {
         let mut slice = FIRST_SLICE;
         let mut lost = false;
         loop {
+            // The last look begins when the time is over: this process may have been stopped meanwhile.
             let left = self.deadline.saturating_duration_since(Instant::now());
             let tried = link.and_then(|mut connection| {
                 if let Some(outcome) = take(&mut connection, &key, slice.min(left))? {
@@ -78,14 +79,15 @@ impl Waiter<'_> {
             });
             link = match tried {
                 Ok((_, Some(outcome))) => return Ok(Some(outcome)),
-                Ok((_, None)) if Instant::now() >= self.deadline => return Ok(None),
+                Ok((_, None)) if left.is_zero() => return Ok(None),
                 Ok((connection, None)) => Ok(connection),
+                // By a pause, or a signal: whoever gave that is told what comes of it.
+                Err(error) if error.is_interrupted() => self.target.connect(SLICE),
                 Err(error) => {
                     if error.remedy() != Remedy::Retry || Instant::now() >= self.deadline {
                         return Err(error);
                     }
-                    // Whoever gave a signal is told what comes of it.
-                    if !lost && !error.is_interrupted() {
+                    if !lost {
                         lost = true;
                         note(Note::Lost(&error));
                     }

@@ -678,6 +678,9 @@ impl Courier<'_> {
             match self.outcomes_now(&keys, &mut outcomes) {
                 Ok(true) => return Ok(outcomes),
                 Ok(false) => {}
+                // After a pause, however long, they are looked for once more; redis-rs passes over
+                // the late reply.
+                Err(error) if error.is_interrupted() => {}
                 Err(error) => self.recover(error)?,
             }
         }
