@@ -167,7 +167,7 @@ pub fn group(
     let last = info.get("last-delivered-id").and_then(script::text).and_then(|id| id.parse().ok());
     let last_delivered =
         last.ok_or_else(|| Error::Reply { doing: DOING, got: format!("{info:?}") })?;
-    Ok(Some(Group { last_delivered, pending: number(info, "pending") }))
+    Ok(Some(Group { last_delivered, pending: number(info, "pending").unwrap_or(0) }))
 }
 
 /// An instance as a group knows it.
@@ -201,7 +201,8 @@ pub fn consumers(
         .iter()
         .filter_map(|info| {
             let name = bytes(info.get("name")?).to_owned();
-            Some(Consumer { name, pending: number(info, "pending"), idle_ms: number(info, "idle") })
+            let count = |field| number(info, field).unwrap_or(0);
+            Some(Consumer { name, pending: count("pending"), idle_ms: count("idle") })
         })
         .collect())
 }
@@ -241,10 +242,11 @@ pub fn leases(
     Ok(leases)
 }
 
-fn number(info: &HashMap<String, Value>, field: &str) -> u64 {
+/// A number in what XINFO tells; none if there is none of that name.
+pub fn number(info: &HashMap<String, Value>, field: &str) -> Option<u64> {
     match info.get(field) {
-        Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
-        _ => 0,
+        Some(Value::Int(number)) => u64::try_from(*number).ok(),
+        _ => None,
     }
 }
 

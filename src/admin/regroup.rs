@@ -14,7 +14,7 @@ use super::failure::{DONE, Failure};
 use super::options::{Run, Stream};
 use super::show::{Object, print, say};
 use super::status::waiting;
-use crate::connect::AskAgain;
+use crate::connect::{AskAgain, ask};
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
@@ -46,10 +46,7 @@ pub fn run(
             continue;
         }
         let key = stream.key(&run.keys);
-        let exists: bool = redis::cmd("EXISTS")
-            .arg(key)
-            .query(&mut AskAgain(connection))
-            .map_err(Error::redis("look for a stream"))?;
+        let exists: bool = ask(connection, "look for a stream", redis::cmd("EXISTS").arg(key))?;
         // Of a stream that is not there, nothing is lost: the daemon creates both.
         if exists && stream::group(&mut AskAgain(connection), key, stream.group())?.is_none() {
             lost.push(stream);

@@ -9,7 +9,7 @@ use super::failure::{DONE, Failure};
 use super::instances::{Instance, instances};
 use super::options::{Run, Stream};
 use super::show::{Object, array, print, shown, span};
-use crate::connect::AskAgain;
+use crate::connect::{AskAgain, ask};
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::Keys;
@@ -93,14 +93,13 @@ fn stock(connection: &mut Connection, keys: &Keys) -> Result<Stock, Error> {
     const DOING: &str = "count books and letters";
     // One by one: of a pipeline, redis-rs does not tell the code of an error.
     let mut count = |command, key: &str| -> Result<u64, Error> {
-        redis::cmd(command).arg(key).query(&mut AskAgain(connection)).map_err(Error::redis(DOING))
+        ask(connection, DOING, redis::cmd(command).arg(key))
     };
     let dead_letters = count("XLEN", &keys.dead_letters)?;
     let outcomes = count("XLEN", &keys.outcomes)?;
     let storage = count("SCARD", &keys.storage)?;
     let loans = count("HLEN", &keys.loans)?;
-    let (seconds, micros): (u64, u64) =
-        redis::cmd("TIME").query(&mut AskAgain(connection)).map_err(Error::redis(DOING))?;
+    let (seconds, micros): (u64, u64) = ask(connection, DOING, &redis::cmd("TIME"))?;
     let now_ms = seconds * 1000 + micros / 1000;
     Ok(Stock { dead_letters, outcomes, storage, loans, now_ms })
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use redis::Connection;
 
-use crate::connect::{AskAgain, Target};
+use crate::connect::{AskAgain, Target, ask};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::{Keys, LENDING_GROUP};
@@ -148,9 +148,6 @@ fn anybody_runs(connection: &mut Connection, keys: &Keys, event: EventKey) -> Re
     if locks.is_empty() {
         return Ok(false);
     }
-    let alive: u64 = redis::cmd("EXISTS")
-        .arg(locks)
-        .query(&mut AskAgain(connection))
-        .map_err(Error::redis(DOING))?;
+    let alive: u64 = ask(connection, DOING, redis::cmd("EXISTS").arg(locks))?;
     Ok(alive > 0)
 }

@@ -23,6 +23,7 @@ use crate::ids::{BookId, EventId, UserId};
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
 use crate::script;
+use crate::stream::number;
 
 /// How many entries one command reads: a few milliseconds of the server's time.
 const STEP: usize = 1_000;
@@ -241,17 +242,9 @@ pub fn history(
 }
 
 fn oldest(run: &Run, connection: &mut Connection) -> Result<Option<EventId>, Error> {
-    let entries: Entries = ask(connection, "read the outcomes", &read_oldest(run))?;
-    first_id(&entries)
-}
-
-fn read_oldest(run: &Run) -> Cmd {
     let mut command = redis::cmd("XRANGE");
     command.arg(&run.keys.outcomes).arg("-").arg("+").arg("COUNT").arg(1);
-    command
-}
-
-fn first_id(entries: &[(String, Vec<Vec<u8>>)]) -> Result<Option<EventId>, Error> {
+    let entries: Entries = ask(connection, "read the outcomes", &command)?;
     entries.first().map(|(id, fields)| Ok(read(id, fields)?.0)).transpose()
 }
 
@@ -364,10 +357,6 @@ fn outcomes_info(run: &Run) -> Cmd {
     let mut command = redis::cmd("XINFO");
     command.arg("STREAM").arg(&run.keys.outcomes);
     command
-}
-
-fn number(info: &Info, field: &str) -> Option<u64> {
-    info.get(field).and_then(|number| u64::from_redis_value_ref(number).ok())
 }
 
 /// What was read, and where the kept outcomes begin if some were dropped before they could be read.

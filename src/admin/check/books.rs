@@ -13,7 +13,6 @@ use super::{
     CHANGED_MEANWHILE, Check, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
     Violation, bytes,
 };
-use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::event::MAX_BOOKS;
 use crate::ids::{BookId, EventId};
@@ -106,7 +105,7 @@ impl Check<'_> {
         for book in books {
             call = call.arg(book);
         }
-        let reply = call.run(&mut AskAgain(self.connection), DOING)?;
+        let reply = call.run(&mut self.connection, DOING)?;
         if reply.word != "INSPECTED" || reply.rest.len() % 5 != 0 {
             return Err(reply.unexpected(DOING));
         }
@@ -158,7 +157,7 @@ impl Check<'_> {
         let run = self.run;
         let key = run.keys.handoffs.as_str();
         // Everything before the oldest undone hand-off is done.
-        let group = stream::group(&mut AskAgain(self.connection), key, SHELVING_GROUP)?;
+        let group = stream::group(&mut self.connection, key, SHELVING_GROUP)?;
         let mut after = match group {
             None => None,
             Some(group) => {
@@ -174,8 +173,7 @@ impl Check<'_> {
             }
         };
         while !suspects.is_empty() {
-            let page =
-                stream::page(&mut AskAgain(self.connection), key, after, HAND_OFFS_IN_A_PAGE)?;
+            let page = stream::page(&mut self.connection, key, after, HAND_OFFS_IN_A_PAGE)?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             let books_of = |entry: &stream::Entry| {
@@ -236,7 +234,7 @@ impl Check<'_> {
             }
             return Ok(());
         }
-        let instances = instances(self.connection, &self.run.keys)?;
+        let instances = instances(self.connection.0, &self.run.keys)?;
         let at_work = instances.iter().any(|it| matches!(it.lease, Lease::Left(_)));
         let refused = |book: &[u8], suspect: &Suspect| match suspect.fault.as_str() {
             // What is no id of a book could not travel in a hand-off.
@@ -289,7 +287,7 @@ impl Check<'_> {
                 call = call.arg(part);
             }
         }
-        let reply = call.run(self.connection, DOING)?;
+        let reply = call.run(self.connection.0, DOING)?;
         if reply.word == "CHANGED" {
             return Ok(None);
         }

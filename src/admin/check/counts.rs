@@ -233,8 +233,7 @@ impl Check<'_> {
     }
 
     fn newest_outcome(&mut self) -> Result<EventId, Error> {
-        let newest =
-            stream::page_back(&mut AskAgain(self.connection), &self.run.keys.outcomes, None, 1)?;
+        let newest = stream::page_back(&mut self.connection, &self.run.keys.outcomes, None, 1)?;
         Ok(newest.first().map_or(EventId::default(), |outcome| outcome.id))
     }
 
@@ -281,12 +280,7 @@ impl Check<'_> {
         let end = self.newest_outcome()?;
         let mut after = begin;
         while after < end {
-            let page = stream::page(
-                &mut AskAgain(self.connection),
-                &run.keys.outcomes,
-                Some(after),
-                PAGE,
-            )?;
+            let page = stream::page(&mut self.connection, &run.keys.outcomes, Some(after), PAGE)?;
             let Some(last) = page.last() else { break };
             after = last.id;
             let busy = page.iter().filter(|outcome| outcome.field("book_ids").is_some());
@@ -304,7 +298,7 @@ impl Check<'_> {
         is_suspect: &dyn Fn(&[u8]) -> bool,
     ) -> Result<HashSet<Vec<u8>>, Failure> {
         let run = self.run;
-        let beside_reference = has_reference(self.connection, &run.keys)?;
+        let beside_reference = has_reference(self.connection.0, &run.keys)?;
         let known = self.newest_outcome()?;
         let mut users: HashMap<Vec<u8>, Seen> = HashMap::new();
         self.scan(&["HSCAN", &run.keys.loans], None, |_, loans: Vec<(Vec<u8>, Vec<u8>)>| {
@@ -379,7 +373,7 @@ impl Check<'_> {
         const MOST_TRIES: usize = 100;
         let keys = &self.run.keys;
         for _ in 0..MOST_TRIES {
-            if !watched.catch_up(self.connection, &keys.outcomes)? {
+            if !watched.catch_up(self.connection.0, &keys.outcomes)? {
                 return Ok(None);
             }
             let suspects = step.iter().map(|n| &watched.suspects[*n]);
@@ -396,7 +390,7 @@ impl Check<'_> {
                     call = call.arg(&book[..]);
                 }
             }
-            let reply = call.run(self.connection, DOING)?;
+            let reply = call.run(self.connection.0, DOING)?;
             let counted = |parts: &[Value]| {
                 let Value::Int(lent) = parts[0] else { return None };
                 let of_type = text(&parts[1])?.to_owned();
@@ -468,7 +462,7 @@ impl Check<'_> {
     }
 
     fn set_right(&mut self, watched: &mut Watched, n: usize) -> Result<Mended, Error> {
-        if watched.beside_reference || has_reference(self.connection, &self.run.keys)? {
+        if watched.beside_reference || has_reference(self.connection.0, &self.run.keys)? {
             return Ok(Mended::No(
                 "an instance of the reference application may be lending: stop it, or remove its \
                  lock, and run this again",

@@ -11,7 +11,6 @@ use std::thread;
 use super::super::failure::Failure;
 use super::super::options::Stream;
 use super::{Check, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation};
-use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::script::{Script, lua, text};
@@ -36,7 +35,7 @@ impl Check<'_> {
         let mut after = None;
         loop {
             let page = stream::page(
-                &mut AskAgain(self.connection),
+                &mut self.connection,
                 &run.keys.dead_letters,
                 after,
                 LETTERS_IN_A_PAGE,
@@ -66,7 +65,7 @@ impl Check<'_> {
             let mut seen = HashSet::new();
             let mut after = None;
             loop {
-                let page = stream::page(&mut AskAgain(self.connection), outcomes, after, PAGE)?;
+                let page = stream::page(&mut self.connection, outcomes, after, PAGE)?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.id);
                 for (stream, action) in
@@ -152,7 +151,7 @@ impl Check<'_> {
         }
         let key = stream.key(&self.run.keys);
         let call = UNDONE.keys(&[key]).arg(stream.group()).arg(ids);
-        let reply = call.run(&mut AskAgain(self.connection), DOING)?;
+        let reply = call.run(&mut self.connection, DOING)?;
         let ids = reply.rest.iter().map(|id| text(id).map(str::to_owned));
         ids.collect::<Option<_>>().ok_or_else(|| reply.unexpected(DOING))
     }

@@ -18,7 +18,7 @@ use redis::{Connection, FromRedisValue};
 use super::failure::{DONE, Failure, UNSETTLED, WRONG};
 use super::options::Run;
 use super::show::{Object, print, say, shown};
-use crate::connect;
+use crate::connect::{self, AskAgain};
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::lending::STORAGE_CAPACITY;
@@ -93,7 +93,8 @@ const CHANGED_MEANWHILE: Mended = Mended::No("it has changed meanwhile");
 /// A check on its way.
 struct Check<'a> {
     run: &'a Run,
-    connection: &'a mut Connection,
+    /// For questions; what changes something goes by the connection within.
+    connection: AskAgain<'a>,
     repair: bool,
     /// Violations that are there now.
     wrong: u64,
@@ -108,6 +109,7 @@ struct Check<'a> {
 /// # Errors
 /// What Redis or the link said, or the output.
 pub fn run(run: &Run, connection: &mut Connection, repair: bool) -> Result<u8, Failure> {
+    let connection = AskAgain(connection);
     let mut check = Check { run, connection, repair, wrong: 0, mended: 0, unsettled: 0 };
     match check.everything() {
         // Who closes the pipe has seen what is wrong.
@@ -235,7 +237,7 @@ impl Check<'_> {
         command: &redis::Cmd,
         doing: &'static str,
     ) -> Result<T, Error> {
-        connect::ask(self.connection, doing, command)
+        connect::ask(self.connection.0, doing, command)
     }
 
     /// Goes through a hash, a set or all keys, page by page: `command` without its cursor, which
