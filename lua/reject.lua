@@ -20,8 +20,9 @@
 --       10 channel of the bell  11 consumer of this instance
 --       then for each event: its id, the cause
 -- Returns {"FENCED"} | {"MAY_HAVE", book, ...}
---       | {"DONE", for each event its outcome's fields, a list, or "STALE"}: for one at least, and
---         not for those that were left for another call, since a script is not to take long
+--       | {"DONE", for each event 0 (somebody else has decided it), or the user that its outcome names,
+--         or 1 if it names none}: for one at least, and not for those that were left for another call,
+--         since a script is not to take long
 --
 -- Whether an event is pending still is looked up before anything of it is written (I4).
 
@@ -146,12 +147,13 @@ local function give_back(reserved, may_have, reservation)
   redis.call('DEL', reservation)
 end
 
--- Returns the outcome's fields.
+-- Returns the user that the outcome names, or 1.
 local function tell(id, cause, fields, answer)
   local outcome = {'event_id', id, 'action', action}
   local user = field(fields, 'user_id')
   -- Somebody may have put megabytes there: they are in the dead letter, once is enough.
-  if user and #user <= 256 then
+  local named = user and #user <= 256
+  if named then
     outcome[#outcome + 1] = 'user_id'
     outcome[#outcome + 1] = user
   end
@@ -169,7 +171,7 @@ local function tell(id, cause, fields, answer)
       redis.call('PEXPIRE', answer, ARGV[7])
     end
   end
-  return outcome
+  return named and user or 1
 end
 
 -- The fields of an event that is pending, and how often it was delivered; nil if it is not.
@@ -186,7 +188,7 @@ local done, tries = {}, {}
 local function reject(id, cause, reservation, answer)
   local fields, deliveries = look_up(id)
   if not fields then
-    return 'STALE'
+    return 0
   end
   work = work + #fields
   local reserved, may_have = {}, {}
@@ -207,7 +209,7 @@ local FIRST_EVENT, FIRST_KEY = 12, 11
 if ARGV[8] == 'look' then
   local fields = look_up(ARGV[FIRST_EVENT])
   if not fields then
-    return {'DONE', 'STALE'}
+    return {'DONE', 0}
   end
   local _, may_have = belongings(fields, KEYS[FIRST_KEY])
   local reply = {'MAY_HAVE'}

@@ -217,7 +217,8 @@ pub fn parse_book_ids(list: &[u8]) -> Result<Vec<BookId>, Fault> {
         return Err(Fault::NoBookIds);
     }
     // Counted before anything is allocated for them.
-    if list.iter().filter(|&&b| b == b',').take(MAX_BOOKS).count() >= MAX_BOOKS {
+    let are_too_many = || list.iter().filter(|&&b| b == b',').take(MAX_BOOKS).count() >= MAX_BOOKS;
+    if list.len() >= MAX_BOOKS && are_too_many() {
         return Err(Fault::TooManyBookIds);
     }
     let mut books: Vec<BookId> = Vec::new();

@@ -4,8 +4,6 @@
 //!
 //! Each script's typed caller stands in the module whose work it does; the texts are in `lua/`.
 
-use std::fmt::Write as _;
-
 use redis::{Cmd, ConnectionLike, RedisResult, ToRedisArgs, Value};
 
 use crate::error::Error;
@@ -182,14 +180,6 @@ pub fn unless_refused(reply: Value) -> RedisResult<Value> {
         Value::ServerError(error) => Err(error.into()),
         reply => Ok(reply),
     }
-}
-
-/// Adds an argument as it is shown, by way of a buffer that is used again and again.
-pub fn arg_of(cmd: &mut Cmd, buffer: &mut String, shown: impl std::fmt::Display) {
-    buffer.clear();
-    // Writing to a string cannot fail.
-    let _ = write!(buffer, "{shown}");
-    cmd.arg(buffer.as_str());
 }
 
 /// A script's reply: a word, and what follows it.

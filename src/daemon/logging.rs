@@ -153,7 +153,10 @@ fn push_line<'a>(
     let mut refused = false;
     let mut separator = ": ";
     // Writing to a string cannot fail.
-    let _ = write!(line, "INFO  [{}] {} {}", crate::lending::LOG, key.action, key.id);
+    for part in ["INFO  [", crate::lending::LOG, "] ", key.action.as_str(), " "] {
+        line.push_str(part);
+    }
+    key.id.push_to(line);
     if let Some(user) = user {
         line.push_str(" by ");
         push_escaped(line, user);

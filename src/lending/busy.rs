@@ -7,13 +7,16 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use crate::event::{Action, Event};
 
 /// The books, by their hashes: two books of one hash are taken for the same, which costs a newcomer
 /// a moment's wait and no copy of every book's name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Busy {
-    hasher: RandomState,
+    /// Of the hashes; a random one, lest somebody choose books that have the same.
+    seed: u64,
     requests: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
 }
 
@@ -35,17 +38,23 @@ impl Hasher for AsItIs {
     }
 }
 
+impl Default for Busy {
+    fn default() -> Self {
+        Self { seed: RandomState::new().hash_one(()), requests: HashMap::default() }
+    }
+}
+
 impl Busy {
     /// A request goes out. Returns take nobody's book away and do not count.
     pub fn add(&mut self, event: &Event) {
-        for hash in hashes(&self.hasher, event) {
+        for hash in hashes(self.seed, event) {
             *self.requests.entry(hash).or_default() += 1;
         }
     }
 
     /// What came of it is known.
     pub fn remove(&mut self, event: &Event) {
-        for hash in hashes(&self.hasher, event) {
+        for hash in hashes(self.seed, event) {
             if let Some(count) = self.requests.get_mut(&hash) {
                 *count -= 1;
                 if *count == 0 {
@@ -63,16 +72,16 @@ impl Busy {
     /// Whether a request asks for a book that one under way asks for.
     pub fn concerns(&self, event: &Event) -> bool {
         !self.requests.is_empty()
-            && hashes(&self.hasher, event).any(|hash| self.requests.contains_key(&hash))
+            && hashes(self.seed, event).any(|hash| self.requests.contains_key(&hash))
     }
 }
 
-fn hashes(hasher: &RandomState, event: &Event) -> impl Iterator<Item = u64> {
+fn hashes(seed: u64, event: &Event) -> impl Iterator<Item = u64> {
     let books = match event.key.action {
         Action::Request => event.books.as_slice(),
         Action::Return => &[],
     };
-    books.iter().map(|book| hasher.hash_one(book))
+    books.iter().map(move |book| xxh3_64_with_seed(book.as_str().as_bytes(), seed))
 }
 
 #[cfg(test)]

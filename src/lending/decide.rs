@@ -1,6 +1,5 @@
 //! Typed calls of decide.lua: a chunk of tries out, a verdict on each back.
 
-use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use redis::{Cmd, Value};
@@ -10,7 +9,7 @@ use crate::error::Error;
 use crate::event::{Action, Event, EventKey};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::outcome;
-use crate::script::{Script, arg_of, lua, text};
+use crate::script::{Script, lua, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
 
@@ -73,12 +72,62 @@ pub enum Verdict {
         /// Events that are to be tried before it can be refused.
         untried: Vec<EventKey>,
     },
-    /// Decided: the outcome's fields from `outcome` on, see [`outcome::fields`].
-    Done(String),
+    /// Decided.
+    Done(Told),
     /// Decided by somebody else.
     Stale,
     /// It can never be worked on: the cause.
     Failed(String),
+}
+
+/// What there is to tell of an event that is decided.
+#[derive(Debug)]
+pub enum Told {
+    /// It had all that it asked for. So many books does the user have now.
+    All(i64),
+    /// A request whose books are all lent to others. So many books does the user have.
+    NothingLeft(i64),
+    /// Anything else: the outcome's fields from `outcome` on, see [`outcome::fields`].
+    Fields(String),
+}
+
+impl Told {
+    /// The outcome's fields from `outcome` on, names and values. What has to be put together for them
+    /// is written to `room`.
+    pub fn fields<'a>(
+        &'a self,
+        event: &Event,
+        room: &'a mut String,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let outcome = match (self, event.key.action) {
+            (Self::All(_), Action::Request) => outcome::Verdict::Accepted,
+            (Self::All(_), Action::Return) => outcome::Verdict::Returned,
+            _ => outcome::Verdict::Denied,
+        };
+        let (cause, list, in_hand) = match self {
+            Self::All(in_hand) => (None, "book_ids", *in_hand),
+            Self::NothingLeft(in_hand) => {
+                (Some(("cause", "none_available")), "lent_to_another", *in_hand)
+            }
+            Self::Fields(fields) => {
+                return [None; 4].into_iter().flatten().chain(outcome::fields(fields));
+            }
+        };
+        room.clear();
+        for (n, book) in event.books.iter().enumerate() {
+            if n > 0 {
+                room.push(',');
+            }
+            room.push_str(book.as_str());
+        }
+        let end = room.len();
+        room.push_str(itoa::Buffer::new().format(in_hand));
+        let (books, in_hand) = room.split_at(end);
+        let outcome = Some(("outcome", outcome.as_str()));
+        let known = [outcome, cause, Some((list, books)), Some(("in_hand", in_hand))];
+        // There is no field in no text.
+        known.into_iter().flatten().chain(outcome::fields(""))
+    }
 }
 
 /// The command for a chunk of tries. `fetch` is the number of the fetch that it is sent behind: those
@@ -135,11 +184,18 @@ pub fn command(
         let form = Some((books, said, ttl_ms, sure));
         let (last, written) = &mut forms[action as usize];
         if *last != form {
-            (*last, *written) = (form, format!("{action} {books} {said} {ttl_ms} {sure}"));
+            *last = form;
+            written.clear();
+            let (mut number, mut ms) = (itoa::Buffer::new(), itoa::Buffer::new());
+            let (books, ttl_ms) = (number.format(books), ms.format(ttl_ms));
+            for word in [action.as_str(), " ", books, " ", said, " ", ttl_ms, " ", sure] {
+                written.push_str(word);
+            }
         }
         cmd.arg(&*written);
-        arg_of(&mut cmd, &mut id, event.key.id);
-        cmd.arg(event.user.as_str());
+        id.clear();
+        event.key.id.push_to(&mut id);
+        cmd.arg(&id).arg(event.user.as_str());
         if !doubt.is_empty() {
             cmd.arg(doubt);
         }
@@ -157,38 +213,6 @@ pub fn command(
         }
     }
     cmd
-}
-
-/// The outcome's fields of an event that had all that it asked for.
-fn with_all_books(event: &Event, in_hand: i64) -> String {
-    let outcome = match event.key.action {
-        Action::Request => outcome::Verdict::Accepted,
-        Action::Return => outcome::Verdict::Returned,
-    };
-    of_all_books(&["outcome\n", outcome.as_str(), "\nbook_ids\n"], event, in_hand)
-}
-
-/// The outcome's fields of a request whose books are all lent to others.
-fn with_no_book(event: &Event, in_hand: i64) -> String {
-    let outcome = outcome::Verdict::Denied.as_str();
-    let front = ["outcome\n", outcome, "\ncause\nnone_available\nlent_to_another\n"];
-    of_all_books(&front, event, in_hand)
-}
-
-/// Fields that end with the name of a list of books: all of the event's, and what its user has.
-fn of_all_books(front: &[&str], event: &Event, in_hand: i64) -> String {
-    let books: usize = event.books.iter().map(|book| book.as_str().len() + 1).sum();
-    let mut fields = String::with_capacity(96 + books);
-    fields.extend(front.iter().copied());
-    for (n, book) in event.books.iter().enumerate() {
-        if n > 0 {
-            fields.push(',');
-        }
-        fields.push_str(book.as_str());
-    }
-    // Writing to a string cannot fail.
-    let _ = write!(fields, "\nin_hand\n{in_hand}");
-    fields
 }
 
 /// The verdicts from the script's reply; none if it did not find the answers that were left for it,
@@ -213,18 +237,18 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Option<Vec<Verdict>>, Err
         .zip(tries)
         .map(|(value, one)| {
             if let Value::Int(in_hand) = value {
-                return Ok(Verdict::Done(with_all_books(&one.event, in_hand)));
+                return Ok(Verdict::Done(Told::All(in_hand)));
             }
             let parts = match value {
                 Value::Array(parts) => parts,
                 Value::BulkString(fields) => {
                     let fields = String::from_utf8(fields).map_err(|error| unexpected(&error))?;
-                    return Ok(Verdict::Done(fields));
+                    return Ok(Verdict::Done(Told::Fields(fields)));
                 }
                 other => return Err(unexpected(&other)),
             };
             if let [Value::Int(in_hand)] = parts[..] {
-                return Ok(Verdict::Done(with_no_book(&one.event, in_hand)));
+                return Ok(Verdict::Done(Told::NothingLeft(in_hand)));
             }
             let verdict = match parts.first().and_then(text) {
                 Some("FETCH") => {

@@ -141,7 +141,7 @@ impl Merge {
     fn take_ready(&mut self, batch: Vec<Delivered>) -> Vec<Delivered> {
         let mut ready = self.take_all();
         ready.extend(batch);
-        ready.sort_unstable_by_key(|delivered| delivered.key);
+        ready.sort_by_key(|delivered| delivered.key);
         if let Some(until) = self.until() {
             let first_ahead = ready.partition_point(|delivered| delivered.key <= until);
             self.held_back = ready.split_off(first_ahead);

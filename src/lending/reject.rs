@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::event::{Action, AnswerWish, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::script::{Reply, Script, lua};
+use crate::script::{Reply, Script, lua, text};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "reject")));
@@ -84,9 +84,16 @@ fn begin(
 pub enum Rejected {
     /// The books that the request may have fetched.
     MayHave(Vec<Vec<u8>>),
-    /// For each event the outcome's fields, names and values in turn: it is in the dead letters. Or
-    /// none: somebody else has decided it. Those at the end that are left out are as they were.
-    Done(Vec<Option<Vec<Value>>>),
+    /// What became of each event; nothing if somebody else has decided it. Those at the end that are
+    /// left out are as they were.
+    Done(Vec<Option<DeadLetter>>),
+}
+
+/// An event that is in the dead letters now.
+#[derive(Debug)]
+pub struct DeadLetter {
+    /// The user that its outcome names.
+    pub user: Option<String>,
 }
 
 /// What the script's reply says.
@@ -98,11 +105,12 @@ pub fn read(reply: Value) -> Result<Rejected, Error> {
     let reply = Reply::read(reply, DOING)?;
     match reply.word.as_str() {
         "DONE" => {
-            let fields = reply.rest.into_iter().map(|one| match one {
-                Value::Array(fields) => Some(fields),
-                _ => None,
+            let letters = reply.rest.into_iter().map(|one| match one {
+                Value::Int(0) => None,
+                // What is no text cannot be shown.
+                user => Some(DeadLetter { user: text(&user).map(str::to_owned) }),
             });
-            Ok(Rejected::Done(fields.collect()))
+            Ok(Rejected::Done(letters.collect()))
         }
         "MAY_HAVE" => {
             let books = reply.rest.into_iter().filter_map(|book| match book {

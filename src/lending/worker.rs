@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::ids::{BookId, EventId};
 use crate::outcome;
-use crate::script::{Reply, text, unless_refused};
+use crate::script::{Reply, unless_refused};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::{self, Answer};
 use crate::stream;
@@ -140,6 +140,10 @@ pub struct Worker<'a> {
     fetches: u64,
     ask_first: bool,
     log: OutcomeLog,
+    /// What is to be sent with the next call; empty between two of them. Kept for its memory, as is the
+    /// next.
+    packed: Vec<u8>,
+    room_for_fields: String,
     has_failed: bool,
 }
 
@@ -158,6 +162,8 @@ impl<'a> Worker<'a> {
             fetches: 0,
             ask_first: true,
             log: OutcomeLog::new(session.options.log_outcomes),
+            packed: Vec::new(),
+            room_for_fields: String::new(),
             has_failed: false,
         }
     }
@@ -292,17 +298,16 @@ impl<'a> Worker<'a> {
     /// Decides a chunk: asks shelving, unless there is nothing to ask for, and decides by its answer in
     /// the same breath.
     fn decide(&mut self, chunk: Vec<Asking>, again: bool, by_text: bool) -> Result<(), Error> {
-        let mut packed = Vec::new();
         let mut fetch = None;
         if chunk.iter().any(|asking| !asking.books.is_empty()) {
             self.fetches += 1;
             fetch = Some(self.fetches);
             fetch::command(self.session, asked(&chunk), self.fetches, by_text)
-                .write_packed_command(&mut packed);
+                .write_packed_command(&mut self.packed);
         }
         let tries = chunk.into_iter().map(Asking::into_try).collect();
         let call = Call::Decide { neighbours: self.session.neighbours(), tries, fetch, again };
-        self.send_behind(packed, call, by_text)
+        self.send(call, by_text)
     }
 
     fn command(&self, call: &Call, by_text: bool) -> Cmd {
@@ -320,14 +325,12 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn send(&mut self, call: Call) -> Result<(), Error> {
-        self.send_behind(Vec::new(), call, false)
-    }
-
-    /// Sends a call in one write with what is packed already.
-    fn send_behind(&mut self, mut packed: Vec<u8>, call: Call, by_text: bool) -> Result<(), Error> {
-        self.command(&call, by_text).write_packed_command(&mut packed);
-        self.connection.send_packed_command(&packed).map_err(Error::redis("send to Redis"))?;
+    /// Sends a call, in one write with what is packed already.
+    fn send(&mut self, call: Call, by_text: bool) -> Result<(), Error> {
+        self.command(&call, by_text).write_packed_command(&mut self.packed);
+        let sent = self.connection.send_packed_command(&self.packed);
+        self.packed.clear();
+        sent.map_err(Error::redis("send to Redis"))?;
         self.under_way.push_back(call);
         Ok(())
     }
@@ -362,7 +365,7 @@ impl<'a> Worker<'a> {
             Call::Decide { tries, again, .. } => self.decided(reply, tries, again)?,
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
-                self.send(Call::Reject(vec![event]))?;
+                self.send(Call::Reject(vec![event]), false)?;
             }
             Call::Look(event) => self.rejected(reply, vec![event])?,
             Call::Reject(events) => self.rejected(reply, events)?,
@@ -383,7 +386,7 @@ impl<'a> Worker<'a> {
     fn send_text(&mut self, call: Call) -> Result<(), Error> {
         match call {
             Call::Decide { tries, again, .. } => self.decide_again(tries, again),
-            call => self.send_behind(Vec::new(), call, true),
+            call => self.send(call, true),
         }
     }
 
@@ -432,8 +435,8 @@ impl<'a> Worker<'a> {
                 self.unasked.remove(&key);
             }
             match verdict {
-                Verdict::Done(fields) => {
-                    let fields = outcome::fields(&fields);
+                Verdict::Done(told) => {
+                    let fields = told.fields(&one.event, &mut self.room_for_fields);
                     self.log.add(key, Some(one.event.user.as_str()), fields);
                     gone.push(one.event);
                 }
@@ -461,7 +464,7 @@ impl<'a> Worker<'a> {
                 }
                 Verdict::Failed(cause) => {
                     error!(target: LOG, "{key} cannot be worked on: {cause}");
-                    self.send(give_up((key, cause)))?;
+                    self.send(give_up((key, cause)), false)?;
                 }
             }
         }
@@ -486,35 +489,34 @@ impl<'a> Worker<'a> {
             let events: Vec<GivenUp> =
                 of_action.map(|(key, fault)| (*key, fault.cause().to_owned())).collect();
             for events in events.chunks(reject::MOST_AT_ONCE) {
-                self.send(Call::Reject(events.to_vec()))?;
+                self.send(Call::Reject(events.to_vec()), false)?;
             }
         }
         Ok(())
     }
 
     fn rejected(&mut self, reply: Value, mut events: Vec<GivenUp>) -> Result<(), Error> {
-        let outcomes = match reject::read(reply)? {
+        let letters = match reject::read(reply)? {
             Rejected::MayHave(books) => {
                 let call = match events.pop() {
                     Some(event) if !books.is_empty() => Call::Unfetch(event, books),
                     event => Call::Reject(event.into_iter().collect()),
                 };
-                return self.send(call);
+                return self.send(call, false);
             }
-            Rejected::Done(outcomes) => outcomes,
+            Rejected::Done(letters) => letters,
         };
         // The others are large; they come to a script that takes no longer.
-        let left = events.split_off(outcomes.len().min(events.len()));
+        let left = events.split_off(letters.len().min(events.len()));
         if !left.is_empty() {
-            self.send(Call::Reject(left))?;
+            self.send(Call::Reject(left), false)?;
         }
-        for ((key, cause), outcome) in events.iter().zip(outcomes) {
-            let Some(fields) = outcome else { continue };
+        for ((key, cause), letter) in events.iter().zip(letters) {
+            let Some(letter) = letter else { continue };
             self.log.warn(&format!("{key} is in the dead letters: {cause}"));
-            let fields: Vec<_> = pairs(&fields).collect();
-            let user = fields.iter().find(|(name, _)| *name == "user_id");
-            let rest = fields.iter().skip_while(|(name, _)| *name != "outcome");
-            self.log.add(*key, user.map(|(_, user)| *user), rest.copied());
+            let rejected = outcome::Verdict::Rejected.as_str();
+            let fields = [("outcome", rejected), ("cause", cause.as_str())];
+            self.log.add(*key, letter.user.as_deref(), fields);
         }
         self.session.in_hand.drop(events.iter().map(|(key, _)| *key));
         Ok(())
@@ -539,7 +541,7 @@ impl<'a> Worker<'a> {
             warn_of(&keys, alone.then_some((tries, most)));
         }
         if alone && tries > most {
-            self.send(give_up((keys[0], format!("given_up_after_{most}_tries"))))?;
+            self.send(give_up((keys[0], format!("given_up_after_{most}_tries"))), false)?;
         } else {
             self.send_suspects(group)?;
         }
@@ -619,9 +621,4 @@ fn asked(chunk: &[Asking]) -> impl Iterator<Item = (&BookId, EventId)> {
     chunk
         .iter()
         .flat_map(|one| one.books.iter().map(|book| (&one.event.books[*book], one.event.key.id)))
-}
-
-/// Names and values from a list of both in turn; what is not text is passed over.
-fn pairs(fields: &[Value]) -> impl Iterator<Item = (&str, &str)> {
-    fields.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?)))
 }

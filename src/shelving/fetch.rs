@@ -29,7 +29,9 @@ pub fn command<'a>(
     let (mut last, mut written) = (None, String::new());
     for (book, request) in asked {
         if last != Some(request) {
-            (last, written) = (Some(request), request.to_string());
+            last = Some(request);
+            written.clear();
+            request.push_to(&mut written);
         }
         cmd.arg(book.as_str()).arg(&written);
     }

@@ -17,7 +17,7 @@ use crate::event::{Fault, HandOff};
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
 use crate::lending::reject::{self, Rejected};
-use crate::script::{self, Script, lua, text};
+use crate::script::{self, Reply, Script, lua, text};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("shelve")));
@@ -72,17 +72,24 @@ pub fn run(
 
 fn shelve(session: &Session, connection: &mut Connection, chunk: &[HandOff]) -> Result<(), Error> {
     const DOING: &str = "put books on their shelves";
-    let keys = [&session.lock(), &session.keys.handoffs, &session.keys.shelves];
-    let mut call = SCRIPT.keys(&keys);
-    call = call.arg(&session.token).arg(SHELVING_GROUP).arg(session.decided_events());
-    call = call.arg(&session.keys.bell).arg(session.consumer());
-    for hand_off in chunk {
-        call = call.arg(hand_off.id.to_string()).arg(hand_off.books.len());
-        for book in &hand_off.books {
-            call = call.arg(book.as_str());
+    let command = |by_text| {
+        let keys = &session.keys;
+        let mut cmd = if by_text { SCRIPT.by_text(3) } else { SCRIPT.by_digest(3) };
+        cmd.arg(session.lock()).arg(&keys.handoffs).arg(&keys.shelves);
+        cmd.arg(&session.token).arg(SHELVING_GROUP).arg(session.decided_events());
+        cmd.arg(&keys.bell).arg(session.consumer());
+        let mut id = String::new();
+        for hand_off in chunk {
+            id.clear();
+            hand_off.id.push_to(&mut id);
+            cmd.arg(&id).arg(hand_off.books.len());
+            for book in &hand_off.books {
+                cmd.arg(book.as_str());
+            }
         }
-    }
-    let reply = call.run(connection, DOING)?;
+        cmd
+    };
+    let reply = Reply::read(script::run(connection, command, DOING)?, DOING)?;
     if reply.word != "SHELVED" || reply.rest.len() != chunk.len() {
         return Err(reply.unexpected(DOING));
     }

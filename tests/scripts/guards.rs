@@ -3,7 +3,7 @@
 use library_lending::event::{Action, Event, HandOff};
 use library_lending::ids::EventId;
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{self, Fetched, Finality, Try, Verdict};
+use library_lending::lending::decide::{self, Fetched, Finality, Told, Try, Verdict};
 use library_lending::lending::reject::{self, Rejected};
 use library_lending::outcome;
 use library_lending::shelving::fetch::Answer;
@@ -117,7 +117,7 @@ pub fn waits(verdict: &Verdict) -> Result<String, String> {
 
 /// Whether the outcome has this field.
 pub fn is_done(verdict: &Verdict, name: &str, value: &str) -> Result<(), String> {
-    let Verdict::Done(fields) = verdict else {
+    let Verdict::Done(Told::Fields(fields)) = verdict else {
         return Err(format!("it is not decided: {}", told(verdict)));
     };
     let has = outcome::fields(fields).any(|field| field == (name, value));

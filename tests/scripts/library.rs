@@ -10,7 +10,7 @@ use library_lending::error::Error;
 use library_lending::event::{Action, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId};
 use library_lending::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{self, Try, Verdict};
+use library_lending::lending::decide::{self, Told, Try, Verdict};
 use library_lending::lending::reject::{self, GivenUp};
 use library_lending::session::{Neighbours, Session};
 use library_lending::shelving;
@@ -310,7 +310,7 @@ impl Library {
         self.send("decide", |text| decide::command(&by.session, neighbours, tries, fetch, text))
     }
 
-    /// The verdicts on a chunk of tries.
+    /// The verdicts on a chunk of tries, what is told of decided ones as text.
     pub fn decide(&mut self, by: &Instance, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
         let nobody = Neighbours::default();
         let reply = match self.as_left(by, tries) {
@@ -318,7 +318,12 @@ impl Library {
             None => self.decide_raw(by, &nobody, tries, None),
         };
         let reply = reply.map_err(Error::redis("decide events"))?;
-        Ok(decide::verdicts(reply, tries)?.expect("the answer was left"))
+        let verdicts = decide::verdicts(reply, tries)?.expect("the answer was left");
+        let as_text = |(verdict, one): (_, &Try)| match verdict {
+            Verdict::Done(told) => Verdict::Done(Told::Fields(spelled_out(&told, &one.event))),
+            other => other,
+        };
+        Ok(verdicts.into_iter().zip(tries).map(as_text).collect())
     }
 
     /// The same tries, where they begin with the answers of the last fetch: its number, and with those
@@ -462,4 +467,12 @@ fn entry(value: Value) -> Entry {
 /// A well-formed event from its entry.
 pub fn parsed(action: Action, entry: &Entry) -> Event {
     Event::parse(EventKey { id: entry.id, action }, entry.fields()).unwrap()
+}
+
+/// The fields of an outcome as text, a line for each name and each value.
+fn spelled_out(told: &Told, event: &Event) -> String {
+    let mut room = String::new();
+    let lines: Vec<&str> =
+        told.fields(event, &mut room).flat_map(|(name, value)| [name, value]).collect();
+    lines.join("\n")
 }

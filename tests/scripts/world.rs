@@ -7,7 +7,7 @@ use library_lending::error::Error;
 use library_lending::event::{Action, AnswerWish, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId, UserId};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{Fetched, Finality, TOLD_NO, Try, Verdict};
+use library_lending::lending::decide::{Fetched, Finality, TOLD_NO, Told, Try, Verdict};
 use library_lending::shelving::fetch::Answer;
 
 use crate::library::{Instance, Library};
@@ -225,7 +225,8 @@ impl World {
             let key = one.event.key;
             self.history.push(format!("  {key}: {}", told(&verdict)));
             match verdict {
-                Verdict::Done(fields) => {
+                Verdict::Done(told) => {
+                    let Told::Fields(fields) = told else { panic!("it is not spelled out") };
                     let expect = self.model.expect(key);
                     ensure!(expect != Expect::Wait, "I8: {key} was refused too early");
                     self.decided(&one.event, &fields)?;
@@ -685,7 +686,7 @@ pub fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
 
 pub fn told(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Done(fields) => fields.replace('\n', " "),
+        Verdict::Done(Told::Fields(fields)) => fields.replace('\n', " "),
         other => format!("{other:?}"),
     }
 }
