@@ -43,6 +43,7 @@ pub struct Session {
     pub tried: Arc<Mutex<Vec<EventKey>>>,
     /// Whether this is the first session of the process.
     pub first: bool,
+    lock: String,
     started: Instant,
     // Set once each, never taken back.
     stopping: AtomicBool,
@@ -73,6 +74,7 @@ impl Session {
         first: bool,
     ) -> Self {
         Self {
+            lock: keys.lock(&options.name),
             keys,
             options,
             target,
@@ -96,8 +98,8 @@ impl Session {
     }
 
     /// The key of this instance's lock.
-    pub fn lock(&self) -> String {
-        self.keys.lock(&self.options.name)
+    pub fn lock(&self) -> &str {
+        &self.lock
     }
 
     /// "keep" or "delete" decided events, for scripts.

@@ -313,7 +313,7 @@ impl Keeper<'_> {
             let name = name.to_owned();
             loop {
                 let reply = CLEAR
-                    .keys(&[&self.session.lock(), &name, &self.session.keys.kept_events])
+                    .keys(&[self.session.lock(), &name, &self.session.keys.kept_events])
                     .arg(&self.session.token)
                     .arg(group)
                     .arg(TIDY_PAGE)
@@ -339,7 +339,7 @@ impl Keeper<'_> {
         let until = Instant::now() + TIDY_TIME;
         loop {
             let reply = RETAIN
-                .keys(&[&self.session.lock(), &self.session.keys.outcomes])
+                .keys(&[self.session.lock(), &self.session.keys.outcomes])
                 .arg(&self.session.token)
                 .arg(oldest_ms)
                 .run(&mut self.connection, DOING)?;
@@ -405,7 +405,7 @@ impl Keeper<'_> {
             .map_err(Error::redis(DOING))?;
         for page in page.chunks(TIDY_PAGE) {
             let lock = self.session.lock();
-            let touched = [&lock, &keys.lone_tries, &keys.requests, &keys.returns];
+            let touched = [lock, &keys.lone_tries, &keys.requests, &keys.returns];
             let mut call = OLD_TRIES.keys(&touched).arg(&self.session.token).arg(LENDING_GROUP);
             for (event, _) in page {
                 // What names no event, somebody else has put there.
@@ -427,7 +427,7 @@ impl Keeper<'_> {
         let keys = &self.session.keys;
         let lock = self.session.lock();
         let touched =
-            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
+            [lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
         let mut call = SWEEP.keys(&touched).arg(&self.session.token);
         call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
         for (book, state) in page {

@@ -144,13 +144,7 @@ pub fn resign(session: &Session, connection: &mut Connection) -> Result<i64, Err
     const DOING: &str = "give the lease back";
     let keys = &session.keys;
     let reply = RESIGN
-        .keys(&[
-            &session.lock(),
-            &keys.fetch_answers,
-            &keys.requests,
-            &keys.returns,
-            &keys.handoffs,
-        ])
+        .keys(&[session.lock(), &keys.fetch_answers, &keys.requests, &keys.returns, &keys.handoffs])
         .arg(&session.token)
         .arg(session.consumer())
         .arg(&[LENDING_GROUP, LENDING_GROUP, SHELVING_GROUP])

@@ -47,8 +47,8 @@ pub fn end_others(session: &Session, connection: &mut Connection) -> Result<(), 
 fn try_to_end_others(session: &Session, connection: &mut Connection) -> RedisResult<usize> {
     let lock = session.lock();
     // Whoever has the lease by the time that this arrives is not to lose its readers (I7).
-    redis::cmd("WATCH").arg(&lock).query::<()>(connection)?;
-    let held: Option<Vec<u8>> = redis::cmd("GET").arg(&lock).query(connection)?;
+    redis::cmd("WATCH").arg(lock).query::<()>(connection)?;
+    let held: Option<Vec<u8>> = redis::cmd("GET").arg(lock).query(connection)?;
     let mut others = Vec::new();
     if held.as_deref() == Some(session.token.as_bytes()) {
         let list: Vec<u8> =

@@ -362,7 +362,7 @@ impl Supervisor {
     /// What has to be done before the first event is read.
     fn prepare(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
         readers::end_others(session, control)?;
-        setup::check_permissions(control, &self.keys, &session.lock())?;
+        setup::check_permissions(control, &self.keys, session.lock())?;
         if setup::is_group_lost(control, &self.keys)? {
             // The others notice at once, on their blocking reads; till then their workers go on
             // with events that are about to be delivered anew.

@@ -102,7 +102,7 @@ pub fn note_try(
 ) -> Result<u64, Error> {
     const DOING: &str = "note a try";
     let mut call = LONE_TRY
-        .keys(&[&session.lock(), &session.keys.lone_tries])
+        .keys(&[session.lock(), &session.keys.lone_tries])
         .arg(&session.token)
         .arg(match step {
             TryStep::InGroup => "group",

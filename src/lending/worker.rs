@@ -229,7 +229,7 @@ impl<'a> Worker<'a> {
             let mut faults = Vec::new();
             let chunk = self.next_chunk(&mut faults);
             // First, so that nothing in the call waits for what is decided already.
-            self.reject(faults)?;
+            self.reject(faults);
             let Some((chunk, again)) = chunk else { break };
             self.decide(chunk, again, false)?;
         }
@@ -307,7 +307,8 @@ impl<'a> Worker<'a> {
         }
         let tries = chunk.into_iter().map(Asking::into_try).collect();
         let call = Call::Decide { neighbours: self.session.neighbours(), tries, fetch, again };
-        self.send(call, by_text)
+        self.pack(call, by_text);
+        self.send()
     }
 
     fn command(&self, call: &Call, by_text: bool) -> Cmd {
@@ -325,14 +326,21 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Sends a call, in one write with what is packed already.
-    fn send(&mut self, call: Call, by_text: bool) -> Result<(), Error> {
+    /// Packs a call. It goes out with the next that decides, or when its reply is waited for: calls that
+    /// give up what is malformed, a few for each of these, then cost no write of their own.
+    fn pack(&mut self, call: Call, by_text: bool) {
         self.command(&call, by_text).write_packed_command(&mut self.packed);
+        self.under_way.push_back(call);
+    }
+
+    /// Sends what is packed, in one write.
+    fn send(&mut self) -> Result<(), Error> {
+        if self.packed.is_empty() {
+            return Ok(());
+        }
         let sent = self.connection.send_packed_command(&self.packed);
         self.packed.clear();
-        sent.map_err(Error::redis("send to Redis"))?;
-        self.under_way.push_back(call);
-        Ok(())
+        sent.map_err(Error::redis("send to Redis"))
     }
 
     /// The next reply; none if Redis does not know the script, and has done nothing.
@@ -349,6 +357,7 @@ impl<'a> Worker<'a> {
 
     /// Reads the reply to the next call, if one is under way, and does what follows from it.
     fn answer_one(&mut self) -> Result<(), Error> {
+        self.send()?;
         let Some(mut call) = self.under_way.pop_front() else { return Ok(()) };
         if let Call::Decide { tries, fetch: Some(_), .. } = &mut call
             && let Some(reply) = self.receive()?
@@ -365,7 +374,7 @@ impl<'a> Worker<'a> {
             Call::Decide { tries, again, .. } => self.decided(reply, tries, again)?,
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
-                self.send(Call::Reject(vec![event]), false)?;
+                self.pack(Call::Reject(vec![event]), false);
             }
             Call::Look(event) => self.rejected(reply, vec![event])?,
             Call::Reject(events) => self.rejected(reply, events)?,
@@ -385,9 +394,10 @@ impl<'a> Worker<'a> {
     /// Sends a call whose script Redis does not know, and which has done nothing, with the text.
     fn send_text(&mut self, call: Call) -> Result<(), Error> {
         match call {
-            Call::Decide { tries, again, .. } => self.decide_again(tries, again),
-            call => self.send(call, true),
+            Call::Decide { tries, again, .. } => self.decide_again(tries, again)?,
+            call => self.pack(call, true),
         }
+        Ok(())
     }
 
     /// Sends a call that has done nothing once more, with what it has to find: shelving's answer was
@@ -464,7 +474,7 @@ impl<'a> Worker<'a> {
                 }
                 Verdict::Failed(cause) => {
                     error!(target: LOG, "{key} cannot be worked on: {cause}");
-                    self.send(give_up((key, cause)), false)?;
+                    self.pack(give_up((key, cause)), false);
                 }
             }
         }
@@ -483,16 +493,15 @@ impl<'a> Worker<'a> {
     }
 
     /// Gives malformed events up.
-    fn reject(&mut self, faults: Vec<(EventKey, Fault)>) -> Result<(), Error> {
+    fn reject(&mut self, faults: Vec<(EventKey, Fault)>) {
         for action in [Action::Request, Action::Return] {
             let of_action = faults.iter().filter(|(key, _)| key.action == action);
             let events: Vec<GivenUp> =
                 of_action.map(|(key, fault)| (*key, fault.cause().to_owned())).collect();
             for events in events.chunks(reject::MOST_AT_ONCE) {
-                self.send(Call::Reject(events.to_vec()), false)?;
+                self.pack(Call::Reject(events.to_vec()), false);
             }
         }
-        Ok(())
     }
 
     fn rejected(&mut self, reply: Value, mut events: Vec<GivenUp>) -> Result<(), Error> {
@@ -502,14 +511,15 @@ impl<'a> Worker<'a> {
                     Some(event) if !books.is_empty() => Call::Unfetch(event, books),
                     event => Call::Reject(event.into_iter().collect()),
                 };
-                return self.send(call, false);
+                self.pack(call, false);
+                return Ok(());
             }
             Rejected::Done(letters) => letters,
         };
         // The others are large; they come to a script that takes no longer.
         let left = events.split_off(letters.len().min(events.len()));
         if !left.is_empty() {
-            self.send(Call::Reject(left), false)?;
+            self.pack(Call::Reject(left), false);
         }
         for ((key, cause), letter) in events.iter().zip(letters) {
             let Some(letter) = letter else { continue };
@@ -541,7 +551,7 @@ impl<'a> Worker<'a> {
             warn_of(&keys, alone.then_some((tries, most)));
         }
         if alone && tries > most {
-            self.send(give_up((keys[0], format!("given_up_after_{most}_tries"))), false)?;
+            self.pack(give_up((keys[0], format!("given_up_after_{most}_tries"))), false);
         } else {
             self.send_suspects(group)?;
         }
@@ -590,7 +600,8 @@ impl<'a> Worker<'a> {
             chunk.iter().for_each(|asking| self.busy.add(&asking.event));
             self.decide(chunk, false, false)?;
         }
-        self.reject(faults)
+        self.reject(faults);
+        Ok(())
     }
 }
 

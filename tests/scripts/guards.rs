@@ -196,7 +196,7 @@ fn late(
     args: &[&str],
 ) -> String {
     let lock = by.session.lock();
-    let keys = [&[lock.as_str()], keys].concat();
+    let keys = [&[lock], keys].concat();
     let args = [&[by.session.token.as_str()], args].concat();
     library.words(script, &keys, &args).remove(0)
 }
@@ -620,8 +620,8 @@ fn the_main_storage_hands_a_book_out_once() {
             let keys = library.keys.clone();
             let mut ask = |args: &[&str]| {
                 let args = [&[by.session.token.as_str(), "1", "worker1"], args].concat();
-                let touched = [by.session.lock(), keys.shelves.clone(), keys.fetch_answers.clone()];
-                library.words("fetch", &touched.each_ref().map(String::as_str), &args)
+                let touched = [by.session.lock(), &keys.shelves, &keys.fetch_answers];
+                library.words("fetch", &touched, &args)
             };
             // In one call, and in two.
             let words = ask(&["geb", "5-0", "geb", "6-0"]);

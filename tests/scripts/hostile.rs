@@ -88,7 +88,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             "shelve",
             call(
                 "shelve",
-                &[&lock, &keys.handoffs, &keys.shelves],
+                &[lock, &keys.handoffs, &keys.shelves],
                 &[token, SHELVING_GROUP, "delete", &keys.bell, by.name(), "1-0", "1", "ulysses"],
             ),
         ),
@@ -97,7 +97,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             call(
                 "sweep",
                 &[
-                    &lock,
+                    lock,
                     &keys.book_states,
                     &keys.loans,
                     &keys.handoffs,
@@ -122,7 +122,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             "clear",
             call(
                 "clear",
-                &[&lock, &keys.requests, &keys.kept_events],
+                &[lock, &keys.requests, &keys.kept_events],
                 &[token, LENDING_GROUP, "1", "delete"],
             ),
         ),
@@ -130,7 +130,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             "claim",
             call(
                 "claim",
-                &[&lock, &keys.requests, &other],
+                &[lock, &keys.requests, &other],
                 &[token, LENDING_GROUP, by.name(), "dead", "10", "-", "3", "0"],
             ),
         ),
@@ -139,7 +139,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
             call(
                 "forget",
                 &[
-                    &lock,
+                    lock,
                     &keys.requests,
                     &keys.lock(&"reference".parse().unwrap()),
                     &keys.fetch_answers,
@@ -147,11 +147,8 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
                 &[token, LENDING_GROUP, "reference"],
             ),
         ),
-        (
-            "lone_try",
-            call("lone_try", &[&lock, &keys.lone_tries], &[token, "alone", "request:5-0"]),
-        ),
-        ("renew", call("renew", &[&lock], &[token, "6000"])),
+        ("lone_try", call("lone_try", &[lock, &keys.lone_tries], &[token, "alone", "request:5-0"])),
+        ("renew", call("renew", &[lock], &[token, "6000"])),
     ]
 }
 

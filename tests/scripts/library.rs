@@ -168,8 +168,8 @@ impl Library {
         let keys = self.keys.clone();
         let session = Session::new(keys, *options, target, token, Arc::default(), number == 1);
         let instance = Instance { session: Arc::new(session), number };
-        self.redis.ask::<()>(&["SET", &instance.session.lock(), &instance.session.token]);
-        self.redis.ask::<()>(&["PEXPIRE", &instance.session.lock(), "600000"]);
+        self.redis.ask::<()>(&["SET", instance.session.lock(), &instance.session.token]);
+        self.redis.ask::<()>(&["PEXPIRE", instance.session.lock(), "600000"]);
         instance
     }
 
@@ -180,7 +180,7 @@ impl Library {
 
     /// The instance's lease runs out.
     pub fn lose_lease(&mut self, of: &Instance) {
-        self.redis.ask::<()>(&["DEL", &of.session.lock()]);
+        self.redis.ask::<()>(&["DEL", of.session.lock()]);
     }
 
     // ---- Events.
@@ -389,7 +389,7 @@ impl Library {
         let args = Self::shelve_args(by, handoffs);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let keys = self.keys.clone();
-        self.words("shelve", &[&by.session.lock(), &keys.handoffs, &keys.shelves], &args)
+        self.words("shelve", &[by.session.lock(), &keys.handoffs, &keys.shelves], &args)
     }
 
     /// Moves a request or return to the dead letters; or only looks.
@@ -433,7 +433,7 @@ impl Library {
         let group = if stream == self.keys.handoffs { SHELVING_GROUP } else { LENDING_GROUP };
         let lock = self.keys.lock(&from.parse().unwrap());
         let args = [&by.session.token, group, by.name(), from, "1000", "-", "1000000", "3600000"];
-        self.words("claim", &[&by.session.lock(), stream, &lock], &args)
+        self.words("claim", &[by.session.lock(), stream, &lock], &args)
     }
 
     /// Removes states of books, as they were seen, that mean nothing any more. The step is "look"
@@ -442,7 +442,7 @@ impl Library {
         let keys = self.keys.clone();
         let lock = by.session.lock();
         let touched: [&str; 6] =
-            [&lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
+            [lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
         let mut args: Vec<&str> = vec![&by.session.token, LENDING_GROUP, SHELVING_GROUP, step];
         args.extend(seen.iter().flat_map(|(book, state)| [book.as_str(), state.as_str()]));
         self.words("sweep", &touched, &args)
@@ -453,7 +453,7 @@ impl Library {
         let group = if stream == self.keys.handoffs { SHELVING_GROUP } else { LENDING_GROUP };
         let kept = self.keys.kept_events.clone();
         let args = [&by.session.token, group, "3", by.session.decided_events()];
-        self.words("clear", &[&by.session.lock(), stream, &kept], &args)
+        self.words("clear", &[by.session.lock(), stream, &kept], &args)
     }
 }
 
