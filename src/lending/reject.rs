@@ -92,7 +92,7 @@ pub enum Rejected {
 /// An event that is in the dead letters now.
 #[derive(Debug)]
 pub struct DeadLetter {
-    /// The user that its outcome names.
+    /// The user that its outcome names, if there is one to be shown.
     pub user: Option<String>,
 }
 
@@ -108,7 +108,10 @@ pub fn read(reply: Value) -> Result<Rejected, Error> {
             let letters = reply.rest.into_iter().map(|one| match one {
                 Value::Int(0) => None,
                 // What is no text cannot be shown.
-                user => Some(DeadLetter { user: text(&user).map(str::to_owned) }),
+                user => {
+                    let user = text(&user).filter(|user| !user.is_empty());
+                    Some(DeadLetter { user: user.map(str::to_owned) })
+                }
             });
             Ok(Rejected::Done(letters.collect()))
         }

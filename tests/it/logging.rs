@@ -47,6 +47,30 @@ fn each_outcome_is_one_line_that_says_who_what_and_why_not() {
     assert!(!log.contains('\u{1b}'), "colours: {log}");
 }
 
+/// Of a malformed event the line names the user as far as it can.
+#[test]
+fn who_sent_a_malformed_event_is_named_where_he_can_be() {
+    let (redis, daemon) = library(&Ledger::new());
+    let long = [b'u'; 257];
+    for (user, named, cause) in [
+        (Some(&b"user1"[..]), " by user1", "no_book_ids"),
+        (Some(b"0"), " by 0", "no_book_ids"),
+        (Some(b"1"), " by 1", "no_book_ids"),
+        (Some(b"STALE"), " by STALE", "no_book_ids"),
+        (Some(b"us\ner"), " by us\\u{a}er", "user_id_with_control_character"),
+        (Some(b""), "", "user_id_empty"),
+        (Some(b"\xff"), "", "user_id_not_utf8"),
+        (Some(&long), "", "user_id_too_long"),
+        (None, "", "no_user_id"),
+    ] {
+        let mut fields = vec![("book_ids", &b""[..])];
+        fields.extend(user.map(|user| ("user_id", user)));
+        let id = redis.add(REQUESTS, "*", &fields);
+        let line = format!("INFO  [lending] request {id}{named} REJECTED: {cause}\n");
+        assert!(eventually(DEADLINE, || daemon.log().contains(&line)), "{line}{}", daemon.log());
+    }
+}
+
 /// Who looks for what an instance does looks in that database and under that branch.
 #[test]
 fn the_first_line_says_which_database_and_which_branch_it_works_on() {
