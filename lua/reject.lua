@@ -152,8 +152,8 @@ local function tell(id, cause, fields, answer)
   local outcome = {'event_id', id, 'action', action}
   local user = field(fields, 'user_id')
   -- Somebody may have put megabytes there: they are in the dead letter, once is enough.
-  local named = user and #user <= 256
-  if named then
+  local is_named = user and #user <= 256
+  if is_named then
     outcome[#outcome + 1] = 'user_id'
     outcome[#outcome + 1] = user
   end
@@ -171,7 +171,7 @@ local function tell(id, cause, fields, answer)
       redis.call('PEXPIRE', answer, ARGV[7])
     end
   end
-  return named and user or 1
+  return is_named and user or 1
 end
 
 -- The fields of an event that is pending, and how often it was delivered; nil if it is not.

@@ -216,9 +216,8 @@ pub fn parse_book_ids(list: &[u8]) -> Result<Vec<BookId>, Fault> {
     if list.is_empty() {
         return Err(Fault::NoBookIds);
     }
-    // Counted before anything is allocated for them.
-    let are_too_many = || list.iter().filter(|&&b| b == b',').take(MAX_BOOKS).count() >= MAX_BOOKS;
-    if list.len() >= MAX_BOOKS && are_too_many() {
+    // Before anything is allocated for them; a short list cannot hold so many.
+    if list.len() >= MAX_BOOKS && list.split(|&b| b == b',').nth(MAX_BOOKS).is_some() {
         return Err(Fault::TooManyBookIds);
     }
     let mut books: Vec<BookId> = Vec::new();

@@ -153,24 +153,19 @@ impl EventId {
         }
     }
 
-    /// Appends it as text. By way of [`fmt::Display`] that takes several times as long, and the id of each
-    /// event is written four times.
+    /// Appends it as text. By way of [`fmt::Display`] that takes twice as long, and the id of each event is
+    /// written four times.
     pub fn push_to(self, text: &mut String) {
-        // Writing to a string cannot fail.
-        let _ = self.write_to(text);
-    }
-
-    fn write_to(self, text: &mut impl fmt::Write) -> fmt::Result {
         let mut number = itoa::Buffer::new();
-        text.write_str(number.format(self.ms))?;
-        text.write_char('-')?;
-        text.write_str(number.format(self.seq))
+        text.push_str(number.format(self.ms));
+        text.push('-');
+        text.push_str(number.format(self.seq));
     }
 }
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write_to(f)
+        write!(f, "{}-{}", self.ms, self.seq)
     }
 }
 
@@ -190,9 +185,9 @@ impl FromStr for EventId {
     fn from_str(text: &str) -> Result<Self, NotAnEventId> {
         let (ms, seq) = text.split_once('-').ok_or(NotAnEventId)?;
         // `parse` would take "+5" too, which is no id.
-        let number = |digits: &str| {
-            let digits = Some(digits).filter(|digits| !digits.starts_with('+'));
-            digits.and_then(|digits| digits.parse().ok()).ok_or(NotAnEventId)
+        let number = |digits: &str| match digits.parse() {
+            Ok(number) if !digits.starts_with('+') => Ok(number),
+            _ => Err(NotAnEventId),
         };
         Ok(Self { ms: number(ms)?, seq: number(seq)? })
     }

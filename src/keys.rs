@@ -126,8 +126,8 @@ impl Keys {
     /// Set: the books that a request has reserved so far. We read what the reference application
     /// left there; our own reservations are in [`Keys::book_states`].
     pub fn reservation(&self, event: EventKey) -> String {
-        // Not by `format!`: it takes several times as long, and each event needs this name.
-        const ROOM: usize = 64;
+        // Not by `format!`: it takes more than twice as long, and each event needs this name.
+        const ROOM: usize = "request:".len() + 41 + ":temp".len();
         let mut key = String::with_capacity(self.prefix.len() + ROOM);
         key.push_str(&self.prefix);
         key.push_str("request:");

@@ -4,9 +4,12 @@
 //!
 //! Each script's typed caller stands in the module whose work it does; the texts are in `lua/`.
 
-use redis::{Cmd, ConnectionLike, RedisResult, ToRedisArgs, Value};
+use std::io::Write as _;
+
+use redis::{Cmd, ConnectionLike, RedisResult, RedisWrite, ToRedisArgs, Value};
 
 use crate::error::Error;
+use crate::ids::EventId;
 
 /// The text of a script, put together from files of `lua/` in that order: as Redis gets it, see
 /// [`write_bare`].
@@ -106,19 +109,13 @@ impl Script {
         Call { script: self, keys: keys.len(), parts }
     }
 
-    /// Starts a command that calls this script by its digest: the caller adds `keys` keys, then
-    /// the arguments. For pipelines, where the answer is read later.
-    pub fn by_digest(&self, keys: usize) -> Cmd {
+    /// Begins a call, by digest or, after NOSCRIPT, by text: the caller adds `keys` keys, then the
+    /// arguments.
+    pub fn command(&self, keys: usize, by_text: bool) -> Cmd {
+        let (name, script) = if by_text { ("EVAL", self.text) } else { ("EVALSHA", &*self.digest) };
         // Room for about as many arguments as keys, of some thirty bytes each.
-        let mut cmd = Cmd::with_capacity(2 * keys + 16, 64 * keys + 256);
-        cmd.arg("EVALSHA").arg(&self.digest).arg(keys);
-        cmd
-    }
-
-    /// As [`Script::by_digest`], carrying the text: after NOSCRIPT.
-    pub fn by_text(&self, keys: usize) -> Cmd {
-        let mut cmd = redis::cmd("EVAL");
-        cmd.arg(self.text).arg(keys);
+        let mut cmd = Cmd::with_capacity(2 * keys + 16, script.len() + 64 * keys + 256);
+        cmd.arg(name).arg(script).arg(keys);
         cmd
     }
 }
@@ -140,11 +137,7 @@ impl Call<'_> {
         doing: &'static str,
     ) -> Result<Reply, Error> {
         let command = |by_text| {
-            let mut cmd = if by_text {
-                self.script.by_text(self.keys)
-            } else {
-                self.script.by_digest(self.keys)
-            };
+            let mut cmd = self.script.command(self.keys, by_text);
             for part in &self.parts {
                 cmd.arg(part.as_slice());
             }
@@ -179,6 +172,17 @@ pub fn unless_refused(reply: Value) -> RedisResult<Value> {
     match reply {
         Value::ServerError(error) => Err(error.into()),
         reply => Ok(reply),
+    }
+}
+
+impl ToRedisArgs for EventId {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        let mut number = itoa::Buffer::new();
+        let mut arg = out.writer_for_next_arg();
+        // Writing to memory cannot fail.
+        let _ = arg.write_all(number.format(self.ms).as_bytes());
+        let _ = arg.write_all(b"-");
+        let _ = arg.write_all(number.format(self.seq).as_bytes());
     }
 }
 

@@ -344,7 +344,7 @@ pub fn contents(
     }
     let mut pipe = redis::pipe();
     for id in ids {
-        pipe.cmd("XRANGE").arg(stream).arg(id.to_string()).arg(id.to_string());
+        pipe.cmd("XRANGE").arg(stream).arg(id).arg(id);
     }
     let found: Vec<Value> = pipe.query(connection).map_err(Error::redis(DOING))?;
     ids.iter()

@@ -297,7 +297,7 @@ fn watch(connection: &mut Connection, key: &str) -> Result<(), Error> {
 fn remove(pipe: &mut redis::Pipeline, key: &str, letter: &Letter) {
     let cmd = pipe.cmd("XDEL").arg(key);
     for id in &letter.ids {
-        cmd.arg(id.to_string());
+        cmd.arg(id);
     }
 }
 

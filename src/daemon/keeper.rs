@@ -413,7 +413,7 @@ impl Keeper<'_> {
                 if let Some((action, id)) = parts
                     && let Ok(id) = id.parse::<EventId>()
                 {
-                    call = call.arg(event).arg(action).arg(id.to_string());
+                    call = call.arg(event).arg(action).arg(id);
                 }
             }
             call.run(&mut self.connection, DOING)?;

@@ -152,7 +152,7 @@ fn push_line<'a>(
 ) -> bool {
     let mut refused = false;
     let mut separator = ": ";
-    // Writing to a string cannot fail.
+    // Not by write!, which takes longer: each event has such a line.
     for part in ["INFO  [", crate::lending::LOG, "] ", key.action.as_str(), " "] {
         line.push_str(part);
     }

@@ -15,7 +15,7 @@ use crate::event::{Action, Event};
 /// a moment's wait and no copy of every book's name.
 #[derive(Debug)]
 pub struct Busy {
-    /// Of the hashes; a random one, lest somebody choose books that have the same.
+    /// Of the hashes; random, lest somebody choose books whose hashes are the same.
     seed: u64,
     requests: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
 }
@@ -62,11 +62,6 @@ impl Busy {
                 }
             }
         }
-    }
-
-    /// Whether nothing is under way.
-    pub fn is_empty(&self) -> bool {
-        self.requests.is_empty()
     }
 
     /// Whether a request asks for a book that one under way asks for.

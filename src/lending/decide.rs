@@ -1,5 +1,6 @@
 //! Typed calls of decide.lua: a chunk of tries out, a verdict on each back.
 
+use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use redis::{Cmd, Value};
@@ -83,9 +84,9 @@ pub enum Verdict {
 /// What there is to tell of an event that is decided.
 #[derive(Debug)]
 pub enum Told {
-    /// It had all that it asked for. So many books does the user have now.
+    /// All went as asked. The number: how many books the user has now.
     All(i64),
-    /// A request whose books are all lent to others. So many books does the user have.
+    /// A request whose books are all lent to others. The number: how many books the user has.
     NothingLeft(i64),
     /// Anything else: the outcome's fields from `outcome` on, see [`outcome::fields`].
     Fields(String),
@@ -93,39 +94,36 @@ pub enum Told {
 
 impl Told {
     /// The outcome's fields from `outcome` on, names and values. What has to be put together for them
-    /// is written to `room`.
+    /// is written to `buffer`.
     pub fn fields<'a>(
         &'a self,
         event: &Event,
-        room: &'a mut String,
+        buffer: &'a mut String,
     ) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let outcome = match (self, event.key.action) {
-            (Self::All(_), Action::Request) => outcome::Verdict::Accepted,
-            (Self::All(_), Action::Return) => outcome::Verdict::Returned,
-            _ => outcome::Verdict::Denied,
-        };
-        let (cause, list, in_hand) = match self {
-            Self::All(in_hand) => (None, "book_ids", *in_hand),
-            Self::NothingLeft(in_hand) => {
-                (Some(("cause", "none_available")), "lent_to_another", *in_hand)
+        use outcome::Verdict::{Accepted, Denied, Returned};
+        let (outcome, cause, list, in_hand) = match (self, event.key.action) {
+            (Self::All(in_hand), Action::Request) => (Accepted, None, "book_ids", *in_hand),
+            (Self::All(in_hand), Action::Return) => (Returned, None, "book_ids", *in_hand),
+            (Self::NothingLeft(in_hand), _) => {
+                (Denied, Some(("cause", "none_available")), "lent_to_another", *in_hand)
             }
-            Self::Fields(fields) => {
+            (Self::Fields(fields), _) => {
                 return [None; 4].into_iter().flatten().chain(outcome::fields(fields));
             }
         };
-        room.clear();
+        buffer.clear();
         for (n, book) in event.books.iter().enumerate() {
             if n > 0 {
-                room.push(',');
+                buffer.push(',');
             }
-            room.push_str(book.as_str());
+            buffer.push_str(book.as_str());
         }
-        let end = room.len();
-        room.push_str(itoa::Buffer::new().format(in_hand));
-        let (books, in_hand) = room.split_at(end);
+        let end = buffer.len();
+        buffer.push_str(itoa::Buffer::new().format(in_hand));
+        let (books, in_hand) = buffer.split_at(end);
         let outcome = Some(("outcome", outcome.as_str()));
         let known = [outcome, cause, Some((list, books)), Some(("in_hand", in_hand))];
-        // There is no field in no text.
+        // With nothing behind it, so that both ways are of one type.
         known.into_iter().flatten().chain(outcome::fields(""))
     }
 }
@@ -142,8 +140,7 @@ pub fn command(
     let keys = &session.keys;
     let answers = tries.iter().filter(|one| one.event.answer.ttl_ms() > 0).count();
     let number_of_keys = 11 + 2 * tries.len() + answers;
-    let mut cmd =
-        if by_text { SCRIPT.by_text(number_of_keys) } else { SCRIPT.by_digest(number_of_keys) };
+    let mut cmd = SCRIPT.command(number_of_keys, by_text);
     cmd.arg(session.lock()).arg(&keys.requests).arg(&keys.returns).arg(&keys.handoffs);
     cmd.arg(&keys.loans).arg(&keys.book_states).arg(&keys.storage);
     cmd.arg(&keys.outcomes).arg(&keys.ties).arg(&keys.books_of_users).arg(&keys.fetch_answers);
@@ -160,7 +157,6 @@ pub fn command(
     for names in [&neighbours.silent, &neighbours.reference] {
         cmd.arg(names.len()).arg(names);
     }
-    let mut id = String::new();
     // Few events differ in their form from the last one of their kind.
     let mut forms = [const { (None, String::new()) }; 2];
     for Try { event, doubt, fetched } in tries {
@@ -186,16 +182,11 @@ pub fn command(
         if *last != form {
             *last = form;
             written.clear();
-            let (mut number, mut ms) = (itoa::Buffer::new(), itoa::Buffer::new());
-            let (books, ttl_ms) = (number.format(books), ms.format(ttl_ms));
-            for word in [action.as_str(), " ", books, " ", said, " ", ttl_ms, " ", sure] {
-                written.push_str(word);
-            }
+            // Writing to a string cannot fail.
+            let _ = write!(written, "{action} {books} {said} {ttl_ms} {sure}");
         }
         cmd.arg(&*written);
-        id.clear();
-        event.key.id.push_to(&mut id);
-        cmd.arg(&id).arg(event.user.as_str());
+        cmd.arg(event.key.id).arg(event.user.as_str());
         if !doubt.is_empty() {
             cmd.arg(doubt);
         }

@@ -141,6 +141,7 @@ impl Merge {
     fn take_ready(&mut self, batch: Vec<Delivered>) -> Vec<Delivered> {
         let mut ready = self.take_all();
         ready.extend(batch);
+        // Each stream is in order already, and the stable sort merges such runs.
         ready.sort_by_key(|delivered| delivered.key);
         if let Some(until) = self.until() {
             let first_ahead = ready.partition_point(|delivered| delivered.key <= until);

@@ -41,7 +41,7 @@ fn build(session: &Session, step: &str, events: &[GivenUp], by_text: bool) -> Cm
     let stream = (keys.stream(action), LENDING_GROUP, action.as_str());
     let mut cmd = begin(session, stream, step, of_each, by_text);
     for (key, cause) in events {
-        cmd.arg(key.id.to_string()).arg(cause);
+        cmd.arg(key.id).arg(cause);
     }
     cmd
 }
@@ -52,7 +52,7 @@ pub fn hand_off_command(session: &Session, id: EventId, cause: &str, by_text: bo
     let stream = &session.keys.handoffs;
     let of_each = [[stream.clone(), stream.clone()]].into_iter();
     let mut cmd = begin(session, (stream, SHELVING_GROUP, "handoff"), "reject", of_each, by_text);
-    cmd.arg(id.to_string()).arg(cause);
+    cmd.arg(id).arg(cause);
     cmd
 }
 
@@ -66,7 +66,7 @@ fn begin(
 ) -> Cmd {
     let keys = &session.keys;
     let number = KEYS + KEYS_OF_EACH * of_each.len();
-    let mut cmd = if by_text { SCRIPT.by_text(number) } else { SCRIPT.by_digest(number) };
+    let mut cmd = SCRIPT.command(number, by_text);
     cmd.arg(session.lock()).arg(stream).arg(&keys.dead_letters).arg(&keys.outcomes);
     cmd.arg(&keys.handoffs).arg(&keys.book_states).arg(&keys.storage).arg(&keys.loans);
     cmd.arg(&keys.lone_tries).arg(&keys.ties);
@@ -107,7 +107,7 @@ pub fn read(reply: Value) -> Result<Rejected, Error> {
         "DONE" => {
             let letters = reply.rest.into_iter().map(|one| match one {
                 Value::Int(0) => None,
-                // What is no text cannot be shown.
+                // 1 if it names none; and what is no text cannot be shown.
                 user => {
                     let user = text(&user).filter(|user| !user.is_empty());
                     Some(DeadLetter { user: user.map(str::to_owned) })

@@ -140,10 +140,9 @@ pub struct Worker<'a> {
     fetches: u64,
     ask_first: bool,
     log: OutcomeLog,
-    /// What is to be sent with the next call; empty between two of them. Kept for its memory, as is the
-    /// next.
+    /// Calls under way that are packed and not sent yet. Kept for its memory, as is the next.
     packed: Vec<u8>,
-    room_for_fields: String,
+    outcome_text: String,
     has_failed: bool,
 }
 
@@ -163,7 +162,7 @@ impl<'a> Worker<'a> {
             ask_first: true,
             log: OutcomeLog::new(session.options.log_outcomes),
             packed: Vec::new(),
-            room_for_fields: String::new(),
+            outcome_text: String::new(),
             has_failed: false,
         }
     }
@@ -226,11 +225,7 @@ impl<'a> Worker<'a> {
             return Ok(true);
         }
         while self.under_way.len() < DEPTH {
-            let mut faults = Vec::new();
-            let chunk = self.next_chunk(&mut faults);
-            // First, so that nothing in the call waits for what is decided already.
-            self.reject(faults);
-            let Some((chunk, again)) = chunk else { break };
+            let Some((chunk, again)) = self.next_chunk() else { break };
             self.decide(chunk, again, false)?;
         }
         self.answer_one()?;
@@ -238,8 +233,8 @@ impl<'a> Worker<'a> {
     }
 
     /// What is to be decided next: what is due in the waiting room (again), else what has come, oldest
-    /// first. Malformed events that are met on the way are put aside: they wait for nothing.
-    fn next_chunk(&mut self, faults: &mut Vec<(EventKey, Fault)>) -> Option<(Vec<Asking>, bool)> {
+    /// first. Malformed events that are met on the way are given up: they wait for nothing.
+    fn next_chunk(&mut self) -> Option<(Vec<Asking>, bool)> {
         let batch = self.session.options.batch;
         if !self.under_way.iter().any(Call::is_again) {
             // Nobody overtakes an older one for the same book that is under way.
@@ -251,6 +246,7 @@ impl<'a> Worker<'a> {
             }
         }
         let mut chunk: Vec<Asking> = Vec::new();
+        let mut faults = Vec::new();
         let mut books = 0;
         while chunk.len() < batch && books < CHUNK_BOOKS {
             let Some(delivered) = self.fresh.pop_front() else { break };
@@ -277,6 +273,8 @@ impl<'a> Worker<'a> {
                 Content::Fault(fault) => faults.push((delivered.key, fault)),
             }
         }
+        // First, so that nothing in the chunk waits for what is decided already.
+        self.reject(faults);
         if chunk.is_empty() {
             return None;
         }
@@ -326,8 +324,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Packs a call. It goes out with the next that decides, or when its reply is waited for: calls that
-    /// give up what is malformed, a few for each of these, then cost no write of their own.
+    /// Packs a call. It goes out with the next one that decides, or before the next reply is read: to
+    /// give up the few malformed events of a chunk then costs no write of its own.
     fn pack(&mut self, call: Call, by_text: bool) {
         self.command(&call, by_text).write_packed_command(&mut self.packed);
         self.under_way.push_back(call);
@@ -446,7 +444,7 @@ impl<'a> Worker<'a> {
             }
             match verdict {
                 Verdict::Done(told) => {
-                    let fields = told.fields(&one.event, &mut self.room_for_fields);
+                    let fields = told.fields(&one.event, &mut self.outcome_text);
                     self.log.add(key, Some(one.event.user.as_str()), fields);
                     gone.push(one.event);
                 }

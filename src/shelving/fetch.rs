@@ -22,7 +22,7 @@ pub fn command<'a>(
     number: u64,
     by_text: bool,
 ) -> Cmd {
-    let mut cmd = if by_text { SCRIPT.by_text(3) } else { SCRIPT.by_digest(3) };
+    let mut cmd = SCRIPT.command(3, by_text);
     cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.keys.fetch_answers);
     cmd.arg(&session.token).arg(number).arg(session.consumer());
     // A request's books stand side by side: its id is written once.
@@ -83,10 +83,10 @@ pub fn undo_command<'a>(
     fetched: impl IntoIterator<Item = (&'a [u8], EventId)>,
     by_text: bool,
 ) -> Cmd {
-    let mut cmd = if by_text { UNDO.by_text(2) } else { UNDO.by_digest(2) };
+    let mut cmd = UNDO.command(2, by_text);
     cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.token);
     for (book, request) in fetched {
-        cmd.arg(book).arg(request.to_string());
+        cmd.arg(book).arg(request);
     }
     cmd
 }

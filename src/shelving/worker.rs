@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::shelving::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, warn};
-use redis::Connection;
+use redis::{Cmd, Connection};
 
 use super::reader::Delivered;
 use crate::error::Error;
@@ -70,26 +70,26 @@ pub fn run(
     Ok(())
 }
 
+/// The command that puts the books of hand-offs on their shelves.
+pub fn command(session: &Session, chunk: &[HandOff], by_text: bool) -> Cmd {
+    let keys = &session.keys;
+    let mut cmd = SCRIPT.command(3, by_text);
+    cmd.arg(session.lock()).arg(&keys.handoffs).arg(&keys.shelves);
+    cmd.arg(&session.token).arg(SHELVING_GROUP).arg(session.decided_events());
+    cmd.arg(&keys.bell).arg(session.consumer());
+    for hand_off in chunk {
+        cmd.arg(hand_off.id).arg(hand_off.books.len());
+        for book in &hand_off.books {
+            cmd.arg(book.as_str());
+        }
+    }
+    cmd
+}
+
 fn shelve(session: &Session, connection: &mut Connection, chunk: &[HandOff]) -> Result<(), Error> {
     const DOING: &str = "put books on their shelves";
-    let command = |by_text| {
-        let keys = &session.keys;
-        let mut cmd = if by_text { SCRIPT.by_text(3) } else { SCRIPT.by_digest(3) };
-        cmd.arg(session.lock()).arg(&keys.handoffs).arg(&keys.shelves);
-        cmd.arg(&session.token).arg(SHELVING_GROUP).arg(session.decided_events());
-        cmd.arg(&keys.bell).arg(session.consumer());
-        let mut id = String::new();
-        for hand_off in chunk {
-            id.clear();
-            hand_off.id.push_to(&mut id);
-            cmd.arg(&id).arg(hand_off.books.len());
-            for book in &hand_off.books {
-                cmd.arg(book.as_str());
-            }
-        }
-        cmd
-    };
-    let reply = Reply::read(script::run(connection, command, DOING)?, DOING)?;
+    let reply = script::run(connection, |by_text| command(session, chunk, by_text), DOING)?;
+    let reply = Reply::read(reply, DOING)?;
     if reply.word != "SHELVED" || reply.rest.len() != chunk.len() {
         return Err(reply.unexpected(DOING));
     }

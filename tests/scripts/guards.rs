@@ -529,11 +529,11 @@ fn an_event_that_is_decided_is_not_rejected() {
         give(library, &by, &kim);
         let both = [geb.key, kim.key].map(|key| (key, "late".to_owned()));
         let reply = library.reject_all(&by, &both).unwrap();
-        let Rejected::Done(outcomes) = reject::read(reply).unwrap() else {
+        let Rejected::Done(letters) = reject::read(reply).unwrap() else {
             return Err("nothing is done".into());
         };
-        let rejected: Vec<bool> = outcomes.iter().map(Option::is_some).collect();
-        ensure!(rejected == [false, true], "{outcomes:?}");
+        let rejected: Vec<bool> = letters.iter().map(Option::is_some).collect();
+        ensure!(rejected == [false, true], "{letters:?}");
         is_sound(library)
     });
 }

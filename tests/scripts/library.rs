@@ -293,10 +293,7 @@ impl Library {
 
     /// Calls a script; its reply as words.
     pub fn words(&mut self, script: &str, keys: &[&str], args: &[&str]) -> Vec<String> {
-        match self.eval(script, keys, args) {
-            Ok(Value::Array(list)) => list.iter().map(show).collect(),
-            other => panic!("{script}: {other:?}"),
-        }
+        words(script, self.eval(script, keys, args))
     }
 
     /// The raw reply to a chunk of tries, sent behind the fetch of that number, if any.
@@ -310,7 +307,7 @@ impl Library {
         self.send("decide", |text| decide::command(&by.session, neighbours, tries, fetch, text))
     }
 
-    /// The verdicts on a chunk of tries, what is told of decided ones as text.
+    /// The verdicts on a chunk of tries; outcomes are written out as text.
     pub fn decide(&mut self, by: &Instance, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
         let nobody = Neighbours::default();
         let reply = match self.as_left(by, tries) {
@@ -371,25 +368,11 @@ impl Library {
         self.fetches
     }
 
-    /// The keys and arguments that shelve.lua is called with.
-    pub fn shelve_args(by: &Instance, handoffs: &[HandOff]) -> Vec<String> {
-        let session = &by.session;
-        let mut args = vec![session.token.clone(), SHELVING_GROUP.into()];
-        args.push(session.decided_events().into());
-        args.extend([session.keys.bell.clone(), session.consumer().into()]);
-        for handoff in handoffs {
-            args.extend([handoff.id.to_string(), handoff.books.len().to_string()]);
-            args.extend(handoff.books.iter().map(ToString::to_string));
-        }
-        args
-    }
-
     /// Puts the books of hand-offs on their shelves; the reply's words.
     pub fn shelve(&mut self, by: &Instance, handoffs: &[HandOff]) -> Vec<String> {
-        let args = Self::shelve_args(by, handoffs);
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let keys = self.keys.clone();
-        self.words("shelve", &[by.session.lock(), &keys.handoffs, &keys.shelves], &args)
+        let reply =
+            self.send("shelve", |text| shelving::worker::command(&by.session, handoffs, text));
+        words("shelve", reply)
     }
 
     /// Moves a request or return to the dead letters; or only looks.
@@ -475,4 +458,11 @@ fn spelled_out(told: &Told, event: &Event) -> String {
     let lines: Vec<&str> =
         told.fields(event, &mut room).flat_map(|(name, value)| [name, value]).collect();
     lines.join("\n")
+}
+
+fn words(script: &str, reply: Result<Value, RedisError>) -> Vec<String> {
+    match reply {
+        Ok(Value::Array(list)) => list.iter().map(show).collect(),
+        other => panic!("{script}: {other:?}"),
+    }
 }
