@@ -13,7 +13,7 @@ use std::time::Duration;
 use redis::io::tcp::TcpSettings;
 use redis::{
     Client, Cmd, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, ErrorKind,
-    FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError, Value,
+    FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, Value,
 };
 
 use crate::cli::{Arg, Args, Usage, shell_word};
@@ -148,8 +148,13 @@ impl ConnectArgs {
             None => text("LIBRARY_ADDRESS")?.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()),
         };
         let mut info = parse_address(&address)?;
-        // The library's name is shown in CLIENT LIST only, and telling it costs a round trip.
-        let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
+        // The library's name is shown in CLIENT LIST only, and telling it costs a round trip. An address
+        // may ask for RESP3, in which Redis puts some replies into other types; nothing here needs those.
+        let mut settings = info
+            .redis_settings()
+            .clone()
+            .set_skip_set_lib_name()
+            .set_protocol(ProtocolVersion::RESP2);
         if let Some(db) = self.db {
             settings = settings.set_db(db);
         }

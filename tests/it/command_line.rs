@@ -77,3 +77,20 @@ fn the_address_may_be_a_url_or_the_path_of_a_socket() {
         assert_eq!(daemon.stop(), 0);
     }
 }
+
+/// `libraryd` could not take INFO apart, which RESP3 has another type for, and tried again until it worked.
+#[test]
+fn an_address_that_asks_for_resp3_serves_as_well() {
+    let redis = Redis::tcp(&[]);
+    let address = format!("{}/?protocol=resp3", redis.url());
+    let at = ["--address", &address];
+    let daemon = Daemon::start(&redis, &[&at, &["worker1"][..]].concat());
+    for args in [&["request", "user1", "geb"][..], &["loans", "user1"], &["history"]] {
+        let said = TestCommand::library_req(&redis, &[args, &at].concat()).exits(0);
+        assert!(said.stdout.contains("geb"), "{said}");
+    }
+    for args in [&["status"][..], &["check"], &["dead-letters", "list"]] {
+        TestCommand::library_admin(&redis, &[args, &at].concat()).exits(0);
+    }
+    drop(daemon);
+}

@@ -41,8 +41,9 @@ fn beginning() -> Ledger {
 /// The events, by the second half of their ids: an acceptance from the shelf and from storage, one
 /// in part, both denials (with books that go back to storage and to the shelves), a return that
 /// refills storage and hands the rest over, a return of nothing, a hand-off and a request for its
-/// book.
-const EVENTS: [(&str, &str, &str); 9] = [
+/// book, and a malformed one of each kind, which in a batch are given up in the write that decides the
+/// others.
+const EVENTS: [(&str, &str, &str); 11] = [
     (REQUESTS, "whole", "new1,stored1,stored2"),
     (REQUESTS, "part", "new2,lent"),
     (REQUESTS, "none", "lent"),
@@ -52,6 +53,8 @@ const EVENTS: [(&str, &str, &str); 9] = [
     (RETURNS, "none", "elsewhere"),
     (SHELVING, "", "handed"),
     (REQUESTS, "shelf", "handed,new6"),
+    (REQUESTS, "fumbler", ""),
+    (RETURNS, "fumbler", ""),
 ];
 
 fn send(redis: &Redis, n: usize) {
@@ -106,6 +109,8 @@ fn outcomes() -> Vec<Fields> {
         ),
         give_back(6, "unchanged", &[("not_lent", "elsewhere"), ("in_hand", "0")]),
         request(8, "accepted", &[("book_ids", "handed,new6"), ("in_hand", "2")]),
+        request(9, "rejected", &[("cause", "no_book_ids")]),
+        give_back(10, "rejected", &[("cause", "no_book_ids")]),
     ]
 }
 
@@ -133,7 +138,7 @@ fn assert_as_expected(redis: &Redis, sending: Sending) {
     beginning().replay(&came);
     came.sort_by_key(|outcome| numbers(&outcome["event_id"]));
     assert_eq!(came, outcomes());
-    assert_eq!(redis.length(DEAD_LETTERS), 0);
+    assert_eq!(redis.length(DEAD_LETTERS), 2);
     let (ledger, expected) = (redis.ledger(), end());
     assert_eq!((&ledger.loans, &ledger.counts), (&expected.loans, &expected.counts));
     if sending == Sending::Single {
@@ -193,9 +198,10 @@ fn run(redis: &Redis, series: Series, number: usize) -> bool {
 }
 
 fn every_series() -> VecDeque<Series> {
-    const KINDS: [&str; 10] = [
+    const KINDS: [&str; 11] = [
         "fetch",
         "decide",
+        "reject",
         "read",
         "shelve",
         "read hand-offs",
@@ -254,7 +260,8 @@ fn whatever_the_point_at_which_a_link_or_a_process_dies_the_outcomes_are_the_sam
     for (kind, least) in [
         ("fetch", 5 * (6 + 2)),
         ("decide", 5 * (8 + 3)),
-        ("read", 4 * (8 + 1)),
+        ("reject", 5 * (2 + 2)),
+        ("read", 4 * (10 + 1)),
         ("shelve", 5 * (3 + 2)),
         ("read hand-offs", 4 * (3 + 2)),
         ("acquire", 5 * 2),
