@@ -107,8 +107,8 @@ pub fn take(
     slice: Duration,
 ) -> Result<Option<Outcome>, Error> {
     const DOING: &str = "read the answer";
-    // To Redis, 0 is for ever.
-    let slice = slice.max(Duration::from_millis(1));
+    // To Redis, 0 is for ever; and 6.2 takes 0.001 seconds for 0 milliseconds, since it rounds down.
+    let slice = slice.max(Duration::from_millis(2));
     connection.set_read_timeout(Some(slice + GRACE)).map_err(Error::redis(DOING))?;
     let answer: Option<Vec<u8>> = redis::cmd("BLMOVE")
         .arg(key)
