@@ -153,9 +153,7 @@ fn push_line<'a>(
     let mut refused = false;
     let mut separator = ": ";
     // Not by write!, which takes longer: each event has such a line.
-    for part in ["INFO  [", crate::lending::LOG, "] ", key.action.as_str(), " "] {
-        line.push_str(part);
-    }
+    line.extend(["INFO  [", crate::lending::LOG, "] ", key.action.as_str(), " "]);
     key.id.push_to(line);
     if let Some(user) = user {
         line.push_str(" by ");

@@ -362,7 +362,7 @@ impl<'a> Worker<'a> {
         {
             self.fetched(reply, tries)?;
         }
-        let Some(reply) = self.receive()? else { return self.send_text(call) };
+        let Some(reply) = self.receive()? else { return self.call_by_text(call) };
         if matches!(&call, Call::Decide { tries, .. } if tries.len() <= FEW) {
             // Those who wait for the outcome first, if they are to run on this CPU: Redis has sent it to
             // them as well.
@@ -389,8 +389,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Sends a call whose script Redis does not know, and which has done nothing, with the text.
-    fn send_text(&mut self, call: Call) -> Result<(), Error> {
+    /// Calls a script that Redis does not know once more, with its text: the call has done nothing.
+    fn call_by_text(&mut self, call: Call) -> Result<(), Error> {
         match call {
             Call::Decide { tries, again, .. } => self.decide_again(tries, again)?,
             call => self.pack(call, true),

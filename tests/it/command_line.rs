@@ -84,7 +84,7 @@ fn an_address_that_asks_for_resp3_serves_as_well() {
     let redis = Redis::tcp(&[]);
     let address = format!("{}/?protocol=resp3", redis.url());
     let at = ["--address", &address];
-    let daemon = Daemon::start(&redis, &[&at, &["worker1"][..]].concat());
+    let _daemon = Daemon::start(&redis, &[&at, &["worker1"][..]].concat());
     for args in [&["request", "user1", "geb"][..], &["loans", "user1"], &["history"]] {
         let said = TestCommand::library_req(&redis, &[args, &at].concat()).exits(0);
         assert!(said.stdout.contains("geb"), "{said}");
@@ -92,5 +92,4 @@ fn an_address_that_asks_for_resp3_serves_as_well() {
     for args in [&["status"][..], &["check"], &["dead-letters", "list"]] {
         TestCommand::library_admin(&redis, &[args, &at].concat()).exits(0);
     }
-    drop(daemon);
 }
