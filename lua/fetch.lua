@@ -11,39 +11,38 @@
 -- KEYS  1 the instance's lock   2 main storage (hash: book that is out -> request that has it)
 --       3 answers (hash: instance -> the last one)
 -- ARGV  1 token of the lease    2 number of this fetch   3 the instance
---       then in turn: a book, the request that asks for it
+--       then books, and for each of them the request that asks for it
 -- Returns {"FENCED"} | {"ALL"} (every book was on its shelf and is handed out now)
---       | {"FETCHED", for each pair "yes" (it was on its shelf and is handed out now), "again" (it
+--       | {"FETCHED", for each book "yes" (it was on its shelf and is handed out now), "again" (it
 --         was handed out to this request before) or the request that it is out for}
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 
-local FIRST = 4
+-- So many arguments stand before the books.
+local BEFORE = 3
+local n = (#ARGV - BEFORE) / 2
 local reply, taken, out = {'FETCHED'}, {}, {}
 -- Lua's stack bounds the arguments of one call. SLICE is even: a pair stays together.
 local SLICE = 2000
-for first = FIRST, #ARGV, SLICE do
-  local last = math.min(first + SLICE - 1, #ARGV)
-  local books = {}
-  for at = first, last, 2 do
-    books[#books + 1] = ARGV[at]
-  end
-  for n, request in ipairs(redis.call('HMGET', KEYS[2], unpack(books))) do
-    local book, asking = books[n], ARGV[first + 2 * n - 1]
-    local has = out[book] or request
+for first = 1, n, SLICE do
+  local last = math.min(first + SLICE - 1, n)
+  local requests = redis.call('HMGET', KEYS[2], unpack(ARGV, BEFORE + first, BEFORE + last))
+  for k = first, last do
+    local book, asking = ARGV[BEFORE + k], ARGV[BEFORE + n + k]
+    local has = out[book] or requests[k - first + 1]
     if not has then
       out[book] = asking
       taken[#taken + 1] = book
       taken[#taken + 1] = asking
     end
     -- What somebody else has put there need not be a request's id: then it stands for nobody.
-    reply[#reply + 1] = not has and 'yes' or has == asking and 'again'
+    reply[k + 1] = not has and 'yes' or has == asking and 'again'
       or string.find(has, '^%d+%-%d+$') and has or '?'
   end
 end
-local all = #taken == #ARGV - FIRST + 1
+local all = #taken == 2 * n
 local left = ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. (all and '' or cmsgpack.pack(reply))
 -- Before the books: it fails where somebody has put something else there, and then none is out.
 redis.call('HSET', KEYS[3], ARGV[3], left)

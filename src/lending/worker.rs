@@ -626,7 +626,7 @@ fn give_up(event: GivenUp) -> Call {
 }
 
 /// The books that shelving is asked for, and for which request each.
-fn asked(chunk: &[Asking]) -> impl Iterator<Item = (&BookId, EventId)> {
+fn asked(chunk: &[Asking]) -> impl Iterator<Item = (&BookId, EventId)> + Clone {
     chunk
         .iter()
         .flat_map(|one| one.books.iter().map(|book| (&one.event.books[*book], one.event.key.id)))

@@ -18,22 +18,25 @@ static UNDO: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("unfetch")));
 /// left for the call behind it, see [`Answer::Left`].
 pub fn command<'a>(
     session: &Session,
-    asked: impl IntoIterator<Item = (&'a BookId, EventId)>,
+    asked: impl Iterator<Item = (&'a BookId, EventId)> + Clone,
     number: u64,
     by_text: bool,
 ) -> Cmd {
     let mut cmd = SCRIPT.command(3, by_text);
     cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.keys.fetch_answers);
     cmd.arg(&session.token).arg(number).arg(session.consumer());
+    for (book, _) in asked.clone() {
+        cmd.arg(book.as_str());
+    }
     // A request's books stand side by side: its id is written once.
     let (mut last, mut written) = (None, String::new());
-    for (book, request) in asked {
+    for (_, request) in asked {
         if last != Some(request) {
             last = Some(request);
             written.clear();
             request.push_to(&mut written);
         }
-        cmd.arg(book.as_str()).arg(&written);
+        cmd.arg(&written);
     }
     cmd
 }
