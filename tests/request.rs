@@ -1339,6 +1339,45 @@ fn an_outcome_is_found_in_the_stream_too_and_an_unknown_event_is_said_to_be_unkn
     assert!(ended.err.contains("nothing is known about event"), "{ended:?}");
 }
 
+/// The event of a batch or a request has the sequence number 1000000 and the outcome of the same
+/// millisecond 0: three in five requests that were decided in their millisecond were unknown once their
+/// answer had run out. And while ids are ahead of the clock, which was put back, all were.
+#[test]
+fn an_outcome_is_found_that_has_a_smaller_id_than_its_event() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let fields = ["outcome", "returned", "book_ids", "geb"];
+    record(&mut db, "3000-0", "return:9000-0", "ahead", &fields);
+    record(&mut db, "5000-0", "return:5000-1000000", "quick", &fields);
+    server.run(&["outcome", "5000-1000000"]).is(0, "taken back from quick: geb\n", "");
+    server.run(&["outcome", "9000-0"]).is(0, "taken back from ahead: geb\n", "");
+}
+
+/// With `--keep-events` a decided event stays in its stream: it was "still queued" for ever, once its
+/// outcome was not kept any more.
+#[test]
+fn an_event_is_still_queued_only_if_it_will_be_decided() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let mut ask = |words: &str| {
+        let mut words = words.split(' ');
+        redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).exec(&mut db).unwrap();
+    };
+    let status = |id: &str| server.run(&["outcome", &format!("return:{id}")]).status;
+    for id in ["1-0", "2-0", "3-0"] {
+        ask(&format!("XADD {RETURNS} {id} user_id u book_ids geb"));
+    }
+    assert_eq!(status("1-0"), Some(3), "nobody has ever read the stream");
+    ask(&format!("XGROUP CREATE {RETURNS} lending_service 0"));
+    ask(&format!("XREADGROUP GROUP lending_service worker1 COUNT 2 STREAMS {RETURNS} >"));
+    ask(&format!("XACK {RETURNS} lending_service 1-0"));
+    let statuses = ["1-0", "2-0", "3-0", "4-0"].map(status);
+    assert_eq!(statuses, [Some(1), Some(3), Some(3), Some(1)], "decided, in work, waiting, none");
+    ask(&format!("XDEL {RETURNS} 2-0 3-0"));
+    assert_eq!(status("2-0"), Some(3), "it was deleted in work: it ends in the dead letters");
+    assert_eq!(status("3-0"), Some(1), "it was deleted before");
+}
+
 /// Adds an outcome to the stream of outcomes.
 fn record(db: &mut Connection, id: &str, event: &str, user: &str, fields: &[&str]) {
     let (action, event_id) = event.split_once(':').unwrap();

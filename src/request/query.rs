@@ -20,10 +20,11 @@ use crate::connect::{AskAgain, ask};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::ids::{BookId, EventId, UserId};
+use crate::keys::LENDING_GROUP;
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
 use crate::script;
-use crate::stream::number;
+use crate::stream::{self, number};
 
 /// How many entries one command reads: a few milliseconds of the server's time.
 const STEP: usize = 1_000;
@@ -48,54 +49,90 @@ fn connect(run: &Run) -> Result<Connection, Failure> {
 
 /// `outcome EVENT_ID`: from its own answer, else from the stream of outcomes.
 pub fn outcome(run: &Run, events: &[EventKey]) -> Result<u8, Failure> {
-    const DOING: &str = "look for the outcome";
     let mut connection = connect(run)?;
-    let mut queued = None;
+    let connection = &mut connection;
+    let tell = |outcome: Outcome| {
+        print_outcome(&outcome, run.form)?;
+        Ok(show::status(&outcome))
+    };
+    if let Some(outcome) = find(run, connection, events, true).map_err(failed(run))? {
+        return tell(outcome);
+    }
+    for event in events {
+        if is_undecided(run, connection, *event).map_err(failed(run))? {
+            return Err(Failure {
+                message: format!("{} {} is still queued: no outcome yet", event.action, event.id),
+                status: UNANSWERED,
+            });
+        }
+    }
+    // It may have been decided between the two looks.
+    if let Some(outcome) = find(run, connection, events, false).map_err(failed(run))? {
+        return tell(outcome);
+    }
+    let id = events.first().map(|event| event.id.to_string()).unwrap_or_default();
+    Err(Failure {
+        message: format!(
+            "nothing is known about event {id}: there was none, or its outcome is not kept any more"
+        ),
+        status: REFUSED,
+    })
+}
+
+/// The outcome of one of these events. `recent`: only where it nearly always is.
+fn find(
+    run: &Run,
+    connection: &mut Connection,
+    events: &[EventKey],
+    recent: bool,
+) -> Result<Option<Outcome>, Error> {
     for &event in events {
         let mut command = redis::cmd("LINDEX");
         command.arg(run.keys.answer(event)).arg(0);
-        let answer: Option<Vec<u8>> = ask(&mut connection, DOING, &command).map_err(failed(run))?;
+        let answer: Option<Vec<u8>> = ask(connection, "look for the outcome", &command)?;
         let found = match answer {
-            Some(text) => Some(answer::parse(&text).map_err(failed(run))?),
-            None => recorded(run, &mut connection, event).map_err(failed(run))?,
+            Some(text) => Some(answer::parse(&text)?),
+            None => recorded(run, connection, event, recent)?,
         };
-        if let Some(outcome) = found {
-            print_outcome(&outcome, run.form)?;
-            return Ok(show::status(&outcome));
-        }
-        let mut command = redis::cmd("XRANGE");
-        let id = event.id.to_string();
-        command.arg(run.keys.stream(event.action)).arg(&id).arg(&id);
-        let entries: Entries = ask(&mut connection, DOING, &command).map_err(failed(run))?;
-        if !entries.is_empty() {
-            queued = queued.or(Some(event));
+        if found.is_some() {
+            return Ok(found);
         }
     }
-    match (queued, events.first()) {
-        (Some(event), _) => Err(Failure {
-            message: format!("{} {} is still queued: no outcome yet", event.action, event.id),
-            status: UNANSWERED,
-        }),
-        (None, event) => Err(Failure {
-            message: format!(
-                "nothing is known about event {}: there was none, or its outcome is not kept any \
-                 more",
-                event.map(|event| event.id.to_string()).unwrap_or_default()
-            ),
-            status: REFUSED,
-        }),
-    }
+    Ok(None)
 }
 
-/// An outcome in the stream of outcomes: it is younger than its event.
+/// Whether an event is in its stream and will be decided. Decided ones may be there as well: where they
+/// are kept, and for a while those that the reference application has decided.
+fn is_undecided(run: &Run, connection: &mut Connection, event: EventKey) -> Result<bool, Error> {
+    const DOING: &str = "look for the event";
+    let (stream, id) = (run.keys.stream(event.action), event.id.to_string());
+    let mut command = redis::cmd("XRANGE");
+    command.arg(stream).arg(&id).arg(&id);
+    let entries: Entries = ask(connection, DOING, &command)?;
+    let group = stream::group(&mut AskAgain(connection), stream, LENDING_GROUP)?;
+    if group.is_none_or(|group| group.last_delivered < event.id) {
+        return Ok(!entries.is_empty());
+    }
+    // Also if somebody has deleted it: it ends in the dead letters then.
+    let mut command = redis::cmd("XPENDING");
+    command.arg(stream).arg(LENDING_GROUP).arg(&id).arg(&id).arg(1);
+    let pending: Vec<Value> = ask(connection, DOING, &command)?;
+    Ok(!pending.is_empty())
+}
+
+/// An outcome in the stream of outcomes. Nearly always it comes behind its event: its id is the clock's,
+/// `*`. But those of events can be ahead of the clock, within their millisecond (submit.lua gives them
+/// high sequence numbers), and by any time after it was put back.
 fn recorded(
     run: &Run,
     connection: &mut Connection,
     event: EventKey,
+    recent: bool,
 ) -> Result<Option<Outcome>, Error> {
     let mut found = None;
     let id = event.id.to_string();
-    forward(run, connection, event.id, &mut |_, outcome| {
+    let ms = if recent { event.id.ms } else { 0 };
+    forward(run, connection, EventId { ms, seq: 0 }, &mut |_, outcome| {
         if outcome.event_id == id && outcome.action == event.action.as_str() {
             found = Some(outcome);
             return false;
