@@ -3,12 +3,29 @@
 -- Lua has no rollback: a script that finds in the middle that it may not go on has acknowledged
 -- events whose outcomes it cannot write any more (I4). So each command is tried before there is
 -- anything to lose, in a form that changes nothing: on the lock, which is a string, on a key that is
--- not there, or with one argument too few. The user's permission is looked at before all that.
+-- not there, or with one argument too few. The user's permission is looked at before all that. So the
+-- lock has to be held: once it has run out, XADD would make a stream of it.
 --
--- KEYS  1 the instance's lock, held   2 a key that is not there
--- Returns {"PERMITTED"} | {"DENIED", command}
+-- KEYS  1 the instance's lock   2 a key that is not there
+-- ARGV  1 token of the lease
+-- Returns {"FENCED"} | {"PERMITTED"} | {"DENIED", command}
 
 local lock, absent = KEYS[1], KEYS[2]
+
+local function is_denied(reply)
+  local err = type(reply) == 'table' and reply.err or ''
+  -- The words of Redis 6 and 7.0, and of later ones.
+  return string.find(err, "The user executing the script can't", 1, true)
+    or string.find(err, 'ACL failure in script', 1, true) or string.find(err, 'NOPERM', 1, true)
+end
+
+local held = redis.pcall('GET', lock)
+if is_denied(held) then
+  return {'DENIED', 'GET'}
+end
+if held ~= ARGV[1] then
+  return {'FENCED'}
+end
 
 local harmless = {
   {'XACK', lock, 'group', '0-1'}, {'XADD', lock, '*', 'field', 'value'}, {'XDEL', lock, '0-1'},
@@ -25,11 +42,7 @@ local harmless = {
 }
 
 for _, call in ipairs(harmless) do
-  local reply = redis.pcall(unpack(call))
-  local err = type(reply) == 'table' and reply.err or ''
-  -- The words of Redis 6 and 7.0, and of later ones.
-  if string.find(err, "The user executing the script can't", 1, true)
-    or string.find(err, 'ACL failure in script', 1, true) or string.find(err, 'NOPERM', 1, true) then
+  if is_denied(redis.pcall(unpack(call))) then
     return {'DENIED', call[1]}
   end
 end

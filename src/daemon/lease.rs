@@ -56,6 +56,11 @@ impl Lease {
         Self { lock, length, process, number: 0 }
     }
 
+    /// The key of the lock.
+    pub fn lock(&self) -> &str {
+        &self.lock
+    }
+
     /// Tries to take the lease with a new token: if it is free, ours from an earlier session, or
     /// still has the value `instead_of`; by force from anybody.
     ///

@@ -13,6 +13,7 @@ use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Script, lua, text};
+use crate::session::Session;
 use crate::stream::group as group_of;
 
 static PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("permits")));
@@ -54,16 +55,15 @@ pub fn check_version(connection: &mut Connection) -> Result<(), Error> {
 /// leave half of its work.
 ///
 /// # Errors
-/// The permission that is missing; what Redis or the link said.
+/// The permission that is missing; [`Error::Fenced`] if the lease has run out; what Redis or the link said.
 pub fn check_permissions(
     connection: &mut Connection,
-    keys: &Keys,
-    lock: &str,
+    session: &Session,
 ) -> Result<(), Error> {
     const DOING: &str = "go to work";
     // No event has this id.
-    let absent = keys.answer(EventKey { id: EventId::default(), action: Action::Request });
-    let reply = PERMITS.keys(&[lock, &absent]).run(connection, DOING)?;
+    let absent = session.keys.answer(EventKey { id: EventId::default(), action: Action::Request });
+    let reply = PERMITS.keys(&[session.lock(), &absent]).arg(&session.token).run(connection, DOING)?;
     match (reply.word.as_str(), reply.rest.first().and_then(text)) {
         ("PERMITTED", _) => Ok(()),
         ("DENIED", Some(command)) => {
@@ -74,14 +74,14 @@ pub fn check_permissions(
     }
 }
 
-/// Whether the keys that all share have the types that they should have.
+/// Whether the keys that all share, and this instance's lock, have the types that they should have.
 ///
 /// # Errors
 /// [`Error::Unfit`] if one has not: nothing may be decided on half a library.
-pub fn check_types(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
-    let wanted = keys.types();
+pub fn check_types(connection: &mut Connection, keys: &Keys, lock: &str) -> Result<(), Error> {
+    let wanted: Vec<_> = keys.types().into_iter().chain([(lock, "string")]).collect();
     let mut pipe = redis::pipe();
-    for (key, _) in wanted {
+    for (key, _) in &wanted {
         pipe.cmd("TYPE").arg(key);
     }
     let types: Vec<String> =

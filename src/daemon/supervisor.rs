@@ -225,7 +225,7 @@ impl Supervisor {
                 let named = self
                     .target
                     .connect(Duration::ZERO)
-                    .and_then(|mut connection| setup::check_types(&mut connection, &self.keys));
+                    .and_then(|mut it| setup::check_types(&mut it, &self.keys, self.lease.lock()));
                 let why = match named {
                     Err(unfit @ Error::Unfit(_)) => unfit.to_string(),
                     _ => error.to_string(),
@@ -314,7 +314,7 @@ impl Supervisor {
     fn session(&mut self) -> Result<(), Over> {
         let mut control = self.target.connect(Duration::ZERO)?;
         setup::check_version(&mut control)?;
-        setup::check_types(&mut control, &self.keys)?;
+        setup::check_types(&mut control, &self.keys, self.lease.lock())?;
         let token = self.acquire(&mut control)?;
         let first = self.sessions == 0;
         let session = Session::new(
@@ -362,7 +362,7 @@ impl Supervisor {
     /// What has to be done before the first event is read.
     fn prepare(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
         readers::end_others(session, control)?;
-        setup::check_permissions(control, &self.keys, session.lock())?;
+        setup::check_permissions(control, session)?;
         if setup::is_group_lost(control, &self.keys)? {
             // The others notice at once, on their blocking reads; till then their workers go on
             // with events that are about to be delivered anew.

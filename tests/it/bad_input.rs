@@ -258,6 +258,17 @@ fn a_wrong_type_on_a_shared_key_refuses_the_start() {
     }
 }
 
+/// An earlier version could make a stream of its own lock.
+#[test]
+fn a_wrong_type_of_the_lock_is_told_with_its_name() {
+    let redis = Redis::new();
+    redis.cmd(&["LPUSH", "instance_lock:worker1", "no token"]);
+    let mut daemon = Daemon::spawn(&redis, &["worker1"]);
+    assert_eq!(daemon.exit_status(), 78, "{}", daemon.log());
+    let said = "the key instance_lock:worker1 is a list where a string is expected";
+    assert!(daemon.log().contains(said), "{}", daemon.log());
+}
+
 /// Bytes that are no text.
 const NO_TEXT: &[u8] = b"\xff\xfe";
 /// It looks like the id of an event, and is larger than any.

@@ -224,6 +224,22 @@ fn a_late_decide_changes_nothing() {
     );
 }
 
+/// Commands are tried in forms that do nothing to a string. A lock that had run out meanwhile became a
+/// stream, and the name was of no use to anybody.
+#[test]
+fn permissions_are_tried_on_no_lock_but_ones_own() {
+    guard("permits", &[("if held ~= ARGV[1] then", "if false then")], |library| {
+        let by = library.instance("worker1");
+        library.redis.ask::<()>(&["DEL", by.session.lock()]);
+        let before = library.dump();
+        let word = late(library, &by, "permits", &["absent"], &[]);
+        ensure!(word == "FENCED", "it came to {word}");
+        let after = library.dump();
+        ensure!(before == after, "it changed {}", before.difference(&after));
+        Ok(())
+    });
+}
+
 #[test]
 fn a_late_fetch_changes_nothing() {
     let keys = Library::new().keys;
