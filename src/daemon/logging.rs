@@ -1,4 +1,5 @@
-//! The daemon's log: messages by `log` and simple_logger, and a line for each outcome.
+//! The daemon's log: messages by `log`, as far as simple_logger's levels let them through, and a line for
+//! each outcome.
 //!
 //! All goes to stderr, plain, since journald adds time and name. Where stderr is the journal, each
 //! line begins with its priority, so that `journalctl -p warning` finds what needs somebody.
@@ -23,43 +24,44 @@ use crate::outcome::push_escaped;
 /// Sets up `log` for this process.
 pub fn start(level: LevelFilter) {
     // Of the libraries below only their troubles are of interest.
-    let plain = SimpleLogger::new().with_level(LevelFilter::Warn);
+    let levels = SimpleLogger::new().with_level(LevelFilter::Warn);
     let ours = [crate::daemon::LOG, crate::lending::LOG, crate::shelving::LOG];
-    let plain = ours.iter().fold(plain, |plain, name| plain.with_module_level(name, level));
-    let most = plain.max_level();
+    let levels = ours.iter().fold(levels, |levels, name| levels.with_module_level(name, level));
+    let most = levels.max_level();
     // It fails only if there is a logger already, which then is as good.
-    if log::set_boxed_logger(Box::new(Logger { plain, to_journal: is_journal() })).is_ok() {
+    if log::set_boxed_logger(Box::new(Logger { levels, to_journal: is_journal() })).is_ok() {
         log::set_max_level(most);
     }
 }
 
 /// Writes plain lines, with their priority in front if they go to the journal.
 struct Logger {
-    plain: SimpleLogger,
+    levels: SimpleLogger,
     to_journal: bool,
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.plain.enabled(metadata)
+        self.levels.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // Held until the line is written: nobody writes in between.
-        let mut stderr = io::stderr().lock();
-        if self.to_journal {
-            // As for outcomes: nothing can be done about a log that cannot be written.
-            let _ = stderr.write_all(priority(record.level()).as_bytes());
-        }
-        self.plain.log(record);
+        // As simple_logger writes it. But that panics where stderr is a full disk, or a pipe that nobody
+        // reads any more: nothing can be done about a log that cannot be written, and lending goes on.
+        let priority = if self.to_journal { priority(record.level()) } else { "" };
+        let (level, target, what) = (record.level(), record.target(), record.args());
+        say(&format!("{priority}{level:<5} [{target}] {what}\n"));
     }
 
-    fn flush(&self) {
-        self.plain.flush();
-    }
+    fn flush(&self) {}
+}
+
+/// Writes to stderr, in one write.
+pub fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// What a line that goes to the journal begins with, see sd-daemon(3).
@@ -135,8 +137,7 @@ impl OutcomeLog {
     /// Writes what was added.
     pub fn write(&mut self) {
         if !self.lines.is_empty() {
-            // Nothing can be done about a log that cannot be written, and lending goes on.
-            let _ = io::stderr().lock().write_all(self.lines.as_bytes());
+            say(&self.lines);
             self.lines.clear();
         }
     }

@@ -46,6 +46,6 @@ pub fn main() -> ExitCode {
 }
 
 fn complain(usage: &Usage) -> ExitCode {
-    eprintln!("libraryd: {usage}\n{}", options::USAGE);
+    logging::say(&format!("libraryd: {usage}\n{}\n", options::USAGE));
     ExitCode::from(EXIT_USAGE)
 }

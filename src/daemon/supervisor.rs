@@ -147,7 +147,7 @@ fn watch_signals() -> std::io::Result<Receiver<i32>> {
         }
         let asked = Instant::now();
         if signals.any(|_| asked.elapsed() > ONE_WISH) {
-            eprintln!("libraryd: stopped at once by a second signal");
+            logging::say("libraryd: stopped at once by a second signal\n");
             std::process::exit(EXIT_AT_ONCE);
         }
     })?;

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
 
+use redis::Value;
+
 use crate::common::*;
 
 /// The lines that have all of these words.
@@ -128,6 +130,34 @@ fn lines_begin_with_their_priority_where_they_go_to_the_journal() {
             levels.insert(level);
         }
         assert_eq!(levels.len(), 2, "{log}");
+    }
+}
+
+/// A full disk under the log, or a collector that died, ended each instance with SIGABRT as soon as it
+/// had a word to say, at the next hiccup of Redis at the latest; and a restart did not help.
+#[test]
+fn a_log_that_cannot_be_written_stops_no_lending() {
+    let nobody_reads = || Stdio::from(std::io::pipe().unwrap().1);
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    for stderr in [&nobody_reads as &dyn Fn() -> Stdio, &full] {
+        let redis = Redis::new();
+        let libraryd = |args: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_libraryd"));
+            command.args(args).env_clear().stdin(Stdio::null()).stderr(stderr());
+            Process::spawn(&mut command)
+        };
+        let ends_with = |mut process: Process, status| {
+            assert_eq!(process.wait(DEADLINE).and_then(|it| it.code()), Some(status));
+        };
+        let address = redis.address();
+        let mut daemon = libraryd(&["-a", &address, "worker1"]);
+        redis.outcome_of_request(&redis.request("user1", "geb"));
+        // It warns of that.
+        let _: Value = redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+        redis.outcome_of_request(&redis.request("user1", "momo"));
+        daemon.signal(Signal::TERM);
+        ends_with(daemon, 0);
+        ends_with(libraryd(&["--no-such-option"]), 2);
     }
 }
 
