@@ -411,6 +411,29 @@ fn open(info: ConnectionInfo, blocking: Duration) -> Result<Connection, RedisErr
     Ok(connection)
 }
 
+/// For a connection on which nothing else is said for a while. Redis closes those that are idle, if its
+/// `timeout` says so, and routers forget them: whoever comes next would have to wait for a new session. A
+/// link that has died is noticed by this as well, before somebody needs it.
+///
+/// # Errors
+/// What the link said. What Redis has to say to it does not matter.
+pub fn ping(connection: &mut Connection) -> Result<(), Error> {
+    pinged(redis::cmd("PING").query(connection))
+}
+
+/// The same, for a connection that has a PING of its own.
+///
+/// # Errors
+/// What the link said.
+pub fn pinged(reply: Result<Value, RedisError>) -> Result<(), Error> {
+    match reply {
+        Err(error) if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
+            Err(Error::redis("keep the link")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Asks a question of a command: see [`AskAgain`].
 ///
 /// # Errors

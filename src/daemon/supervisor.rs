@@ -22,7 +22,7 @@ use super::notify::Notifier;
 use super::options::Options;
 use super::takeover::{self, TryStep};
 use super::{logging, readers, setup};
-use crate::connect::Target;
+use crate::connect::{self, Target};
 use crate::error::{self, Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;
@@ -57,6 +57,9 @@ const REGROUP_PAUSE: Duration = Duration::from_millis(500);
 
 /// A session that lasted so long was a good one: an outage before it is over.
 const PROVEN: Duration = Duration::from_millis(500);
+
+/// How often the connection on which threads are ended says that it is alive.
+const PING_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a graceful end may take before what is in work is left to others.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -391,7 +394,7 @@ impl Supervisor {
     ) -> Result<(), Over> {
         let begin = Instant::now();
         let tick = self.notifier.interval().map_or(PROVEN, |interval| interval.min(PROVEN));
-        let mut reading = 0;
+        let (mut reading, mut pinged) = (0, begin);
         loop {
             select! {
                 recv(self.signals) -> _ => {
@@ -428,6 +431,10 @@ impl Supervisor {
                     }
                     if session.slowest().1 < STALL {
                         self.notifier.alive();
+                    }
+                    if pinged.elapsed() > PING_EVERY {
+                        connect::ping(control)?;
+                        pinged = Instant::now();
                     }
                 }
             }

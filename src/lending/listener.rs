@@ -13,7 +13,7 @@ use log::{Level, log};
 use redis::{Connection, PubSub, RedisResult, Value};
 
 use super::LOG;
-use crate::connect::REPLY_TIMEOUT;
+use crate::connect::{self, REPLY_TIMEOUT};
 use crate::error::Error;
 use crate::script::text;
 use crate::session::Session;
@@ -27,7 +27,7 @@ const LINGER: Duration = Duration::from_millis(300);
 /// How often it looks up while it hears nothing: so long does its end take at most.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
 
-/// How often it looks up while nobody wants it to listen, to show that it is alive.
+/// How often it looks up while nobody wants it to listen, to show that it is alive, and its link too.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// How often it asks to be told again while it hears nothing: on a half-open link no answer comes.
@@ -52,7 +52,8 @@ pub fn run(
         session.beat(NAME);
         match wanted.recv_timeout(IDLE) {
             Ok(()) if is_permitted => listen(session, &mut bell, wanted, heard)?,
-            Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => connect::pinged(bell.ping())?,
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }

@@ -24,6 +24,7 @@ use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered, FEW};
+use crate::connect;
 use crate::daemon::logging::OutcomeLog;
 use crate::daemon::takeover::{self, TryStep};
 use crate::error::Error;
@@ -213,6 +214,19 @@ impl<'a> Worker<'a> {
             return Ok(false);
         }
         let result = self.do_turn();
+        self.has_failed = result.is_err();
+        result
+    }
+
+    /// Keeps the link, see [`connect::ping`], if nothing is under way on it.
+    ///
+    /// # Errors
+    /// What the link said; the session is then over.
+    pub fn keep_alive(&mut self) -> Result<(), Error> {
+        if self.has_failed || !self.under_way.is_empty() {
+            return Ok(());
+        }
+        let result = connect::ping(&mut self.connection);
         self.has_failed = result.is_err();
         result
     }

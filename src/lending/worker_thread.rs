@@ -14,7 +14,7 @@ use super::worker::Worker;
 use crate::error::Error;
 use crate::session::Session;
 
-/// How often an idle worker looks up, to show that it is alive.
+/// How often an idle worker looks up, to show that it is alive, and its link too.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// What the worker's thread hears of, and whom it lets know.
@@ -51,7 +51,11 @@ pub fn run(
         }
         let next_round = at_work.next_round();
         drop(at_work);
-        channels.wait(worker, next_round);
+        match next_round {
+            Some(at) => channels.wait_until(at, worker),
+            None if !channels.wait_for_events(worker) => lock(worker).keep_alive()?,
+            None => {}
+        }
     }
     Ok(())
 }
@@ -80,16 +84,15 @@ impl Channels {
         is_open
     }
 
-    /// Waits for something to do.
-    fn wait(&mut self, worker: &Mutex<Worker<'_>>, next_round: Option<Instant>) {
-        let Some(next_round) = next_round else {
-            // Whatever the others have to tell concerns nobody. One channel is quicker to wake up from
-            // than several: those take their locks once more.
-            if let Ok(batch) = self.events.recv_timeout(IDLE) {
-                lock(worker).take(batch);
-            }
-            return;
-        };
+    /// Waits for events, while whatever the others have to tell concerns nobody. One channel is quicker to
+    /// wake up from than several: those take their locks once more. Tells whether any came.
+    fn wait_for_events(&self, worker: &Mutex<Worker<'_>>) -> bool {
+        let batch = self.events.recv_timeout(IDLE);
+        batch.map(|batch| lock(worker).take(batch)).is_ok()
+    }
+
+    /// Waits for something to do, or for the next round.
+    fn wait_until(&mut self, next_round: Instant, worker: &Mutex<Worker<'_>>) {
         let patience = IDLE.min(next_round.saturating_duration_since(Instant::now()));
         select! {
             recv(self.events) -> batch => if let Ok(batch) = batch {

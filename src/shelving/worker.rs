@@ -12,6 +12,7 @@ use log::{debug, warn};
 use redis::{Cmd, Connection};
 
 use super::reader::Delivered;
+use crate::connect;
 use crate::error::Error;
 use crate::event::{Fault, HandOff};
 use crate::ids::EventId;
@@ -25,7 +26,7 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("shelve")));
 /// The most books that one script puts on their shelves, a hand-off more or less.
 const CHUNK_BOOKS: usize = 1_000;
 
-/// How often an idle worker looks up, to show that it is alive.
+/// How often an idle worker looks up, to show that it is alive, and its link too.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Works until there is nothing more to come. Tells `shelved` when books have arrived.
@@ -42,7 +43,10 @@ pub fn run(
         session.beat("shelving-worker");
         let batch = match from_readers.recv_timeout(IDLE) {
             Ok(batch) => batch,
-            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Timeout) => {
+                connect::ping(&mut connection)?;
+                continue;
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         };
         let mut chunk: Vec<HandOff> = Vec::new();

@@ -1,6 +1,7 @@
 //! Redis goes away, comes back, or forgets: the daemon comes back by itself, loses nothing and
 //! does nothing twice.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -332,6 +333,30 @@ fn a_redis_that_does_not_answer_is_told_as_such_by_all() {
 }
 
 /// The parser's complaint was told, over several lines, and "is Redis running there?" of what answers.
+/// Redis' `timeout` closes connections that are idle, and four of the daemon's were: after a quiet time the
+/// first event was taken for an outage, and no stop was graceful. (The readers' are not: they wait for a
+/// reply.)
+#[test]
+fn no_connection_is_idle_for_long() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let connections = || {
+        let list: String = redis.ask(&["CLIENT", "LIST"]);
+        let number = |line: &str, name| {
+            let value = line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap();
+            value.parse::<u64>().unwrap()
+        };
+        list.lines().map(|line| (number(line, "id="), number(line, "idle="))).collect::<Vec<_>>()
+    };
+    let ids = || connections().into_iter().map(|(id, _)| id).collect::<BTreeSet<_>>();
+    let at_first = ids();
+    // Redis counts from the last time that something came, and a reader asks every two seconds.
+    let busy = stays(Duration::from_secs(8), || connections().iter().all(|(_, idle)| *idle < 6));
+    assert!(busy, "idle for longer than that: {:?}", connections());
+    assert_eq!(at_first, ids(), "connections were made anew");
+    assert_eq!(daemon.stop(), 0);
+}
+
 #[test]
 fn a_server_that_is_no_redis_is_told_as_such_by_all() {
     use std::io::{Read as _, Write as _};
