@@ -244,17 +244,14 @@ impl Keeper<'_> {
             let name = name.to_owned();
             let mut after: Option<EventId> = None;
             loop {
-                let page = stream::pending(
-                    &mut self.connection,
-                    &name,
-                    group,
-                    self.session.consumer(),
-                    after,
-                    TIDY_PAGE,
-                )?;
+                let (session, connection) = (self.session, &mut self.connection);
+                let mut look = |after| {
+                    let consumer = session.consumer();
+                    stream::pending(connection, &name, group, consumer, after, TIDY_PAGE)
+                };
+                let page = look(after)?;
                 let Some(last) = page.last() else { break };
-                after = Some(last.id);
-                let lost: Vec<_> = page
+                let mut lost: Vec<_> = page
                     .iter()
                     .filter(|pending| pending.idle_ms > LOST_AFTER_MS)
                     .filter(|pending| match stream {
@@ -264,6 +261,12 @@ impl Keeper<'_> {
                         Stream::HandOffs => true,
                     })
                     .collect();
+                if !lost.is_empty() {
+                    // What was decided after the first look is not in hand any more, nor lost.
+                    let still = look(after)?;
+                    lost.retain(|one| still.iter().any(|it| it.id == one.id));
+                }
+                after = Some(last.id);
                 if !lost.is_empty() {
                     warn!(target: LOG, "{} events of {name} were delivered and did not arrive", lost.len());
                     let readable: Vec<EventId> = lost

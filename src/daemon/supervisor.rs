@@ -316,8 +316,10 @@ impl Supervisor {
     /// One session, from the connection to its end.
     fn session(&mut self) -> Result<(), Over> {
         let mut control = self.target.connect(Duration::ZERO)?;
+        self.notifier.alive();
         setup::check_version(&mut control)?;
         setup::check_types(&mut control, &self.keys, self.lease.lock())?;
+        self.notifier.alive();
         let token = self.acquire(&mut control)?;
         let first = self.sessions == 0;
         let session = Session::new(
@@ -339,7 +341,9 @@ impl Supervisor {
             takeover::note_try(&session, &mut control, &tried, TryStep::Survived)?;
             session.remember_tried(Vec::new());
         }
+        self.notifier.alive();
         let threads = Connections::open(&self.target, &session)?;
+        self.notifier.alive();
         self.sessions += 1;
         std::thread::scope(|scope| {
             let (sender, events) = unbounded();
@@ -362,10 +366,13 @@ impl Supervisor {
         })
     }
 
-    /// What has to be done before the first event is read.
+    /// What has to be done before the first event is read. Where Redis takes a second for each command, that
+    /// takes longer than systemd waits for a sign of life: each step is one.
     fn prepare(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
+        self.notifier.alive();
         readers::end_others(session, control)?;
         setup::check_permissions(control, session)?;
+        self.notifier.alive();
         if setup::is_group_lost(control, &self.keys)? {
             // The others notice at once, on their blocking reads; till then their workers go on
             // with events that are about to be delivered anew.
@@ -373,6 +380,7 @@ impl Supervisor {
             self.wait(REGROUP_PAUSE).map_err(|()| Over::End(End::Stopped))?;
         }
         setup::ensure_groups(control, &self.keys)?;
+        self.notifier.alive();
         setup::make_known(control, &self.keys, self.options.name.as_str())?;
         if self.options.keep_events {
             setup::note_kept_events(control, &self.keys)?;

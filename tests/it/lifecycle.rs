@@ -38,6 +38,20 @@ fn ready_means_that_both_services_read_under_the_instances_name() {
     }
 }
 
+/// Where each command takes Redis a second, coming back takes longer than systemd waits for a sign of life.
+#[test]
+fn each_step_of_coming_back_is_a_sign_of_life() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::spawn(&redis, &["worker1"]);
+    let mut signs = 0;
+    let ready = eventually(DEADLINE, || {
+        let notice = daemon.next_notice();
+        signs += usize::from(notice.as_deref() == Some("WATCHDOG=1"));
+        notice.as_deref() == Some("READY=1")
+    });
+    assert!(ready && signs >= 5, "{signs} signs");
+}
+
 #[test]
 fn the_lock_is_a_lease_that_is_renewed_and_released() {
     let (redis, mut daemon) = library(&Ledger::new());

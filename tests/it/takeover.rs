@@ -1,5 +1,7 @@
 //! What an instance that died, hangs or is cut off had in hand, and how soon others have it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
@@ -191,6 +193,39 @@ fn very_many_consumers_of_instances_that_are_gone_cost_no_lease() {
     assert!(stays(Duration::from_secs(8), lives), "the lease was lost");
     redis.outcome_of_request(&redis.request("user1", "geb"));
     assert!(lives(), "the lease was lost");
+}
+
+/// The keeper asks Redis what is pending, and then looks at what is in hand: what had waited for long and
+/// was decided in between was told as delivered and lost, and tried again in vain.
+#[test]
+fn what_is_decided_while_the_keeper_looks_is_not_taken_for_lost() {
+    let redis = Redis::new();
+    let other = Other::alive(&redis, "worker2");
+    Ledger::new().lent("user1", &["geb"], "5-0").lay_down(&redis);
+    let older = redis.request("user1", "momo");
+    other.take(REQUESTS);
+    // A refusal, which waits for what is older.
+    let younger = redis.request("user2", "geb");
+    let (start, looks) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&looks);
+    let proxy = Proxy::new(&redis, move |command| {
+        let looks = command.kind == "pending" && command.mentions(REQUESTS);
+        // After so long without being decided an event may be lost.
+        let may_be_lost = looks && start.elapsed() > Duration::from_millis(11_000);
+        let number = seen.fetch_add(usize::from(may_be_lost), Ordering::SeqCst);
+        (may_be_lost && number == 0).then_some(Fault::LateReply)
+    });
+    let mut daemon = proxy.spawn(&redis, &["worker1"]).ready();
+    assert!(eventually(DEADLINE, || proxy.has_struck()), "the keeper never looked");
+    other.finishes(&older);
+    assert_eq!(redis.outcome_of_request(&younger)["outcome"], "denied");
+    // It says so when it has let go of it.
+    assert!(eventually(DEADLINE, || daemon.log().contains("DENIED")));
+    proxy.release();
+    // The next time.
+    assert!(eventually(DEADLINE, || looks.load(Ordering::SeqCst) > 2));
+    assert_eq!(daemon.stop(), 0);
+    assert!(!daemon.log().contains("did not arrive"), "{}", daemon.log());
 }
 
 /// Two requests and two hand-offs come after a process hangs and another takes its name: the first of

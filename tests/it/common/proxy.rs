@@ -19,7 +19,7 @@ use std::time::Duration;
 use library_lending::script::bare;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Daemon, Redis, eventually};
+use super::{DEADLINE, Daemon, Redis, eventually};
 
 /// The whole text of the script that decides.
 pub const DECIDE: &str = concat!(
@@ -65,7 +65,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
 
 /// A command that is about to go to Redis.
 pub struct Command<'a> {
-    /// The script's name; `read`, `read hand-offs` or `read counts`.
+    /// The script's name; `read`, `read hand-offs`, `pending` or `read counts`.
     pub kind: &'static str,
     /// The first of its kind is number 1.
     pub number: usize,
@@ -86,6 +86,8 @@ pub enum Fault {
     CutBefore,
     /// Redis executes it; the connection is cut before the reply arrives.
     CutAfter,
+    /// Redis executes it; the reply arrives when the test says so.
+    LateReply,
     /// The connection is cut, and the command arrives late: when the daemon has a new lease.
     Late,
     /// From this command on nothing arrives any more, in either direction; nobody is told.
@@ -113,6 +115,8 @@ struct Shared {
     counts: Mutex<BTreeMap<&'static str, usize>>,
     /// Set when a fault has happened.
     struck: AtomicBool,
+    /// Set when late replies may arrive.
+    released: AtomicBool,
     ended: AtomicBool,
     daemon: AtomicU32,
     /// Commands that arrive late, with the connection that they are on.
@@ -136,6 +140,7 @@ impl Proxy {
             rule: Box::new(rule),
             counts: Mutex::default(),
             struck: AtomicBool::new(false),
+            released: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             daemon: AtomicU32::new(0),
             held: Mutex::default(),
@@ -192,8 +197,9 @@ impl Proxy {
         self.shared.struck.load(Ordering::SeqCst)
     }
 
-    /// Lets late commands arrive now.
+    /// Lets late commands and replies arrive now.
     pub fn release(&self) {
+        self.shared.released.store(true, Ordering::SeqCst);
         self.shared.release();
     }
 }
@@ -352,7 +358,7 @@ impl Link {
                 *count
             };
             match (self.shared.rule)(&Command { kind, number, bytes: frame }) {
-                Some(fault @ (Fault::CutAfter | Fault::KillAfter)) => {
+                Some(fault @ (Fault::CutAfter | Fault::KillAfter | Fault::LateReply)) => {
                     on_reply = OnReply::Fault(fault);
                 }
                 Some(fault) => return Some(fault),
@@ -382,6 +388,7 @@ impl Link {
             }
             b"XREADGROUP" if args.contains(&&b"shelving_service"[..]) => Some("read hand-offs"),
             b"XREADGROUP" => Some("read"),
+            b"XPENDING" => Some("pending"),
             b"MGET" => Some("read counts"),
             _ => None,
         }
@@ -403,6 +410,11 @@ impl Link {
                     continue;
                 }
                 match next {
+                    Some(OnReply::Fault(Fault::LateReply)) => {
+                        self.shared.struck.store(true, Ordering::SeqCst);
+                        let released = || self.shared.released.load(Ordering::SeqCst);
+                        assert!(eventually(DEADLINE, released), "nobody lets the reply go on");
+                    }
                     Some(OnReply::Fault(fault)) if !frame.starts_with(b"-NOSCRIPT") => {
                         return self.strike(fault);
                     }
