@@ -46,20 +46,20 @@ SETTINGS = /etc/default/libraryd
 # Asking for a password, building, starting: in this order, whatever -j says.
 .NOTPARALLEL:
 
-build: cargo ## build the binaries for trying them out (what make alone does)
+build: cargo ## build the binaries to try them out (what make alone does)
 	$(CARGO) build --bins
 
-run: $(if $(ADDRESS),,redis-server) build ## a library that lends: a Redis of its own and libraryd; or ADDRESS=redis://...
+run: $(if $(ADDRESS),,redis-server) build ## a Redis of its own and libraryd, or on ADDRESS=redis://...
 	@exec sh tests/make/run.sh "$(CARGO_TARGET_DIR)/debug" '$(ADDRESS)'
 
-demo: redis-server build ## play a day at the library, on a Redis of its own, and tell what each command answers
+demo: redis-server build ## play a day at the library, and tell what each command answers
 	@exec sh tests/make/demo.sh "$(CARGO_TARGET_DIR)/debug"
 
 # Tests wait most of their time, for leases that run out and the like: two for each processor.
 test: redis-server cargo ## everything that proves it
 	RUST_TEST_THREADS="$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))}" $(CARGO) test --no-fail-fast
 
-faults: redis-server cargo ## a storm of faults, then the reckoning; SECONDS=300, SEED=7 to have the same faults again
+faults: redis-server cargo ## a storm of faults and the reckoning; SECONDS=300, SEED=7: the same
 	FAULT_SECONDS='$(or $(SECONDS),60)' $(if $(SEED),FAULT_SEED='$(SEED)') \
 		$(CARGO) test --test it storm::a_long_storm -- --ignored --nocapture
 
@@ -71,7 +71,7 @@ check: cargo ## formatting, lints and documentation, warnings as errors
 static: cargo ## the release: small static binaries in target/static
 	@exec sh tests/make/static.sh '$(STATIC)' $(BINARIES)
 
-install: ## put what make static built, units, manuals and completions under PREFIX (/usr/local); DESTDIR is heeded
+install: ## put it all under PREFIX (/usr/local), or DESTDIR before that
 	@BINDIR='$(BINDIR)' LIBEXECDIR='$(LIBEXECDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
 		exec sh tests/make/install.sh install $(INSTALLED)
 
@@ -79,10 +79,10 @@ uninstall: ## remove what make install put there
 	@BINDIR='$(BINDIR)' LIBEXECDIR='$(LIBEXECDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
 		exec sh tests/make/install.sh uninstall $(INSTALLED)
 
-bench: redis-server cargo ## measure lending against the same writes without decisions; QUICK=1 in less than a minute
+bench: redis-server cargo ## measure lending against a floor; QUICK=1: in a minute
 	QUICK='$(QUICK)' $(CARGO) bench --bench lending
 
-model: ## explore every interleaving of the protocol in a model (needs python3)
+model: ## explore the protocol's interleavings in a model (needs python3)
 	cd tests/protocol && python3 run.py
 
 clean: ## remove what was built; the library in run/ stays
