@@ -1875,28 +1875,74 @@ fn a_run_without_bad_lines_removes_those_of_an_earlier_run_and_nothing_else() {
     assert!(rejected.is_symlink() && named.exists());
 }
 
+/// Input that had the name of unfinished results, or came by `<`, was gone or was the results afterwards.
 #[test]
 fn a_batch_that_would_write_over_its_own_input_or_results_is_refused() {
     let server = Server::start();
     let mut db = server.connect();
-    let file = server.dir.path().join("events");
-    let (file, same) = (file.to_str().unwrap(), server.dir.path().join("./events"));
-    let (same, new) = (same.to_str().unwrap(), server.dir.path().join("new"));
+    let path = |name: &str| server.dir.path().join(name).display().to_string();
+    let [same, new, new_unfinished] = ["./events", "new", "new.library-req-part"].map(path);
     let lines = "nonsense\nrequest u geb\n";
-    std::fs::write(file, lines).unwrap();
-    let new = new.to_str().unwrap();
-    for (options, fault) in [
-        (&["--results", same][..], "--results would write over the batch itself"),
-        (&["--rejected", same], "--rejected would write over the batch itself"),
-        (&["--results", new, "--rejected", new], "--results and --rejected name the same file"),
-    ] {
-        let ended =
-            server.run(&[&["batch", file, "--partial", "--timeout", "0"], options].concat());
+    let refused = |ended: &Ended, fault: &str| {
         assert_eq!((ended.status, &*ended.out), (Some(2), ""), "{ended:?}");
         assert!(ended.err.contains(fault) && ended.err.contains("nothing was sent"), "{ended:?}");
-        assert_eq!(std::fs::read_to_string(file).unwrap(), lines, "{options:?}");
+    };
+    let over_itself = |option: &str| format!("{option} would write over the batch itself");
+    for (file, options, fault) in [
+        ("events", &["--results", &*same][..], &*over_itself("--results")),
+        ("events", &["--rejected", &same], &over_itself("--rejected")),
+        ("new.library-req-part", &["--results", &new], &over_itself("--results")),
+        ("new.library-req-part", &["--rejected", &new], &over_itself("--rejected")),
+    ] {
+        let file = path(file);
+        std::fs::write(&file, lines).unwrap();
+        let options = [&["batch", "--partial", "--timeout", "0"], options].concat();
+        refused(&server.run(&[&options[..], &[&file]].concat()), fault);
+        for name in [&[][..], &["-"], &["/dev/stdin"]] {
+            let mut command = server.command(&[&options[..], name].concat());
+            command.stdin(std::fs::File::open(&file).unwrap());
+            refused(&Ended::of(command.output().unwrap()), fault);
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), lines, "{options:?}");
+    }
+    for (results, rejected) in [(&new, &new), (&new, &new_unfinished), (&new_unfinished, &new)] {
+        let options = ["batch", &same, "--results", results, "--rejected", rejected];
+        refused(&server.run(&options), "--results and --rejected name the same file");
     }
     assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
+/// A batch was sent, and its results were nowhere.
+#[test]
+fn results_or_bad_lines_that_have_no_name_are_a_fault_of_the_command_line() {
+    let server = Server::start();
+    let mut db = server.connect();
+    for option in ["--results", "--rejected"] {
+        for name in ["", "directory/"] {
+            let args = ["batch", "--timeout", "0", option, name];
+            let ended = server.run_with_input(&args, b"request u geb\n");
+            assert_eq!(ended.status, Some(2), "{ended:?}");
+            let fault = format!("{option} wants the name of a file, not \"{name}\"");
+            assert!(ended.err.contains(&fault), "{ended:?}");
+        }
+    }
+    assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
+/// `x` and `x.part` are names that a person gives: one of them was gone.
+#[test]
+fn files_whose_names_end_with_part_are_as_good_as_others() {
+    let server = Server::start();
+    let path = |name: &str| server.dir.path().join(name).display().to_string();
+    let (file, bad, results) = (path("out.part"), path("out.csv.part"), path("out.csv"));
+    let lines = "nonsense\nrequest u geb\n";
+    std::fs::write(&file, lines).unwrap();
+    let args = ["batch", "--partial", "--timeout", "0", "--rejected", &bad, "--results", &results];
+    assert_eq!(server.run(&[&args[..], &[&file]].concat()).status, Some(3));
+    assert_eq!(std::fs::read_to_string(&bad).unwrap(), "nonsense\n");
+    assert!(std::fs::read_to_string(&results).unwrap().starts_with("line,"));
+    server.run(&["batch", "--rejected", &path("out"), &file]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), lines);
 }
 
 #[test]
@@ -1921,7 +1967,7 @@ fn bad_lines_are_kept_whole_however_long_and_for_nobody_elses_eyes() {
     let ended = server.run(&["batch", file.to_str().unwrap()]);
     assert!(ended.status == Some(2) && ended.err.contains("zero byte in line 1"), "{ended:?}");
     assert!(std::fs::read_to_string(&rejected).unwrap() == kept);
-    assert!(!server.dir.path().join("events.rejected.part").exists());
+    assert!(!server.dir.path().join("events.rejected.library-req-part").exists());
 }
 
 #[test]
@@ -1938,6 +1984,24 @@ fn results_follow_a_link_and_never_take_the_place_of_the_systems_own() {
     let results = std::fs::read_to_string(path("real")).unwrap();
     assert!(results.starts_with("line,") && results.lines().count() == 2, "{results}");
     assert!(link.is_symlink());
+    // Nothing is there yet, behind two links.
+    std::fs::remove_file(path("real")).unwrap();
+    std::os::unix::fs::symlink("link", path("linked")).unwrap();
+    let linked = path("linked");
+    let ended = server.run_with_input(&[&args[..], &[linked.to_str().unwrap()]].concat(), input);
+    assert_eq!(ended.status, Some(3), "{ended:?}");
+    assert_eq!(std::fs::read_to_string(path("real")).unwrap(), results);
+    assert!(linked.is_symlink() && link.is_symlink());
+    // A link that leads nowhere stays one.
+    for (target, why) in [("lost", "Too many levels"), ("none/x", "No such file or directory")] {
+        std::os::unix::fs::symlink(target, path("lost")).unwrap();
+        let lost = path("lost");
+        let ended = server.run_with_input(&[&args[..], &[lost.to_str().unwrap()]].concat(), input);
+        assert_eq!(ended.status, Some(74), "{ended:?}");
+        assert!(ended.err.contains(why) && ended.err.contains("nothing was sent"), "{ended:?}");
+        assert_eq!(std::fs::read_link(&lost).unwrap(), PathBuf::from(target));
+        std::fs::remove_file(&lost).unwrap();
+    }
     // What the shell has redirected to a file.
     let log = std::fs::OpenOptions::new().append(true).create(true).open(path("log")).unwrap();
     (&log).write_all(b"before\n").unwrap();

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use super::failure::{DONE, Failure, OUTPUT, UNANSWERED, USAGE};
 use super::interrupt::Interrupt;
 use super::lines::{Line, Lines, Words};
 use super::options::{Batch, Run};
-use super::private_file::{PrivateFile, place, remove_left};
+use super::private_file::{PrivateFile, identity, place, remove_left, unfinished};
 use super::progress::{self, Progress};
 use super::results::{Fate, Format, Results};
 use super::show::{Form, counted, say, status};
@@ -276,21 +277,39 @@ impl<'a> Rejects<'a> {
     }
 }
 
-/// Refuses to write over what is read, or to write two things to one place.
+/// Refuses to write over what is read, or to write two things to one place. A file is written under
+/// another name until it is whole: what has that name already would be gone.
 fn check_places(order: &Batch, rejected: Option<&Path>) -> Result<(), Failure> {
-    let (file, results) = (order.file.as_deref(), order.results.as_deref());
-    let [file, results, rejected] = [file, results, rejected].map(|path| path.and_then(place));
-    let same = |one: &Option<PathBuf>, other| one.is_some() && one == other;
-    let fault = if same(&file, &results) {
+    let read = identity_of_input(order.file.as_deref());
+    let is_read = |path: &Path| read.is_some() && identity(path.metadata()) == read;
+    let is_lost = |place: &Option<PathBuf>| {
+        place.as_ref().is_some_and(|place| is_read(place) || is_read(&unfinished(place)))
+    };
+    let [results, rejected] = [order.results.as_deref(), rejected].map(|path| path.and_then(place));
+    let collide = |one: &Path, other: &Path| {
+        one == other || unfinished(one) == *other || unfinished(other) == *one
+    };
+    let fault = if is_lost(&results) {
         "--results would write over the batch itself"
-    } else if same(&file, &rejected) {
+    } else if is_lost(&rejected) {
         "--rejected would write over the batch itself"
-    } else if same(&results, &rejected) {
+    } else if results.zip(rejected).is_some_and(|(one, other)| collide(&one, &other)) {
         "--results and --rejected name the same file"
     } else {
         return Ok(());
     };
     Err(Failure::usage(format!("{fault}: nothing was sent")))
+}
+
+/// Which file the batch is read from. The shell may have opened it, as stdin, and has told us no name.
+fn identity_of_input(file: Option<&Path>) -> Option<(u64, u64)> {
+    match file {
+        Some(path) => identity(path.metadata()),
+        None => {
+            let stdin = io::stdin().as_fd().try_clone_to_owned().ok()?;
+            identity(File::from(stdin).metadata())
+        }
+    }
 }
 
 /// With `--no-wait`: `OK` for every line that is queued, and the others' faults.

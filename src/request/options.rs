@@ -446,7 +446,6 @@ impl Typed {
     }
 
     fn batch(&self, file: Option<&OsStr>) -> Result<Batch, Usage> {
-        let path = |name| self.value(name).map(PathBuf::from);
         let file = file.filter(|file| *file != "-").map(PathBuf::from);
         if self.has("no-wait") && self.has("results") {
             return Err(Usage("--no-wait and --results exclude each other".into()));
@@ -456,11 +455,21 @@ impl Typed {
             timeout: self.timeout()?,
             wait: !self.has("no-wait"),
             partial: self.has("partial"),
-            results: path("results"),
-            rejected: path("rejected"),
+            results: self.file("results")?,
+            rejected: self.file("rejected")?,
             id: self.id("batch-id", SubmissionId::from_bytes)?,
             remember: self.remember()?,
         })
+    }
+
+    /// A file to be written. That nothing can be is found out here, not when the events are sent.
+    fn file(&self, name: &str) -> Result<Option<PathBuf>, Usage> {
+        match self.value(name) {
+            Some(raw) if raw.is_empty() || raw.as_bytes().ends_with(b"/") => {
+                Err(wants(&format!("--{name}"), "the name of a file", raw))
+            }
+            raw => Ok(raw.map(PathBuf::from)),
+        }
     }
 
     fn filter(&self) -> Result<Filter, Usage> {

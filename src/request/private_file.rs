@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// For its owner only.
 const MODE: u32 = 0o600;
+/// Behind the name of a file that is not whole: no user's file ends so by chance.
+const UNFINISHED: &str = ".library-req-part";
 
 /// A file that takes the place of an older one only when it is whole.
 #[derive(Debug)]
@@ -21,15 +23,17 @@ impl PrivateFile {
     /// Begins it.
     ///
     /// # Errors
-    /// The directory does not let us.
+    /// The directory does not let us, or the name leads nowhere.
     pub fn create(path: &Path) -> io::Result<Self> {
         let Some(place) = place(path) else {
             let file = OpenOptions::new().append(true).open(path)?;
             return Ok(Self { file, unfinished: None });
         };
-        let mut part = place.clone().into_os_string();
-        part.push(".part");
-        let part = PathBuf::from(part);
+        if place.is_symlink() {
+            // It leads into no directory, or in a circle: the error says which.
+            place.metadata()?;
+        }
+        let part = unfinished(&place);
         // Of a run that was killed.
         let _ = std::fs::remove_file(&part);
         let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&part)?;
@@ -53,8 +57,7 @@ impl PrivateFile {
 
     /// Whether it is this file that has the name: another run may have begun anew.
     fn is_at(&self, part: &Path) -> bool {
-        let of = |meta: io::Result<Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-        of(self.file.metadata()) == of(part.symlink_metadata())
+        identity(self.file.metadata()) == identity(part.symlink_metadata())
     }
 }
 
@@ -101,11 +104,39 @@ pub fn place(path: &Path) -> Option<PathBuf> {
     let there = path.canonicalize().ok();
     there
         .or_else(|| {
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let directory = directory.unwrap_or(Path::new(".")).canonicalize().ok()?;
-            Some(directory.join(path.file_name()?))
+            let path = end_of_links(path);
+            Some(directory(&path).canonicalize().ok()?.join(path.file_name()?))
         })
         .or_else(|| Some(path.to_owned()))
+}
+
+/// What a file is called that gets this place when it is whole.
+pub fn unfinished(place: &Path) -> PathBuf {
+    let mut name = place.to_owned().into_os_string();
+    name.push(UNFINISHED);
+    name.into()
+}
+
+/// Tells one file from another, whatever their names. `None` if there is none.
+pub fn identity(meta: io::Result<Metadata>) -> Option<(u64, u64)> {
+    meta.map(|meta| (meta.dev(), meta.ino())).ok()
+}
+
+/// The name behind links to a file that is not there yet.
+fn end_of_links(path: &Path) -> PathBuf {
+    // As many as Linux follows.
+    const MAX_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(target) = path.read_link() else { break };
+        path = directory(&path).join(target);
+    }
+    path
+}
+
+fn directory(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
