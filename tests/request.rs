@@ -3,7 +3,8 @@
 // A test that fails may panic where it stands.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
@@ -1304,6 +1305,55 @@ fn who_is_stopped_for_longer_than_the_timeout_looks_for_the_outcome_once_more() 
             assert_eq!(ended.status, Some(if is_decided { 0 } else { 3 }), "{ended:?}");
             assert!(!ended.err.contains("Interrupted"), "{ended:?}");
         }
+    }
+}
+
+/// It ended with 4, and said that Redis could not be reached.
+#[test]
+fn a_batch_that_is_stopped_while_it_connects_goes_on() {
+    let server = Server::with(&["--requirepass", "secret"]);
+    let socket = server.dir.path().join("slow.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let accept = || {
+        let mut client = None;
+        until("it connects", || {
+            client = listener.accept().ok();
+            client.is_some()
+        });
+        client.unwrap().0
+    };
+    let file = server.dir.path().join("events");
+    std::fs::write(&file, "request u geb\n").unwrap();
+    let args = ["-a", socket.to_str().unwrap(), "--password", "secret", "batch", "--no-wait"];
+    let child = server.start_run(&[&args[..], &[file.to_str().unwrap()]].concat());
+    let stat = format!("/proc/{}/stat", child.id());
+    let is_in = |state: &str| std::fs::read_to_string(&stat).unwrap().contains(state);
+    // While it waits for the reply to AUTH, and then to its first question.
+    for has_authenticated in [false, true] {
+        let mut link = accept();
+        let mut words = [0; 1 << 12];
+        assert_ne!(link.read(&mut words).unwrap(), 0);
+        if has_authenticated {
+            link.write_all(b"+OK\r\n").unwrap();
+            assert_ne!(link.read(&mut words).unwrap(), 0);
+        }
+        until("it waits for the reply", || is_in(") S "));
+        signal(&child, "-STOP");
+        until("it is stopped", || is_in(") T "));
+        signal(&child, "-CONT");
+    }
+    pass_on(accept(), &server);
+    Ended::of(child.wait_with_output().unwrap()).is(0, "OK\n", "library-req: 1 event queued\n");
+}
+
+/// Lets a client speak with the server.
+fn pass_on(client: UnixStream, server: &Server) {
+    let redis = UnixStream::connect(server.address()).unwrap();
+    let ways = [(&client, &redis), (&redis, &client)];
+    for (from, to) in ways.map(|(from, to)| (from.try_clone(), to.try_clone())) {
+        let (mut from, mut to) = (from.unwrap(), to.unwrap());
+        thread::spawn(move || std::io::copy(&mut from, &mut to));
     }
 }
 

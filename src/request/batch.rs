@@ -490,10 +490,19 @@ impl Courier<'_> {
     }
 
     fn connect(&mut self) -> Result<(), Error> {
-        let mut link = self.run.target.connect(SLICE)?;
-        self.may_gate = may_gate(&mut link, &self.run.keys).map_err(Error::redis("connect"))?;
-        self.link = Some(link);
-        Ok(())
+        let tried = self.run.target.connect(SLICE).and_then(|mut link| {
+            let may_gate = may_gate(&mut link, &self.run.keys).map_err(Error::redis("connect"))?;
+            Ok((link, may_gate))
+        });
+        match tried {
+            Ok((link, may_gate)) => {
+                (self.link, self.may_gate) = (Some(link), may_gate);
+                Ok(())
+            }
+            // By a pause. On that link the late replies would be taken for those to other commands.
+            Err(error) if error.is_interrupted() => self.connect(),
+            Err(error) => Err(error),
+        }
     }
 
     fn send(&mut self, chunk: Chunk) -> Result<(), Failure> {
