@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -1116,6 +1117,39 @@ fn a_batch_that_was_killed_in_the_middle_and_run_again_is_sent_once_and_in_order
     }
 }
 
+/// What a run had sent on a link that was lost, it took for that of an earlier run.
+#[test]
+fn only_what_an_earlier_run_has_sent_is_told_to_be_from_one() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let keys = Keys::new(None);
+    let socket = server.dir.path().join("lossy.sock");
+    let lossy = UnixListener::bind(&socket).unwrap();
+    let address = server.address();
+    let lines = many_lines(2_000);
+    // Lost is the reply of the script to the first chunk; or one to the second, which goes past it.
+    for lost in ["ADDED", "request:"] {
+        redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+        let (lossy, address) = (lossy.try_clone().unwrap(), address.clone());
+        let redis = thread::spawn(move || {
+            pass_on_until(lost, lossy.accept().unwrap().0, &address);
+            pass_on(lossy.accept().unwrap().0, &address);
+        });
+        let args = ["-a", socket.to_str().unwrap(), "batch", "--no-wait", "--batch-id", "b"];
+        let ended = server.run_with_input(&args, lines.as_bytes());
+        redis.join().unwrap();
+        ended.is(0, &"OK\n".repeat(2_000), "library-req: 2000 events queued\n");
+        assert!(sent_lines(&mut db) == lines, "{lost}");
+    }
+    // Of four chunks the second is known: it shuts out one that goes past the script, and those that
+    // were sent behind it are in.
+    let names = [0, 2, 3].map(|number| keys.batch_chunk(&"b".parse().unwrap(), number));
+    let _: () = db.del(&names[..]).unwrap();
+    let ended = server.run_with_input(&["batch", "--no-wait", "--batch-id", "b"], lines.as_bytes());
+    let told = "library-req: 2000 events queued (500 of them by an earlier run)\n";
+    ended.is(0, &"OK\n".repeat(2_000), told);
+}
+
 #[test]
 fn a_chunk_that_one_stream_cannot_take_is_added_to_neither() {
     let server = Server::start();
@@ -1343,18 +1377,32 @@ fn a_batch_that_is_stopped_while_it_connects_goes_on() {
         until("it is stopped", || is_in(") T "));
         signal(&child, "-CONT");
     }
-    pass_on(accept(), &server);
+    pass_on(accept(), &server.address());
     Ended::of(child.wait_with_output().unwrap()).is(0, "OK\n", "library-req: 1 event queued\n");
 }
 
-/// Lets a client speak with the server.
-fn pass_on(client: UnixStream, server: &Server) {
-    let redis = UnixStream::connect(server.address()).unwrap();
-    let ways = [(&client, &redis), (&redis, &client)];
-    for (from, to) in ways.map(|(from, to)| (from.try_clone(), to.try_clone())) {
-        let (mut from, mut to) = (from.unwrap(), to.unwrap());
-        thread::spawn(move || std::io::copy(&mut from, &mut to));
+/// Lets a client speak with the Redis at this address.
+fn pass_on(client: UnixStream, address: &str) {
+    pass_on_until("\0", client, address);
+}
+
+/// The same until Redis says these words, which are lost then, and the link with them.
+fn pass_on_until(lost: &str, mut client: UnixStream, address: &str) {
+    let mut redis = UnixStream::connect(address).unwrap();
+    let (mut from, mut to) = (client.try_clone().unwrap(), redis.try_clone().unwrap());
+    let there = thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Both);
+    });
+    let mut said = [0; 1 << 16];
+    while let Ok(length @ 1..) = redis.read(&mut said) {
+        if String::from_utf8_lossy(&said[..length]).contains(lost) {
+            break;
+        }
+        client.write_all(&said[..length]).unwrap();
     }
+    let _ = client.shutdown(Shutdown::Both);
+    there.join().unwrap();
 }
 
 #[test]

@@ -382,6 +382,21 @@ struct UnderWay {
     chunk: Chunk,
     /// The id that we chose for its first event; `None` if the script chooses.
     chosen: Option<EventId>,
+    /// The id that we had chosen for it before it was sent again, by the script.
+    chosen_before: Option<EventId>,
+    /// It was sent on a link that is lost: if Redis knows it, then from there, as far as can be told.
+    resent: bool,
+}
+
+impl UnderWay {
+    fn new(chunk: Chunk, chosen: Option<EventId>) -> Self {
+        Self { chunk, chosen, chosen_before: None, resent: false }
+    }
+
+    /// Whether it is known that an earlier run, and not this process, has put it there.
+    fn is_of_earlier_run(&self, placed: submit::Placed) -> bool {
+        placed.known && !self.resent && self.chosen_before != Some(placed.first.id)
+    }
 }
 
 /// Carries chunks to Redis and answers back.
@@ -409,7 +424,7 @@ struct Courier<'a> {
     placed: Vec<Placed>,
     /// The last id that was given or chosen.
     newest: EventId,
-    /// Events that an earlier run had sent.
+    /// Events of which it is known that an earlier run had sent them.
     known: u64,
     /// When Redis last told something new.
     moved: Instant,
@@ -521,7 +536,7 @@ impl Courier<'_> {
         if let Some(first) = chosen {
             self.newest = nth_id(first, chunk.len() - 1);
         }
-        self.under_way.push_back(UnderWay { chunk, chosen });
+        self.under_way.push_back(UnderWay::new(chunk, chosen));
         match self.transmit(self.under_way.len() - 1) {
             Ok(()) => Ok(()),
             Err(error) => self.recover(error),
@@ -540,7 +555,7 @@ impl Courier<'_> {
     fn transmit(&mut self, nth: usize) -> Result<(), Error> {
         let number = self.placed.len() + nth;
         let name = self.name(number);
-        let UnderWay { chunk, chosen } = &self.under_way[nth];
+        let UnderWay { chunk, chosen, .. } = &self.under_way[nth];
         let before = number.checked_sub(1).map(|before| self.name(before).key);
         let before = before.as_deref();
         let packed = match chosen {
@@ -553,9 +568,10 @@ impl Courier<'_> {
 
     /// Takes the reply to the oldest chunk.
     fn receive(&mut self) -> Result<(), Failure> {
-        let Some(UnderWay { chunk, chosen }) = self.under_way.front() else {
+        let Some(oldest) = self.under_way.front() else {
             return Ok(());
         };
+        let UnderWay { chunk, chosen, .. } = oldest;
         let name = self.name(self.placed.len());
         let link = self.link.as_mut().expect("it is made before the first chunk");
         let placed = match chosen {
@@ -574,7 +590,7 @@ impl Courier<'_> {
         match placed {
             Ok(placed) => {
                 let events = chunk.len();
-                if placed.known {
+                if oldest.is_of_earlier_run(placed) {
                     self.known += events as u64;
                 }
                 self.fresh = !placed.known;
@@ -628,7 +644,8 @@ impl Courier<'_> {
 
     fn transmit_again(&mut self) -> Result<(), Error> {
         for nth in 0..self.under_way.len() {
-            self.under_way[nth].chosen = None;
+            let again = &mut self.under_way[nth];
+            again.chosen_before = again.chosen.take().or(again.chosen_before);
             self.transmit(nth)?;
         }
         Ok(())
@@ -637,6 +654,7 @@ impl Courier<'_> {
     /// Sends again what is under way, on a new connection. Redis knows the chunks by name, so
     /// it does not matter which of them it has added.
     fn recover(&mut self, mut error: Error) -> Result<(), Failure> {
+        self.under_way.iter_mut().for_each(|sent| sent.resent = true);
         while error.remedy() == Remedy::Retry && self.moved.elapsed() < self.order.timeout {
             // Nothing tells when a server is back: asking again is all there is.
             thread::sleep(PAUSE);
