@@ -1247,6 +1247,66 @@ fn a_batch_that_nobody_answers_ends_with_3_and_its_results_say_so() {
     assert!(ended.err.contains("2 unanswered so far"), "{ended:?}");
 }
 
+/// Answers those of the requests in their stream, counted from 0, that `has_answer` picks.
+fn answer_requests(db: &mut Connection, has_answer: impl Fn(usize) -> bool) {
+    for (n, (id, _)) in entries(db, REQUESTS).iter().enumerate().filter(|(n, _)| has_answer(*n)) {
+        answer(db, &format!("request:{id}"), &["outcome", "accepted", "book_ids", &n.to_string()]);
+    }
+}
+
+/// Each chunk was waited for anew: with --timeout 600 a batch of 100,000 lines took 33 hours.
+#[test]
+fn a_batch_in_which_each_chunk_has_a_line_without_an_outcome_takes_one_timeout() {
+    const CHUNKS: usize = 6;
+    let server = Server::start();
+    let mut db = server.connect();
+    let file = server.dir.path().join("events");
+    let lines: Vec<String> =
+        (0..CHUNKS * Chunk::MAX_EVENTS).map(|n| format!("request u {n}\n")).collect();
+    std::fs::write(&file, lines.concat()).unwrap();
+    let run = |timeout: &str| {
+        let begun = Instant::now();
+        let ended = server.run(&["batch", file.to_str().unwrap(), "-q", "--timeout", timeout]);
+        (ended.status, begun.elapsed())
+    };
+    assert_eq!(run("0").0, Some(3));
+    assert_eq!(calls(&mut db, "exists"), 0, "who does not wait needs not know what comes later");
+    answer_requests(&mut db, |n| n % Chunk::MAX_EVENTS != 250);
+    let (status, took) = run("3");
+    assert_eq!(status, Some(3));
+    assert!((3_000..5_500).contains(&took.as_millis()), "it took {took:?}");
+    let counted = calls(&mut db, "exists");
+    answer_requests(&mut db, |n| n % Chunk::MAX_EVENTS == 250);
+    assert_eq!(run("1").0, Some(0));
+    assert_eq!(calls(&mut db, "exists"), counted, "nothing was waited for");
+}
+
+/// The outcome of a line that waits for others comes after those of many later lines.
+#[test]
+fn a_line_is_waited_for_while_outcomes_of_later_chunks_come() {
+    let server = Server::start();
+    let mut db = server.connect();
+    let lines: String = (0..2 * Chunk::MAX_EVENTS).map(|n| format!("request u {n}\n")).collect();
+    let mut batch = server.start_run(&["batch", "--json", "--timeout", "2"]);
+    batch.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    until("all events arrive", || {
+        redis::cmd("XLEN").arg(REQUESTS).query::<usize>(&mut db).unwrap() == 2 * Chunk::MAX_EVENTS
+    });
+    answer_requests(&mut db, |n| (1..Chunk::MAX_EVENTS).contains(&n));
+    // For more than twice the timeout.
+    let (begun, mut answered) = (Instant::now(), Chunk::MAX_EVENTS);
+    while begun.elapsed() < Duration::from_secs(5) {
+        thread::sleep(Duration::from_millis(100));
+        answer_requests(&mut db, |n| n == answered);
+        answered += 1;
+    }
+    assert_eq!(batch.try_wait().unwrap(), None, "it waits");
+    answer_requests(&mut db, |n| n == 0 || n >= answered);
+    let ended = Ended::of(batch.wait_with_output().unwrap());
+    assert_eq!(ended.status, Some(0), "{}", ended.err);
+    assert_eq!(ended.out.matches("\"accepted\"").count(), 2 * Chunk::MAX_EVENTS);
+}
+
 #[test]
 fn a_batch_goes_on_after_redis_was_restarted_under_it() {
     let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);

@@ -27,10 +27,11 @@ use super::private_file::{PrivateFile, identity, place, remove_left, unfinished}
 use super::progress::{self, Progress};
 use super::results::{Fate, Format, Results};
 use super::show::{Form, counted, say, status};
-use super::spool::{Entry, Filling, Spool};
+use super::spool::{Entry, Filling, Reader, Spool};
 use super::submit::{self, Chunk, Draft, Fingerprint, Name, Packed, Refused, SEQ_STEP, nth_id};
+use crate::connect::AskAgain;
 use crate::error::{Error, Remedy};
-use crate::event::{AnswerWish, EventKey};
+use crate::event::{Action, AnswerWish, EventKey};
 use crate::ids::{EventId, SubmissionId};
 use crate::keys::Keys;
 use crate::outcome::Outcome;
@@ -43,6 +44,8 @@ const SHORTEST_DETOUR: usize = 4;
 const LONGEST_DETOUR: usize = 64;
 /// How long one command blocks at most: so often the progress is shown.
 const SLICE: Duration = Duration::from_millis(500);
+/// Chunks whose answers are counted together: a round trip for each takes long where Redis is far.
+const COUNTED_AT_ONCE: usize = 32;
 
 /// Does what the command line asks for.
 pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
@@ -86,6 +89,7 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
         newest: EventId::default(),
         known: 0,
         moved: Instant::now(),
+        patient: !order.timeout.is_zero(),
         progress,
     };
     courier.send_all(&spool)?;
@@ -428,7 +432,22 @@ struct Courier<'a> {
     known: u64,
     /// When Redis last told something new.
     moved: Instant,
+    /// Whether outcomes that are missing are waited for: until none has come for the timeout.
+    patient: bool,
     progress: Progress,
+}
+
+/// What came of a look for the outcomes of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// All are there.
+    Whole,
+    /// Not all, but it is worth while to come again at once.
+    Moving,
+    /// Some are missing, and none has come for a slice of the time.
+    Stalled,
+    /// Some are missing, and time is up.
+    TimeIsUp,
 }
 
 impl Courier<'_> {
@@ -688,7 +707,8 @@ impl Courier<'_> {
                     None => break,
                 }
             }
-            let mut outcomes = self.outcomes(&events)?.into_iter();
+            let later = Later { first_chunk: nth + 1, entries: &entries };
+            let mut outcomes = self.outcomes(&events, &later)?.into_iter();
             for (line, event) in &lines {
                 let outcome = if event.is_ok() { outcomes.next().flatten() } else { None };
                 let fate = match (event, &outcome) {
@@ -715,15 +735,36 @@ impl Courier<'_> {
         Ok(tally)
     }
 
-    /// The outcomes of a chunk's events, waited for until nothing has come for the timeout.
-    fn outcomes(&mut self, events: &[EventKey]) -> Result<Vec<Option<Outcome>>, Failure> {
+    /// The outcomes of a chunk's events, waited for until nothing has come for the timeout: none of
+    /// them, and none of a later chunk. Then no chunk is waited for any more; one line in each that is
+    /// not answered would else take a timeout each.
+    fn outcomes(
+        &mut self,
+        events: &[EventKey],
+        later: &Later<'_>,
+    ) -> Result<Vec<Option<Outcome>>, Failure> {
         let keys: Vec<String> = events.iter().map(|event| self.run.keys.answer(*event)).collect();
         let mut outcomes: Vec<Option<Outcome>> = Vec::new();
         outcomes.resize_with(events.len(), || None);
+        // How many answers of later chunks were there when they were counted.
+        let mut counted = None;
         loop {
             match self.outcomes_now(&keys, &mut outcomes) {
-                Ok(true) => return Ok(outcomes),
-                Ok(false) => {}
+                Ok(Look::Whole) => return Ok(outcomes),
+                Ok(Look::Moving) => {}
+                // Counting takes a while: a batch whose answers come needs none.
+                Ok(Look::Stalled) if counted.is_some() => {}
+                Ok(look) => {
+                    let count = self.count(later)?;
+                    if count > counted {
+                        // The first time as well, since they may have come till now.
+                        counted = count;
+                        self.moved = Instant::now();
+                    } else if look == Look::TimeIsUp {
+                        self.patient = false;
+                        return Ok(outcomes);
+                    }
+                }
                 // After a pause, however long, they are looked for once more; redis-rs passes over
                 // the late reply.
                 Err(error) if error.is_interrupted() => {}
@@ -733,22 +774,21 @@ impl Courier<'_> {
     }
 
     /// Takes what is there, and if something is missing, waits a while for the first of it.
-    /// `false` if it is worth while to come again.
     fn outcomes_now(
         &mut self,
         keys: &[String],
         outcomes: &mut [Option<Outcome>],
-    ) -> Result<bool, Error> {
+    ) -> Result<Look, Error> {
         let missing: Vec<usize> = (0..keys.len()).filter(|&n| outcomes[n].is_none()).collect();
         let Some(link) = self.link.as_mut() else {
-            return Ok(true);
+            return Ok(Look::Whole);
         };
         let mut pipe = redis::pipe();
         for &n in &missing {
             pipe.cmd("LINDEX").arg(&keys[n]).arg(0);
         }
         if missing.is_empty() {
-            return Ok(true);
+            return Ok(Look::Whole);
         }
         let answers: Vec<Option<Vec<u8>>> =
             pipe.query(link).map_err(Error::redis("read the answers"))?;
@@ -764,20 +804,84 @@ impl Courier<'_> {
             }
         }
         let Some(n) = first_missing else {
-            return Ok(true);
+            return Ok(Look::Whole);
         };
         let left = self.order.timeout.saturating_sub(self.moved.elapsed());
-        if left.is_zero() {
-            return Ok(true);
+        if !self.patient || left.is_zero() {
+            return Ok(Look::TimeIsUp);
         }
-        if let Some(outcome) = answer::take(link, &keys[n], SLICE.min(left))? {
-            outcomes[n] = Some(outcome);
+        // At least twice within the timeout: what has come between the first time and the end is seen.
+        let slice = SLICE.min(self.order.timeout / 2).min(left);
+        let outcome = answer::take(link, &keys[n], slice)?;
+        let look = if outcome.is_some() { Look::Moving } else { Look::Stalled };
+        if outcome.is_some() {
+            outcomes[n] = outcome;
             self.moved = Instant::now();
             self.progress.answered(1);
         }
         self.progress.show();
-        Ok(false)
+        Ok(look)
     }
+
+    /// How many answers of later chunks are there; `None` if there is no later chunk, or nothing is
+    /// waited for any more.
+    fn count(&mut self, later: &Later<'_>) -> Result<Option<u64>, Failure> {
+        if !self.patient || later.first_chunk >= self.placed.len() {
+            return Ok(None);
+        }
+        let mut entries = later.entries.ahead().map_err(|error| self.output(&error))?;
+        let mut count = 0;
+        for from in (later.first_chunk..self.placed.len()).step_by(COUNTED_AT_ONCE) {
+            let to = self.placed.len().min(from + COUNTED_AT_ONCE);
+            let mut pipe = redis::pipe();
+            for placed in &self.placed[from..to] {
+                let actions = next_actions(&mut entries, placed.events);
+                let actions = actions.map_err(|error| self.output(&error))?;
+                pipe.cmd("EXISTS");
+                for (n, action) in actions.into_iter().enumerate() {
+                    let id = nth_id(placed.first, n);
+                    pipe.arg(self.run.keys.answer(EventKey { id, action }));
+                }
+            }
+            count += self.sum(&pipe)?;
+        }
+        Ok(Some(count))
+    }
+
+    /// The sum of what these questions are answered with.
+    fn sum(&mut self, questions: &redis::Pipeline) -> Result<u64, Failure> {
+        loop {
+            let link = self.link.as_mut().expect("it is made before the first chunk");
+            let counts: Result<Vec<u64>, _> = questions.query(&mut AskAgain(link));
+            match counts.map_err(Error::redis("count the answers")) {
+                Ok(counts) => return Ok(counts.into_iter().sum()),
+                // It only tells whether to wait on.
+                Err(error) if error.lacks_permission() => return Ok(0),
+                Err(error) => self.recover(error)?,
+            }
+        }
+    }
+}
+
+/// The chunks behind one.
+struct Later<'a> {
+    /// The first of them, counted from 0.
+    first_chunk: usize,
+    /// Its lines are the next ones here.
+    entries: &'a Reader,
+}
+
+/// What the next events ask for, so many of them.
+fn next_actions(entries: &mut Reader, events: usize) -> io::Result<Vec<Action>> {
+    let mut actions = Vec::with_capacity(events);
+    while actions.len() < events
+        && let Some(entry) = entries.next()?
+    {
+        if let Entry::Event { action, .. } = entry {
+            actions.push(action);
+        }
+    }
+    Ok(actions)
 }
 
 /// Whether a connection may do what a chunk without the script needs beyond what the script does.

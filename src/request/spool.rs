@@ -2,8 +2,8 @@
 //! what is sent, whatever happens to the input meanwhile, and memory does not grow with it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -134,19 +134,45 @@ impl Filling {
 impl Spool {
     /// Reads it from the beginning.
     pub fn read(&self) -> io::Result<Reader> {
-        let mut file = self.file.try_clone()?;
-        file.rewind()?;
-        Ok(Reader { file: BufReader::with_capacity(1 << 16, file), record: String::new() })
+        Reader::at(&self.file, 0)
     }
 }
 
-/// Reads a spool. Only one at a time: they share the place in the file.
+/// Reads a spool. There may be several, each has a place of its own.
 pub struct Reader {
-    file: BufReader<File>,
+    file: BufReader<Placed>,
     record: String,
 }
 
+/// A file that is read from a place on, whoever reads elsewhere in it.
+struct Placed {
+    file: File,
+    at: u64,
+}
+
+impl io::Read for Placed {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(bytes, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
 impl Reader {
+    fn at(file: &File, at: u64) -> io::Result<Self> {
+        let placed = Placed { file: file.try_clone()?, at };
+        Ok(Self { file: BufReader::with_capacity(1 << 16, placed), record: String::new() })
+    }
+
+    /// Another one that reads on from here, while this one stays.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn ahead(&self) -> io::Result<Self> {
+        let Placed { file, at } = self.file.get_ref();
+        Self::at(file, at - self.file.buffer().len() as u64)
+    }
+
     /// The next line, `None` at the end.
     ///
     /// # Errors
@@ -197,9 +223,12 @@ mod tests {
                 books: "a b,geb",
             };
             assert_eq!(entries.next().unwrap(), Some(event));
-            let bad = Entry::Bad { line: 5, fault: "is \"\\u{9}\"" };
-            assert_eq!(entries.next().unwrap(), Some(bad));
-            assert_eq!(entries.next().unwrap(), None);
+            let mut ahead = entries.ahead().unwrap();
+            for entries in [&mut ahead, &mut entries] {
+                let bad = Entry::Bad { line: 5, fault: "is \"\\u{9}\"" };
+                assert_eq!(entries.next().unwrap(), Some(bad));
+                assert_eq!(entries.next().unwrap(), None);
+            }
         }
     }
 }
