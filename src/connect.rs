@@ -175,6 +175,11 @@ impl ConnectArgs {
         if let Some(password) = password {
             settings = settings.set_password(password);
         }
+        if settings.username().is_some() && settings.password().is_none() {
+            // Without one, redis-rs does not name the user either, and works as the default one. A user
+            // that needs none takes any.
+            settings = settings.set_password("");
+        }
         if self.ssl {
             info = with_tls(info)?;
         }
@@ -333,11 +338,15 @@ impl Target {
     /// the server's words back. So they are sent once more. Only words that are known are told: a server
     /// may repeat what it was sent.
     fn refusal(&self, error: RedisError) -> RedisError {
+        let refused =
+            |reason: &str| (ErrorKind::AuthenticationFailed, "refused", reason.to_owned()).into();
         match self.authenticate() {
             Err(said) if said.detail() == Some("max number of clients reached") => said,
             Err(said) if said.detail().is_some_and(|it| it.contains("without any password")) => {
-                let reason = "this Redis has no password".to_owned();
-                (ErrorKind::AuthenticationFailed, "refused", reason).into()
+                refused("this Redis has no password")
+            }
+            Err(_) if self.info.redis_settings().password() == Some("") => {
+                refused("no password was given")
             }
             _ => error,
         }
@@ -564,6 +573,21 @@ mod tests {
         assert!(!fault.contains("the port"), "{fault}");
         for address in ["redis://h:65535", "redis://[::1]", "redis://[::1]:7000", "redis://u:p@h"] {
             assert!(resolve(&["-a", address], &[]).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_user_without_a_password_is_named_to_the_server_too() {
+        let password = |args: &[&str], env: &[(&str, &str)]| {
+            let target = resolve(args, env).unwrap();
+            target.info.redis_settings().password().map(str::to_owned)
+        };
+        assert_eq!(password(&["--username", "clerk"], &[]), Some(String::new()));
+        assert_eq!(password(&["-a", "redis://clerk@h"], &[]), Some(String::new()));
+        let env = [("LIBRARY_PASSWORD", "from-env")];
+        assert_eq!(password(&["--username", "clerk"], &env), Some("from-env".into()));
+        for nobody in ["redis://h", "redis://@h"] {
+            assert_eq!(password(&["-a", nobody], &[]), None, "{nobody}");
         }
     }
 

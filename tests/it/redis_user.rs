@@ -118,6 +118,28 @@ fn what_a_server_says_of_a_password_is_not_told() {
     assert!(!said.contains("geheim"), "{said}");
 }
 
+/// Whoever gave a user but no password worked as the default user, without a word.
+#[test]
+fn a_user_that_needs_no_password_is_that_user() {
+    let redis = Redis::new();
+    for (user, right) in [("clerk", "+@all"), ("guest", "+ping")] {
+        redis.cmd(&["ACL", "SETUSER", user, "on", "nopass", "~*", "&*", right]);
+    }
+    let _daemon = Daemon::start(&redis, &["--username", "clerk", "worker1"]);
+    let may_not = "this Redis user needs more permissions";
+    for (user, status, said) in [("clerk", 0, ""), ("guest", 4, may_not)] {
+        for run in [
+            TestCommand::library_req(&redis, &["request", "user1", "geb", "--username", user]),
+            TestCommand::library_admin(&redis, &["status", "--username", user]),
+        ] {
+            let run = run.exits(status);
+            assert!(run.stderr.contains(said), "{run}");
+        }
+    }
+    let mut daemon = Daemon::spawn(&redis, &["--username", "guest", "worker2"]);
+    assert_eq!(daemon.exit_status(), 77, "{}", daemon.log());
+}
+
 /// A wrong password and a server that has none at all were told in the same words; and an empty file in
 /// which a password was looked for was told as a wrong password.
 #[test]
@@ -127,6 +149,7 @@ fn why_user_and_password_are_refused_is_said() {
     for (user, reason) in [
         (&["--password", "secret"][..], "refused: this Redis has no password"),
         (&["--username", "clerk", "--password", "wrong"], "the user or the password was refused"),
+        (&["--username", "clerk"], "the user or the password was refused: no password was given"),
     ] {
         let with = |args: &[&'static str]| [user, args].concat();
         let mut daemon = Daemon::spawn(&redis, &with(&["worker1"]));
