@@ -48,6 +48,35 @@ collect() {
     fi
 }
 
+# The name of a day's batch: the same returns on another day, or of another machine, are others. It is kept
+# before anything is sent, whole or not at all: a machine that has got another name meanwhile would send
+# the day a second time.
+name_of() {
+    if ! [ -s "$1.batch" ]; then
+        machine=$(uname -n)
+        echo "$1.$machine" >"$1.batch.new"
+        mv -fT "$1.batch.new" "$1.batch"
+    fi
+    cat "$1.batch"
+}
+
+# Bad lines are told once, however often the day is tried: by the next time they may have been corrected in
+# place, or handed in and removed. Interrupted, it goes on where it was: before the mark they are written
+# anew, and behind it they are in one of the two places, or gone for good.
+tell_bad() {
+    if ! [ -e "$1.bad" ]; then
+        return
+    fi
+    : >"$1.told"
+    # It was left by a version that knew no mark.
+    if is_there "$1.rejected"; then
+        rm "$1.bad"
+    else
+        mv -fT "$1.bad" "$1.rejected"
+        echo "that is now $STATE_DIRECTORY/$1.rejected" >&2
+    fi
+}
+
 # Oldest first.
 hand_in() {
     failed=
@@ -59,10 +88,18 @@ hand_in() {
         found=yes
         status=0
         rm -f "$day.csv"
-        # A batch of that name: the same returns on another day, or of another machine, are others. The
-        # options are words.
+        batch=$(name_of "$day")
+        bad=$day.bad
+        if [ -e "$day.told" ]; then
+            tell_bad "$day"
+            echo "the bad lines of $day were told before, and are not written again" >&2
+            bad=/dev/null
+        fi
+        # The options are words.
         # shellcheck disable=SC2086
-        "$1" batch $BATCH_OPTIONS --batch-id "$day.$(uname -n)" --results "$day.csv" "$day" || status=$?
+        "$1" batch $BATCH_OPTIONS --batch-id "$batch" --results "$day.csv" --rejected "$bad" "$day" ||
+            status=$?
+        tell_bad "$day"
         case $status in
         # 1: every line was handed in, and some changed nothing. The results tell which.
         0 | 1 | 2)

@@ -12,14 +12,17 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// Notes its file's content and the batch's name; with the statuses that it has when lines were looked at,
-/// it leaves results.
+/// it leaves bad ones and results.
 const LIBRARY_REQ: &str = r#"#!/bin/sh
 for file; do :; done
 echo "${8%%.*}: $(cat "$file")" >>"$NOTED"
 status=$(cat "$STATUS")
 case $status in
+*x) exit "${status%x}" ;;
+esac
+if grep -q nonsense "$file"; then grep nonsense "$file" >"${12}"; fi
+case $status in
 [0123]) echo results >"${10}" ;;
-*x) status=${status%x} ;;
 esac
 exit "$status"
 "#;
@@ -113,16 +116,65 @@ fn bad_lines_are_sent_once_and_told_until_they_are_gone_and_a_bad_option_loses_n
     machine.put("spool/returns", "return a 1\n");
     assert_eq!(machine.night("2026-11-26", "3").0, 3);
     assert_eq!(machine.night("2026-11-26", "2x").0, 2);
-    assert_eq!(machine.state(), ["returns-2026-11-26"]);
-    machine.put("state/returns-2026-11-26.rejected", "nonsense\n");
+    assert_eq!(machine.state(), ["returns-2026-11-26", "returns-2026-11-26.batch"]);
+    machine.put("state/returns-2026-11-26", "return a 1\nnonsense\n");
     assert_eq!(machine.night("2026-11-27", "2").0, 2);
-    let done = ["returns-2026-11-26", "returns-2026-11-26.csv", "returns-2026-11-26.done"];
-    assert_eq!(machine.state()[..3], done);
+    let ends = ["", ".batch", ".csv", ".done", ".rejected", ".told"];
+    assert_eq!(machine.state(), ends.map(|end| format!("returns-2026-11-26{end}")));
     // Another day's success does not cover it up.
     machine.put("spool/returns", "return b 2\n");
     assert_eq!(machine.night("2026-11-28", "0"), (2, "returns-2026-11-28: return b 2\n".into()));
     fs::remove_file(machine.path("state/returns-2026-11-26.rejected")).unwrap();
     assert_eq!(machine.night("2026-11-29", "0"), (0, String::new()));
+}
+
+/// Each try wrote the bad lines anew: over those that had been corrected in place, and when they had been
+/// handed in and removed.
+#[test]
+fn bad_lines_are_written_once_however_often_a_day_is_tried() {
+    let machine = Machine::new();
+    let rejected = || fs::read_to_string(machine.path("state/returns-2026-11-26.rejected")).ok();
+    machine.put("spool/returns", "return a 1\nnonsense\n");
+    for status in ["4", "3"] {
+        assert_eq!(machine.night("2026-11-26", status).0.to_string(), status);
+        assert_eq!(rejected().as_deref(), Some("nonsense\n"));
+    }
+    machine.put("state/returns-2026-11-26.rejected", "return b 2\n");
+    assert_eq!(machine.night("2026-11-27", "3").0, 3);
+    assert_eq!(rejected().as_deref(), Some("return b 2\n"));
+    fs::remove_file(machine.path("state/returns-2026-11-26.rejected")).unwrap();
+    assert_eq!(machine.night("2026-11-28", "3").0, 3);
+    assert_eq!(machine.night("2026-11-28", "2").0, 0);
+    assert_eq!(rejected(), None);
+}
+
+#[test]
+fn what_was_interrupted_while_bad_lines_were_told_goes_on_where_it_was() {
+    const BAD: (&str, &str) = ("bad", "nonsense\n");
+    const TOLD: (&str, &str) = ("told", "");
+    const CORRECTED: (&str, &str) = ("rejected", "return b 2\n");
+    for (left, told) in [
+        (&[BAD][..], Some(BAD.1)),
+        (&[BAD, TOLD], Some(BAD.1)),
+        // They were corrected and handed in since then, or are being corrected.
+        (&[TOLD], None),
+        (&[TOLD, CORRECTED], Some(CORRECTED.1)),
+        // By a version that knew no mark.
+        (&[CORRECTED], Some(CORRECTED.1)),
+        (&[BAD, TOLD, CORRECTED], Some(CORRECTED.1)),
+    ] {
+        let machine = Machine::new();
+        machine.put("state/returns-2026-11-26", "return a 1\nnonsense\n");
+        for (end, text) in left {
+            machine.put(&format!("state/returns-2026-11-26.{end}"), text);
+        }
+        for status in ["3", "2"] {
+            machine.night("2026-11-26", status);
+            let rejected = machine.path("state/returns-2026-11-26.rejected");
+            assert_eq!(fs::read_to_string(rejected).ok().as_deref(), told, "{left:?}");
+            assert!(!machine.path("state/returns-2026-11-26.bad").exists(), "{left:?}");
+        }
+    }
 }
 
 /// Else the second would be told the outcomes of the first, and its books stay lent.
@@ -136,6 +188,26 @@ fn the_same_returns_of_two_machines_on_one_day_are_two_batches() {
         machine.night("2026-11-26", "0").1
     });
     assert_eq!(batches, ["returns-2026-11-26.desk1\n", "returns-2026-11-26.desk2\n"]);
+}
+
+/// A day that was tried again under the new name was sent a second time.
+#[test]
+fn a_day_keeps_its_batch_when_the_machine_gets_another_name() {
+    let machine = Machine::new();
+    let named = |name: &str| machine.executable("uname", &format!("#!/bin/sh\necho {name}\n"));
+    machine.executable("library-req", "#!/bin/sh\necho \"$8\" >\"$NOTED\"\nexit 4\n");
+    machine.put("spool/returns", "return a 1\n");
+    // Interrupted before the name was whole, or the machine lost its power.
+    machine.put("state/returns-2026-11-26.batch.new", "retu");
+    machine.put("state/returns-2026-11-26.batch", "");
+    for name in ["desk1", "desk2"] {
+        named(name);
+        assert_eq!(machine.night("2026-11-26", "").1, "returns-2026-11-26.desk1\n");
+    }
+    // Not known, it is not guessed.
+    fs::remove_file(machine.path("state/returns-2026-11-26.batch")).unwrap();
+    machine.executable("uname", "#!/bin/sh\nexit 1\n");
+    assert_eq!(machine.night("2026-11-26", ""), (1, String::new()));
 }
 
 #[test]
