@@ -269,10 +269,12 @@ impl<'a> Rejects<'a> {
             file.into_inner().map_err(io::IntoInnerError::into_error)?.done()
         };
         let kept = self.file.and_then(|file| file.map(whole).transpose());
+        // In a pipe or a device nobody looks for them.
+        let is_file = place(path).is_some();
         let path = path.display();
         match kept {
-            Ok(Some(())) => say(&format!("the bad lines are in {path}")),
-            Ok(None) => {}
+            Ok(Some(())) if is_file => say(&format!("the bad lines are in {path}")),
+            Ok(_) => {}
             Err(error) => {
                 return Err(format!("cannot write {path}: {error}; the bad lines are not kept"));
             }
