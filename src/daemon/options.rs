@@ -206,9 +206,8 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
                 _ => return Err(arg.unknown(NAMES.into_iter().chain(ConnectArgs::NAMES))),
             },
             Arg::Value(value) if name.is_none() => {
-                let text = value.to_string_lossy();
-                let parsed = text.parse::<InstanceName>();
-                name = Some(parsed.map_err(|fault| Usage(format!("the name {text:?} {fault}")))?);
+                let parsed = InstanceName::from_bytes(value.as_encoded_bytes());
+                name = Some(parsed.map_err(|fault| Usage(format!("the name {value:?} {fault}")))?);
             }
             _ => return Err(arg.unexpected()),
         }
@@ -237,6 +236,9 @@ fn seconds(args: &mut Args, option: &str, least: u64, most: u64) -> Result<Durat
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
 
     fn fault(args: &[&str]) -> String {
@@ -263,6 +265,17 @@ mod tests {
         assert!(fault(&["--retain-days", "0", "a"]).contains("1 to 36500"));
         assert!(fault(&["--db", "-1", "a"]).contains("--db"));
     }
+
+    /// What is no text was taken with a sign in its place, so that two such names became one.
+    #[test]
+    fn a_name_that_is_no_text_is_refused() {
+        for name in [&b"w\xfe"[..], b"w\xff"] {
+            let args = Args::from_list([OsStr::from_bytes(name)]);
+            let Usage(fault) = parse(args).expect_err("this is no name");
+            assert!(fault.contains("\\xF") && fault.ends_with("is not UTF-8"), "{fault}");
+        }
+    }
+
     #[test]
     fn the_defaults_of_the_help_are_those_of_the_parser() {
         let parsed = |args: &[&str]| format!("{:?}", parse(Args::from_list(args.iter().copied())));
