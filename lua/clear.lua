@@ -5,9 +5,14 @@
 -- reads the stream, nothing is deleted. While decided events are in a stream, a note of it is
 -- kept: should the consumer group be lost, it must not be recreated at 0.
 --
+-- What was delivered and is not pending is taken for decided. Where somebody has set the group to an id that
+-- the stream has not given yet, that is wrong: what is added up to there is never delivered, and nothing but
+-- the ids tells it from what is decided. So nothing is deleted then, and an error raised, which ends the
+-- session; the next one finds the same at its start, and says what to do.
+--
 -- KEYS  1 the instance's lock   2 the stream   3 notes of kept events (hash)
 -- ARGV  1 token of the lease    2 group        3 most events to look at   4 "keep" or "delete"
--- Returns {"FENCED"} | {"CLEARED", how many, "more" or "done"}
+-- Returns {"FENCED"} | {"CLEARED", how many, "more" or "done"} | an error that begins with AHEAD
 
 local group_of = groups().group_of
 local stream, group, most = KEYS[2], ARGV[2], tonumber(ARGV[3])
@@ -23,8 +28,15 @@ if not ours then
   return {'CLEARED', 0, 'done'}
 end
 
--- Everything before the oldest undecided event is decided.
 local delivered = ours['last-delivered-id']
+local info = redis.call('XINFO', 'STREAM', stream)
+for field = 1, #info, 2 do
+  if info[field] == 'last-generated-id' and before(info[field + 1], delivered) then
+    return redis.error_reply('AHEAD the group ' .. group .. ' is ahead of ' .. stream)
+  end
+end
+
+-- Everything before the oldest undecided event is decided.
 local oldest = redis.call('XPENDING', stream, group, '-', '+', 1)[1]
 local decided = {}
 local entries = redis.call('XRANGE', stream, '-', delivered, 'COUNT', most)

@@ -4,6 +4,7 @@
 //! entry that was deleted while it was pending comes without any.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use redis::{Connection, ConnectionLike, Value};
 
@@ -168,6 +169,67 @@ pub fn group(
     let last_delivered =
         last.ok_or_else(|| Error::Reply { doing: DOING, got: format!("{info:?}") })?;
     Ok(Some(Group { last_delivered, pending: number(info, "pending").unwrap_or(0) }))
+}
+
+/// The last id that a stream has given; none if there is no stream.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn last_id(
+    connection: &mut impl ConnectionLike,
+    stream: &str,
+) -> Result<Option<EventId>, Error> {
+    const DOING: &str = "look at a stream";
+    let info = redis::cmd("XINFO").arg("STREAM").arg(stream).query(connection);
+    let info: HashMap<String, Value> = match info {
+        Ok(info) => info,
+        // The stream does not exist.
+        Err(error) if error.code() == Some("ERR") => return Ok(None),
+        Err(error) => return Err(Error::redis(DOING)(error)),
+    };
+    let last = info.get("last-generated-id").and_then(script::text).and_then(|id| id.parse().ok());
+    last.map(Some).ok_or_else(|| Error::Reply { doing: DOING, got: format!("{info:?}") })
+}
+
+/// A group that somebody has set to an id which its stream has not given yet: what is added up to
+/// there is never delivered.
+#[derive(Debug)]
+pub struct Ahead<'a> {
+    stream: &'a str,
+    group: &'a str,
+    /// What counts as delivered.
+    pub delivered: EventId,
+    /// The last id that the stream has given.
+    pub last: EventId,
+}
+
+impl fmt::Display for Ahead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stream, group, delivered, last } = self;
+        write!(
+            f,
+            "the consumer group {group} of {stream} is ahead of its stream: it is at {delivered}, the \
+             last event is {last}, and what is added up to there is never worked on. Stop all \
+             instances; if nothing was added since that came about, XGROUP SETID {stream} {group} \
+             {last}, else XGROUP DESTROY {stream} {group}; then start libraryd"
+        )
+    }
+}
+
+/// Whether a group, as it was just looked at, is ahead of its stream.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn ahead<'a>(
+    connection: &mut impl ConnectionLike,
+    stream: &'a str,
+    name: &'a str,
+    group: Group,
+) -> Result<Option<Ahead<'a>>, Error> {
+    let delivered = group.last_delivered;
+    // The stream after the group: both only grow.
+    let last = last_id(connection, stream)?.filter(|last| *last < delivered);
+    Ok(last.map(|last| Ahead { stream, group: name, delivered, last }))
 }
 
 /// An instance as a group knows it.

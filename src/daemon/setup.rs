@@ -14,7 +14,7 @@ use crate::ids::EventId;
 use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Script, lua, text};
 use crate::session::Session;
-use crate::stream::group as group_of;
+use crate::stream::{ahead, group as group_of};
 
 static PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("permits")));
 
@@ -117,7 +117,8 @@ pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, E
 ///
 /// # Errors
 /// [`Error::Unfit`] where a group was lost and decided events are still in its stream: they would
-/// be decided again. What Redis or the link said.
+/// be decided again; and where a group is ahead of its stream: what is sent would be passed over.
+/// What Redis or the link said.
 pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
     const DOING: &str = "create the consumer groups";
     for (stream, group) in [
@@ -125,8 +126,11 @@ pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Err
         (&keys.returns, LENDING_GROUP),
         (&keys.handoffs, SHELVING_GROUP),
     ] {
-        if group_of(connection, stream, group)?.is_some() {
-            continue;
+        if let Some(found) = group_of(connection, stream, group)? {
+            match ahead(connection, stream, group, found)? {
+                Some(ahead) => return Err(Error::Unfit(ahead.to_string())),
+                None => continue,
+            }
         }
         let (length, kept): (u64, bool) = redis::pipe()
             .cmd("XLEN")

@@ -145,6 +145,14 @@ const SPOILED: &[(&[&str], &str)] = &[
         "I3: 21 books in automated storage, which has room for 20\n",
     ),
     (
+        &[
+            "XADD lending_requests_event_stream 9-0 user_id u book_ids geb",
+            "XGROUP CREATE lending_requests_event_stream lending_service 99-0",
+        ],
+        "I4: the consumer group lending_service of lending_requests_event_stream is ahead of its stream: \
+         it is at 99-0, the last event is 9-0, ",
+    ),
+    (
         &["XADD lending_outcomes_event_stream * event_id 1-0 action request outcome accepted"],
         "I4: event 1-0 of requests has two outcomes\n",
     ),

@@ -363,6 +363,33 @@ fn a_lost_group_over_processed_events_stops_the_start_and_changes_nothing() {
     }
 }
 
+/// A digit too many in an XGROUP SETID. What was sent from then on was never delivered, and deleted as
+/// decided.
+#[test]
+fn a_group_that_is_ahead_of_its_stream_ends_the_daemon_and_nothing_is_deleted() {
+    for (stream, group) in
+        [(REQUESTS, "lending_service"), (RETURNS, "lending_service"), (SHELVING, "shelving_service")]
+    {
+        let (redis, mut daemon) = library(&Ledger::new());
+        let first = redis.request("user1", "geb");
+        redis.outcome_of_request(&first);
+        redis.cmd(&["XGROUP", "SETID", stream, group, "9999999999999-0"]);
+        let sent = redis.add(stream, "*", &[("user_id", b"user1"), ("book_ids", b"momo")]);
+        assert_eq!(daemon.exit_status(), 78, "{stream}: {}", daemon.log());
+        let mut daemon = Daemon::spawn(&redis, &["worker2"]);
+        assert_eq!(daemon.exit_status(), 78, "{stream}: {}", daemon.log());
+        let said = format!("{group} of {stream} is ahead of its stream");
+        assert!(daemon.log().contains(&said), "{stream}: {}", daemon.log());
+        assert_eq!(redis.entries(stream)[0].0, sent);
+
+        // Something was added: so the second of the two ways that are told.
+        redis.cmd(&["XGROUP", "DESTROY", stream, group]);
+        let _daemon = Daemon::start(&redis, &["worker1"]);
+        redis.wait_until_drained(DEADLINE);
+        assert_eq!(redis.length(stream), 0);
+    }
+}
+
 #[test]
 fn a_wrong_password_and_a_missing_permission_end_it_with_a_message() {
     let redis = Redis::new();

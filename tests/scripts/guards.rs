@@ -1212,6 +1212,25 @@ fn nothing_is_cleared_that_is_not_decided() {
     });
 }
 
+/// What was never delivered was deleted as decided.
+#[test]
+fn nothing_is_cleared_while_a_group_is_ahead_of_its_stream() {
+    let check = "info[field] == 'last-generated-id' and before(info[field + 1], delivered)";
+    guard("clear", &[(check, "false")], |library| {
+        let by = library.instance("worker1");
+        let (stream, notes) = (library.keys.requests.clone(), library.keys.kept_events.clone());
+        library.redis.ask::<()>(&["XGROUP", "SETID", &stream, LENDING_GROUP, "99-0"]);
+        library.add(&request(5, "user1", "geb"));
+        let args = [&by.session.token, LENDING_GROUP, "3", "delete"];
+        let reply = library.eval("clear", &[by.session.lock(), &stream, &notes], &args);
+        let left = library.redis.ask::<usize>(&["XLEN", &stream]);
+        ensure!(left == 1, "it is gone");
+        let error = reply.expect_err("the session has to end");
+        ensure!(error.code() == Some("AHEAD"), "{error}");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_stream_that_others_read_is_not_cleared() {
     let check = "if ARGV[4] == 'keep' or number_of_groups > 1 then";

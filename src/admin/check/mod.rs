@@ -16,12 +16,13 @@ use std::time::Duration;
 use redis::{Connection, FromRedisValue};
 
 use super::failure::{DONE, Failure, UNSETTLED, WRONG};
-use super::options::Run;
+use super::options::{Run, Stream};
 use super::show::{Object, print, say, shown};
 use crate::connect::{self, AskAgain};
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::lending::STORAGE_CAPACITY;
+use crate::stream;
 
 mod books;
 mod counts;
@@ -125,6 +126,7 @@ impl Check<'_> {
 
     fn everything(&mut self) -> Result<u8, Failure> {
         if self.shared_types()? {
+            self.groups()?;
             self.capacity()?;
             self.books()?;
             self.reservations()?;
@@ -205,6 +207,33 @@ impl Check<'_> {
 
     fn type_of(&mut self, key: &[u8]) -> Result<String, Error> {
         self.ask(redis::cmd("TYPE").arg(key), "look at the type of a key")
+    }
+
+    /// No event is passed over (I4): a group that is ahead of its stream is not given what is added.
+    fn groups(&mut self) -> Result<(), Failure> {
+        let run = self.run;
+        for stream in Stream::ALL {
+            let key = stream.key(&run.keys);
+            let Some(group) = stream::group(&mut self.connection, key, stream.group())? else {
+                continue;
+            };
+            let Some(ahead) = stream::ahead(&mut self.connection, key, stream.group(), group)?
+            else {
+                continue;
+            };
+            let violation = Violation {
+                invariant: "I4",
+                fault: "group_ahead",
+                facts: vec![
+                    ("stream", stream.word().into()),
+                    ("group_at", ahead.delivered.to_string()[..].into()),
+                    ("last_id", ahead.last.to_string()[..].into()),
+                ],
+                words: ahead.to_string(),
+            };
+            self.report(violation, NOT_WITHOUT_GUESSING)?;
+        }
+        Ok(())
     }
 
     /// Automated storage has its limit (I3).
