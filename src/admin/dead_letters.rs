@@ -5,8 +5,9 @@
 //! they are shown, put back and dropped together, under the id of the first.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
-use redis::Connection;
+use redis::{Connection, Value};
 
 use super::failure::{DONE, Failure};
 use super::options::{Run, Stream};
@@ -15,7 +16,10 @@ use crate::clock::rfc3339;
 use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
+use crate::script::{Reply, Script, lua};
 use crate::stream::{self, Entry};
+
+static RETRY: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("retry")));
 
 /// Letters that one step reads: they can be large.
 const PAGE: usize = 20;
@@ -230,11 +234,13 @@ fn find(run: &Run, connection: &mut Connection, id: EventId) -> Result<Letter, F
 /// letter goes, in one step.
 ///
 /// # Errors
-/// There is no such letter, or nothing that could be put back; what Redis or the link said.
+/// There is no such letter, or nothing that could be put back; what Redis or the link said. Then the
+/// letter is still there.
 pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, Failure> {
+    const DOING: &str = "put the event back";
     let key = &run.keys.dead_letters;
     for _ in 0..MOST_TRIES {
-        // A transaction, not a script: an event may have more fields than a script can pass on.
+        // A transaction, not a script alone: an event may have more fields than a script can pass on.
         watch(connection, key)?;
         let letter = find(run, connection, id)?;
         let Some(stream) = letter.stream(run) else {
@@ -247,15 +253,21 @@ pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, 
                 "nothing is left of the event of {id}: it can only be dropped"
             )));
         }
+        // What may not be asked, or removed, is told before anything is done.
+        stream::last_id(connection, stream.key(&run.keys))?;
         let mut pipe = redis::pipe();
-        let add = pipe.atomic().cmd("XADD").arg(stream.key(&run.keys)).arg("*");
+        pipe.atomic().cmd("XDEL").arg(key).arg("0-0").ignore();
+        pipe.add_command(take(stream.key(&run.keys), key, &letter));
+        let add = pipe.cmd("XADD").arg(stream.key(&run.keys)).arg("*");
         for (field, value) in &letter.fields {
             add.arg(field).arg(value);
         }
-        remove(&mut pipe, key, &letter);
-        let added: Option<(String, u64)> =
-            pipe.query(connection).map_err(Error::redis("put the event back"))?;
-        if let Some((event, _)) = added {
+        let done: Option<(Value, String)> = pipe.query(connection).map_err(Error::redis(DOING))?;
+        if let Some((taken, event)) = done {
+            let taken = Reply::read(taken, DOING)?;
+            if taken.word != "TAKEN" {
+                return Err(taken.unexpected(DOING).into());
+            }
             print(&if run.json {
                 let object = Object::new().text("retried", letter.ids[0].to_string());
                 let object = object.text("stream", stream.word()).text("event_id", event);
@@ -277,10 +289,11 @@ pub fn drop(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, F
     let letter = find(run, connection, id)?;
     // Printed first: what was dropped is nowhere else.
     print(&letter.shown(run, true))?;
-    let mut pipe = redis::pipe();
-    remove(&mut pipe, &run.keys.dead_letters, &letter);
-    let (removed,): (usize,) =
-        pipe.query(connection).map_err(Error::redis("drop the dead letter"))?;
+    let removed: usize = redis::cmd("XDEL")
+        .arg(&run.keys.dead_letters)
+        .arg(&letter.ids)
+        .query(connection)
+        .map_err(Error::redis("drop the dead letter"))?;
     if removed != letter.ids.len() {
         return Err(Failure::wrong(format!("somebody else has put {id} back or dropped it")));
     }
@@ -294,11 +307,12 @@ fn watch(connection: &mut Connection, key: &str) -> Result<(), Error> {
     redis::cmd("WATCH").arg(key).query(connection).map_err(Error::redis("watch the dead letters"))
 }
 
-fn remove(pipe: &mut redis::Pipeline, key: &str, letter: &Letter) {
-    let cmd = pipe.cmd("XDEL").arg(key);
-    for id in &letter.ids {
-        cmd.arg(id);
-    }
+/// Takes the parts of a letter away, if its event can be put back. The whole text: in a transaction nothing
+/// can be sent once more.
+fn take(stream: &str, letters: &str, letter: &Letter) -> redis::Cmd {
+    let mut cmd = RETRY.command(2, true);
+    cmd.arg(stream).arg(letters).arg(&letter.ids);
+    cmd
 }
 
 fn busy() -> Failure {

@@ -2,6 +2,8 @@
 
 use std::thread;
 
+use redis::Value;
+
 use crate::common::*;
 
 fn admin(redis: &Redis, args: &[&str]) -> TestCommand {
@@ -150,6 +152,66 @@ fn a_dead_letter_that_several_put_back_at_once_comes_back_once() {
         assert_eq!(redis.length(REQUESTS), round + 1);
         assert_eq!(redis.length(DEAD_LETTERS), 0);
     }
+}
+
+/// A transaction takes nothing back: the letter was gone, and the event not back.
+#[test]
+fn a_letter_whose_event_cannot_be_put_back_stays() {
+    let redis = Redis::new();
+    let fields: [(&str, &[u8]); 5] = [
+        ("stream", RETURNS.as_bytes()),
+        ("event_id", b"1-0"),
+        ("cause", b"no_user_id"),
+        ("deliveries", b"1"),
+        ("book_ids", b"geb"),
+    ];
+    let id = redis.add(DEAD_LETTERS, "*", &fields);
+    let retry = || admin(&redis, &["dead-letters", "retry", &id]);
+    let last_of_all = "18446744073709551615-18446744073709551615";
+    for (spoil, said) in [
+        (&["SET", RETURNS, "no stream"][..], "WRONGTYPE"),
+        (&["XADD", RETURNS, last_of_all, "no", "more"], "last possible ID"),
+    ] {
+        redis.cmd(spoil);
+        let before = redis.everything();
+        let run = retry().exits(4);
+        assert!(run.stderr.contains(said), "{run}");
+        assert_eq!(redis.everything(), before, "{spoil:?}");
+        redis.cmd(&["DEL", RETURNS]);
+    }
+    for command in ["xadd", "xdel", "xinfo"] {
+        let but = format!("-{command}");
+        redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">right", "~*", "+@all", &but]);
+        let before = redis.everything();
+        let args = ["--username", "clerk", "--password", "right", "dead-letters", "retry", &id];
+        admin(&redis, &args).exits(4);
+        assert_eq!(redis.everything(), before, "without {command}");
+        redis.cmd(&["ACL", "DELUSER", "clerk"]);
+    }
+    retry().exits(0);
+    assert_eq!(redis.entries(RETURNS)[0].1["book_ids"], "geb");
+    assert_eq!(redis.length(DEAD_LETTERS), 0);
+}
+
+/// As the one before, in the very instant before the event is put back.
+#[test]
+fn a_letter_stays_if_its_stream_goes_bad_while_it_is_put_back() {
+    let redis = Redis::new();
+    let script = library_lending::script::bare(include_str!("../../lua/retry.lua"));
+    let letter = redis.add(DEAD_LETTERS, "*", &[("book_ids", b"geb")]);
+    let take = |stream: &str| -> Vec<Value> {
+        redis.ask(&["EVAL", &script, "2", stream, DEAD_LETTERS, &letter])
+    };
+    redis.cmd(&["SET", REQUESTS, "no stream"]);
+    redis.add(RETURNS, "18446744073709551615-18446744073709551615", &[("no", b"more")]);
+    for stream in [REQUESTS, RETURNS] {
+        assert_eq!(take(stream), [Value::BulkString(b"LEFT".into())], "{stream}");
+        assert_eq!(redis.length(DEAD_LETTERS), 1);
+    }
+    redis.add(SHELVING, "18446744073709551615-18446744073709551614", &[("one", b"more")]);
+    assert_eq!(take(SHELVING)[1], Value::Int(1));
+    assert_eq!(redis.length(DEAD_LETTERS), 0);
+    assert_eq!(redis.length(SHELVING), 1, "that is left to who calls it");
 }
 
 #[test]

@@ -367,9 +367,11 @@ fn a_lost_group_over_processed_events_stops_the_start_and_changes_nothing() {
 /// decided.
 #[test]
 fn a_group_that_is_ahead_of_its_stream_ends_the_daemon_and_nothing_is_deleted() {
-    for (stream, group) in
-        [(REQUESTS, "lending_service"), (RETURNS, "lending_service"), (SHELVING, "shelving_service")]
-    {
+    for (stream, group) in [
+        (REQUESTS, "lending_service"),
+        (RETURNS, "lending_service"),
+        (SHELVING, "shelving_service"),
+    ] {
         let (redis, mut daemon) = library(&Ledger::new());
         let first = redis.request("user1", "geb");
         redis.outcome_of_request(&first);

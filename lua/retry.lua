@@ -1,0 +1,30 @@
+-- retry.lua: take an event's letters out of the dead letters, if it can be put back.
+--
+-- In a transaction, right before the XADD that puts the event back: this script cannot do that itself, since
+-- an event may have more fields than Lua can pass on. Nothing takes back what a transaction has done when
+-- one of its commands fails, so the letters go only if that XADD will not: its stream is one or is not there,
+-- has an id left, and this user may add to it. Where they stay, it fails.
+--
+-- KEYS  1 the stream that the event came from   2 dead letters (stream)
+-- ARGV  the ids of the letters
+-- Returns {"TAKEN", how many} | {"LEFT"}
+
+local stream, letters = KEYS[1], KEYS[2]
+local LAST_OF_ALL = '18446744073709551615-18446744073709551615'
+
+-- Of a stream that is not there this is an error as well, and no hindrance.
+local info = redis.pcall('XINFO', 'STREAM', stream)
+if info.err and not string.find(info.err, 'no such key', 1, true) then
+  return {'LEFT'}
+end
+for field = 1, info.err and 0 or #info, 2 do
+  if info[field] == 'last-generated-id' and info[field + 1] == LAST_OF_ALL then
+    return {'LEFT'}
+  end
+end
+-- Who may add is told that 0-0 is no id.
+local reply = redis.pcall('XADD', stream, '0-0', 'not', 'an event')
+if not string.find(reply.err or '', '0-0', 1, true) then
+  return {'LEFT'}
+end
+return {'TAKEN', redis.call('XDEL', letters, unpack(ARGV))}
