@@ -153,6 +153,15 @@ impl EventId {
         }
     }
 
+    /// The id right behind this one; the last of all is followed by itself.
+    pub fn following(self) -> Self {
+        match (self.ms.checked_add(1), self.seq.checked_add(1)) {
+            (_, Some(seq)) => Self { ms: self.ms, seq },
+            (Some(ms), None) => Self { ms, seq: 0 },
+            (None, None) => self,
+        }
+    }
+
     /// Appends it as text. By way of [`fmt::Display`] that takes twice as long, and the id of each event is
     /// written four times.
     pub fn push_to(self, text: &mut String) {
@@ -223,6 +232,8 @@ mod tests {
         assert_eq!(id("10-9").unwrap().previous(), Some(id("10-8").unwrap()));
         assert_eq!(id("10-0").unwrap().previous(), id("9-18446744073709551615").ok());
         assert_eq!(id("0-0").unwrap().previous(), None);
+        assert_eq!(id("10-9").unwrap().following(), id("10-10").unwrap());
+        assert_eq!(id("9-18446744073709551615").unwrap().following(), id("10-0").unwrap());
         for bad in ["", "5", "5-", "-5", "+5-0", "5-0-0", "99999999999999999999-0"] {
             assert_eq!(id(bad), Err(NotAnEventId), "{bad}");
         }

@@ -70,6 +70,6 @@ fn perform(run: &Run) -> Result<u8, Failure> {
         Job::List { last } => dead_letters::list(run, connection, *last),
         Job::Retry(id) => dead_letters::retry(run, connection, *id),
         Job::Drop(id) => dead_letters::drop(run, connection, *id),
-        Job::Regroup { from, stream } => regroup::run(run, connection, *from, *stream),
+        Job::Regroup(order) => regroup::run(run, connection, *order),
     }
 }

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 
+use super::regroup::Order;
 use crate::cli::{Arg, Args, Usage, nearest};
 use crate::connect::{ConnectArgs, Target};
 use crate::ids::EventId;
@@ -25,6 +26,8 @@ pub struct Run {
     pub target: Target,
     /// Under which names.
     pub keys: Keys,
+    /// The options of the connection that were given, to be typed in another command.
+    pub typed: String,
     /// Whether programs are to read the answer.
     pub json: bool,
     /// What.
@@ -51,12 +54,7 @@ pub enum Job {
     /// `dead-letters drop`
     Drop(EventId),
     /// `regroup`
-    Regroup {
-        /// The first event that is not decided.
-        from: EventId,
-        /// Only this stream's group.
-        stream: Option<Stream>,
-    },
+    Regroup(Order),
 }
 
 /// The three streams that have a consumer group.
@@ -116,7 +114,7 @@ const HELP: &str = "
   check [--repair]        hold the whole state against the rules of the library
   dead-letters list|retry ID|drop ID
                           events that could not be worked on
-  regroup --from ID       go on after a consumer group was lost
+  regroup [--from ID]     go on after a consumer group was lost
 ";
 
 const SUBCOMMANDS: [Subcommand; 4] = [
@@ -160,13 +158,17 @@ Show the events that could not be worked on, put one back or drop it.
     },
     Subcommand {
         name: "regroup",
-        usage: "usage: library-admin regroup [OPTIONS] --from ID",
+        usage: "usage: library-admin regroup [OPTIONS] [--from ID]",
         help: "\
 Create a consumer group that was lost while decided events were in its stream.
+Without --from, tell which event is the first to be worked on, and do nothing.
 
       --from ID           the first event that is not decided. Older ones count
                           as decided; later ones too where they have an outcome;
-                          all others are worked on
+                          all others are worked on. Of hand-offs all are that
+                          are not done, as the states of books tell
+      --before-outcomes   work also on events without an outcome that are older
+                          than the outcomes reach back to
       --stream STREAM     only the group of requests, returns or handoffs
                           [default: all that are lost]
 ",
@@ -181,7 +183,8 @@ const COMMON: &str = "  -h, --help              print this help
 ";
 
 /// The long options, those of the connection aside.
-const OPTION_NAMES: [&str; 7] = ["help", "version", "json", "repair", "last", "from", "stream"];
+const OPTION_NAMES: [&str; 8] =
+    ["help", "version", "json", "repair", "last", "from", "stream", "before-outcomes"];
 
 const STATUSES: &str = "
 Exit status: 0 done, 1 something is wrong or cannot be done, 2 wrong command
@@ -208,6 +211,7 @@ struct Raw {
     last: Option<usize>,
     from: Option<EventId>,
     stream: Option<Stream>,
+    before_outcomes: bool,
 }
 
 /// Reads a command line.
@@ -259,6 +263,7 @@ impl Raw {
                     "repair" => self.repair = true,
                     "last" => self.last = Some(number(&args.text()?)?),
                     "from" => self.from = Some(event_id("--from", &args.text()?)?),
+                    "before-outcomes" => self.before_outcomes = true,
                     "stream" => self.stream = Some(stream(&args.text()?)?),
                     _ => {
                         let names = OPTION_NAMES.into_iter().chain(ConnectArgs::NAMES);
@@ -285,7 +290,8 @@ impl Raw {
         self.refuse_foreign_options(job)?;
         let keys = Keys::new(self.connect.branch());
         let target = self.connect.resolve(env)?;
-        Ok(Task::Run(Box::new(Run { target, keys, json: self.json, job })))
+        let typed = self.connect.typed();
+        Ok(Task::Run(Box::new(Run { target, keys, typed, json: self.json, job })))
     }
 
     fn job(&self) -> Result<Job, Usage> {
@@ -312,10 +318,12 @@ impl Raw {
                 return Err(unknown(message, verb, &["list", "retry", "drop"]));
             }
             ["regroup", ..] => {
-                let from = self.from.ok_or_else(|| {
-                    Usage("regroup needs --from ID, the first event that is not decided".into())
-                })?;
-                (Job::Regroup { from, stream: self.stream }, 1)
+                let (from, stream) = (self.from, self.stream);
+                let before_outcomes = self.before_outcomes;
+                if before_outcomes && from.is_none() {
+                    return Err(Usage("--before-outcomes goes with --from ID only".into()));
+                }
+                (Job::Regroup(Order { from, stream, before_outcomes }), 1)
             }
             [other, ..] => {
                 let message = format!("unknown command {}", quoted(other));
@@ -332,8 +340,9 @@ impl Raw {
         for (given, option, takes, command) in [
             (self.repair, "--repair", matches!(job, Job::Check { .. }), "check"),
             (self.last.is_some(), "--last", matches!(job, Job::List { .. }), "dead-letters list"),
-            (self.from.is_some(), "--from", matches!(job, Job::Regroup { .. }), "regroup"),
-            (self.stream.is_some(), "--stream", matches!(job, Job::Regroup { .. }), "regroup"),
+            (self.from.is_some(), "--from", matches!(job, Job::Regroup(_)), "regroup"),
+            (self.stream.is_some(), "--stream", matches!(job, Job::Regroup(_)), "regroup"),
+            (self.before_outcomes, "--before-outcomes", matches!(job, Job::Regroup(_)), "regroup"),
         ] {
             if given && !takes {
                 return Err(Usage(format!("{option} goes with {command} only")));
@@ -390,7 +399,11 @@ mod tests {
         assert_eq!(job(&["dead-letters", "drop", "17-3"]), Job::Drop(id));
         assert_eq!(
             job(&["regroup", "--stream", "returns", "--from=17-3"]),
-            Job::Regroup { from: id, stream: Some(Stream::Returns) }
+            Job::Regroup(Order {
+                from: Some(id),
+                stream: Some(Stream::Returns),
+                before_outcomes: false
+            })
         );
     }
 
@@ -411,7 +424,8 @@ mod tests {
             (&["dead-letters", "retry"], "retry which?", "dead-letters"),
             (&["dead-letters", "drop", "all"], "'all'", "dead-letters"),
             (&["dead-letters", "list", "--last", "0"], "'0'", "dead-letters"),
-            (&["regroup"], "--from", "regroup"),
+            (&["regroup", "--before-outcomes"], "--from", "regroup"),
+            (&["check", "--before-outcomes"], "regroup only", "check"),
             (&["regroup", "--from", "now"], "'now'", "regroup"),
             (&["regroup", "--from", "1-0", "--stream", "all"], "'all'", "regroup"),
             (&["a\nb"], "'a\\u{a}b'", "COMMAND"),

@@ -41,7 +41,7 @@ _library_admin() {
     case ${words[0]} in
     check) options='--repair' ;;
     dead-letters) options='--last' ;;
-    regroup) options='--from --stream' ;;
+    regroup) options='--from --stream --before-outcomes' ;;
     esac
     options+=' --json -a --address --db --username --password --password-file --ssl --branch'
     options+=' -h --help -V --version'

@@ -15,6 +15,7 @@ complete -c library-admin -n "__fish_seen_subcommand_from dead-letters; and not 
 complete -c library-admin -n '__fish_seen_subcommand_from check' -l repair -d 'Mend what can be mended without guessing'
 complete -c library-admin -n '__fish_seen_subcommand_from dead-letters' -l last -x -d 'List only the newest N'
 complete -c library-admin -n '__fish_seen_subcommand_from regroup' -l from -x -d 'The first event that is not decided'
+complete -c library-admin -n '__fish_seen_subcommand_from regroup' -l before-outcomes -d 'Also on events older than the outcomes'
 complete -c library-admin -n '__fish_seen_subcommand_from regroup' -l stream -x -a 'requests returns handoffs' -d 'Only the group of this stream'
 complete -c library-admin -l json -d 'Print JSON, one object a line'
 

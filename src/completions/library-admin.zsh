@@ -45,6 +45,7 @@ _library-admin() {
             ;;
         regroup)
             _arguments -S : $common '--from=[the first event that is not decided]:id' \
+                '--before-outcomes[also on events older than the outcomes]' \
                 '--stream=[only the group of this stream]:stream:(requests returns handoffs)'
             ;;
         esac

@@ -143,9 +143,9 @@ pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Err
         if length > 0 && kept {
             return Err(Error::Unfit(format!(
                 "the consumer group {group} of {stream} is lost, and events that were decided are \
-                 still in that stream: created anew it would decide them again. Find the first \
-                 event that is not in {} and run: library-admin regroup --from ID",
-                keys.outcomes
+                 still in that stream: created anew it would decide them again. library-admin \
+                 regroup tells which event is the first that is not decided, library-admin regroup \
+                 --from ID goes on with that one"
             )));
         }
         let created = redis::cmd("XGROUP")

@@ -319,6 +319,12 @@ fn after_a_lost_group_only_undecided_events_are_worked_on() {
 
     let run = admin(&redis, &["regroup", "--from", &second, "--stream", "returns"]).exits(1);
     assert!(run.stderr.contains("the group of returns is not lost"), "{run}");
+    let said = admin(&redis, &["regroup"]).exits(0).stdout;
+    let first_undecided =
+        format!("lost; the first event that is not decided is {second}. Go on with:");
+    assert!(said.contains(&first_undecided), "{said}");
+    assert!(said.ends_with(&format!(" --stream requests --from {second}\n")), "{said}");
+    assert!(redis.everything().stream(REQUESTS).groups.is_empty(), "it is only told");
     let run = admin(&redis, &["regroup", "--from", &second]).exits(0);
     assert_eq!(
         run.stdout,
@@ -360,13 +366,15 @@ fn an_event_that_waited_while_a_later_one_was_decided_is_worked_on_after_a_lost_
         redis.add(OUTCOMES, "*", &fields);
     }
     assert_eq!(Daemon::spawn(&redis, &["--keep-events", "worker1"]).exit_status(), 78);
-    let run = admin(&redis, &["regroup", "--from", "2-0", "--json"]).exits(0);
+    // The oldest outcome is younger than all of them: others may be gone.
+    let run = admin(&redis, &["regroup", "--from", "2-0"]).exits(1);
+    assert!(run.stderr.contains("event 2-0 of requests has no outcome"), "{run}");
+    let args = ["regroup", "--from", "2-0", "--before-outcomes", "--json"];
+    let run = admin(&redis, &args).exits(0);
     assert_eq!(
-        run.stdout.lines().next(),
-        Some(r#"{"regrouped":"requests","from":"2-0","waiting":3,"decided":1}"#),
+        run.stdout, "{\"regrouped\":\"requests\",\"from\":\"2-0\",\"waiting\":3,\"decided\":1}\n",
         "{run}"
     );
-    assert!(run.stderr.contains("the outcomes reach back to "), "{run}");
 
     let _daemon = Daemon::start(&redis, &["--keep-events", "worker1"]);
     assert_eq!(redis.outcome_of_request("2-0")["already_yours"], "momo");
@@ -374,6 +382,167 @@ fn an_event_that_waited_while_a_later_one_was_decided_is_worked_on_after_a_lost_
     assert_eq!(redis.outcome_of_request("5-0")["book_ids"], "eve");
     redis.wait_until_drained(DEADLINE);
     assert_eq!(redis.length(OUTCOMES), 4 + 3, "nothing was decided again");
+}
+
+/// The advice was to begin with the first event that has no outcome. Where events are kept for longer than
+/// outcomes, that is the oldest that was decided.
+#[test]
+fn what_is_older_than_the_outcomes_is_not_decided_again_after_a_lost_group() {
+    let redis = Redis::new();
+    let args = ["--keep-events", "--outcomes-kept", "100", "worker1"];
+    let mut daemon = Daemon::start(&redis, &args);
+    let first = redis.request("alice", "geb");
+    let back = redis.give_back("alice", "geb");
+    redis.outcome_of_return(&back);
+    for n in 0..600 {
+        let user = format!("user{n}");
+        redis.request(&user, "momo");
+        redis.give_back(&user, "momo");
+    }
+    redis.wait_until_drained(3 * DEADLINE);
+    assert!(redis.outcomes_of("request", &first).is_empty(), "its outcome is gone");
+    assert_eq!(daemon.stop(), 0);
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    let mut daemon = Daemon::spawn(&redis, &args);
+    assert_eq!(daemon.exit_status(), 78);
+    assert!(daemon.log().contains("library-admin regroup tells"), "{}", daemon.log());
+
+    let said = admin(&redis, &["regroup"]).exits(0).stdout;
+    assert!(said.contains("no event is undecided; "), "{said}");
+    assert!(said.contains(&format!("{first} the first, are most likely decided")), "{said}");
+    let from = said.trim_end().rsplit(' ').next().unwrap().to_owned();
+    let json = admin(&redis, &["regroup", "--json"]).exits(0).stdout;
+    let told = format!(
+        r#"{{"lost":"requests","from":"{from}","undecided":false,"unknown_from":"{first}"}}"#
+    );
+    assert_eq!(json.trim_end(), told);
+
+    let before = redis.everything();
+    let run = admin(&redis, &["regroup", "--from", &first]).exits(1);
+    let refused =
+        format!("event {first} of requests has no outcome and is older than the outcomes");
+    assert!(run.stderr.contains(&refused), "{run}");
+    assert!(run.stderr.contains(&format!("--from {from} begins")), "{run}");
+    assert_eq!(redis.everything(), before);
+
+    let undecided = redis.request("bob", "emma");
+    let said = admin(&redis, &["regroup"]).exits(0).stdout;
+    assert!(said.ends_with(&format!(" --from {undecided}\n")), "{said}");
+    admin(&redis, &["regroup", "--from", &undecided]).exits(0);
+    let _daemon = Daemon::start(&redis, &args);
+    assert_eq!(redis.outcome_of_request(&undecided)["book_ids"], "emma");
+    redis.wait_until_drained(DEADLINE);
+    assert_eq!(redis.ledger().loans.len(), 1, "geb is not lent again");
+}
+
+/// Whose milliseconds were compared said that outcomes were missing.
+#[test]
+fn where_no_outcome_is_missing_a_group_begins_with_the_first_event_of_all() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["--keep-events", "worker1"]);
+    let first = redis.request("user1", "geb");
+    redis.outcome_of_request(&first);
+    assert_eq!(daemon.stop(), 0);
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    let run = admin(&redis, &["regroup", "--from", &first]).exits(0);
+    assert!(run.stdout.contains("; 0 events from "), "{run}");
+    assert_eq!(run.stderr, "", "{run}");
+}
+
+/// Ids go on from the highest one: while they are ahead of the clock, an event that was decided, and whose
+/// outcome is gone, looks younger than the oldest outcome.
+#[test]
+fn ids_that_are_ahead_of_the_clock_do_not_make_old_events_undecided() {
+    let redis = Redis::new();
+    redis.cmd(&["HSET", "lending_kept_events", REQUESTS, "decided events are kept"]);
+    let id = |seq: u64| format!("9999999999999-{seq}");
+    for seq in 1..5 {
+        redis.request_at(&id(seq), "user1", "geb");
+    }
+    let event = id(3);
+    let outcome: [(&str, &[u8]); 2] = [("event_id", event.as_bytes()), ("action", b"request")];
+    redis.add(OUTCOMES, "*", &outcome);
+    let run = admin(&redis, &["regroup", "--from", &id(1)]).exits(1);
+    assert!(run.stderr.contains(&format!("--from {} begins", id(4))), "{run}");
+}
+
+/// Nobody could tell from the outcomes. Whoever began with the first of all had books put on their shelves
+/// that were lent.
+#[test]
+fn after_a_lost_group_of_hand_offs_those_are_done_whose_books_are_marked() {
+    let redis = Redis::new();
+    redis.cmd(&["HSET", "lending_kept_events", SHELVING, "decided events are kept"]);
+    redis.add(OUTCOMES, "*", &[("action", b"return")]);
+    Ledger::new()
+        .lent("user1", &["lent", "lent since"], "1-0")
+        .stored(&["stored"], "1-0")
+        .nowhere(&["on its way", "too"], "1-0")
+        .lay_down(&redis);
+    let mark = |book: &str, hand_off: &str| {
+        redis.cmd(&["HSET", "lending_book_states", book, &format!(">{hand_off}")]);
+    };
+    // Done, with marks that are still to be swept: lent, on its shelf, stored, one of each.
+    let done = ["lent", "shelved", "stored", "shelved too,lent since"].map(|books| {
+        let id = redis.hand_off("*", books);
+        books.split(',').for_each(|book| mark(book, &id));
+        id
+    });
+    // Done as well: since then one was fetched for a request in work, the other handed over again.
+    let request = redis.request("user2", "fetched");
+    redis.cmd(&["HSET", SHELVES, "fetched", &request]);
+    mark("fetched", &redis.hand_off("*", "fetched,too"));
+    let undone = redis.hand_off("*", "on its way,too");
+    mark("on its way", &undone);
+    mark("too", &undone);
+    let last = redis.hand_off("*", "lent");
+    mark("gone", "1-0");
+    assert_eq!(Daemon::spawn(&redis, &["--keep-events", "worker1"]).exit_status(), 78);
+
+    let said = admin(&redis, &["regroup"]).exits(0).stdout;
+    assert!(said.ends_with(&format!(" --stream handoffs --from {undone}\n")), "{said}");
+    let run = admin(&redis, &["regroup", "--from", &done[0]]).exits(0);
+    assert!(run.stdout.contains("; 1 hand-offs are worked on, all others are done"), "{run}");
+    let group = redis.everything().stream(SHELVING).groups.remove("shelving_service").unwrap();
+    assert_eq!(group.last_delivered, last);
+    assert_eq!(group.pending.into_keys().collect::<Vec<_>>(), [undone]);
+
+    let _daemon = Daemon::start(&redis, &["--keep-events", "worker1"]);
+    assert_eq!(redis.outcome_of_request(&request)["book_ids"], "fetched");
+    redis.assert_at_rest();
+}
+
+/// With a digit too many the group was ahead of its stream: nothing that was sent was served any more.
+#[test]
+fn no_group_begins_behind_the_end_of_its_stream() {
+    let redis = Redis::new();
+    redis.cmd(&["HSET", "lending_kept_events", REQUESTS, "decided events are kept"]);
+    redis.request_at("17-0", "user1", "geb");
+    redis.give_back_at("19-0", "user1", "geb");
+    let before = redis.everything();
+    for (args, said) in [
+        (
+            &["--from", "170-0"][..],
+            "--from 170-0 is beyond the last event (requests 17-0, returns 19-0)",
+        ),
+        (&["--from", "17-2", "--stream", "requests"], "beyond the last event (requests 17-0)"),
+    ] {
+        let run = admin(&redis, &[&["regroup"], args].concat()).exits(2);
+        assert!(run.stderr.contains(said), "{run}");
+        assert_eq!(redis.everything(), before);
+    }
+    // Nothing is left to be decided.
+    admin(&redis, &["regroup", "--from", "17-1", "--stream", "requests"]).exits(0);
+    let delivered =
+        |stream| redis.everything().stream(stream).groups["lending_service"].last_delivered.clone();
+    assert_eq!(delivered(REQUESTS), "17-0");
+    // What ends earlier than the others begins at its end.
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    let run = admin(&redis, &["regroup", "--from", "19-1"]).exits(0);
+    assert_eq!([delivered(REQUESTS), delivered(RETURNS)], ["17-0", "19-0"]);
+    assert!(
+        run.stderr.contains("event 19-0 of returns is before 19-1 and has no outcome"),
+        "{run}"
+    );
 }
 
 #[test]
@@ -406,7 +575,7 @@ fn a_wrong_command_line_touches_nothing_and_is_told_in_two_lines() {
         &["dead-letters", "retry"],
         &["dead-letters", "retry", "everything"],
         &["dead-letters", "list", "--last", "none"],
-        &["regroup"],
+        &["regroup", "--before-outcomes"],
         &["regroup", "--from", "yesterday"],
         &["status", "--repair"],
         &["two\nlines"],
