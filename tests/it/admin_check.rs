@@ -380,6 +380,27 @@ fn what_can_be_mended_without_guessing_is_mended() {
     assert_eq!(redis.outcome_of_request(&request)["book_ids"], "lost,left,reserved,x");
 }
 
+/// One took a key that the other had just mended for one of type none, and reported it.
+#[test]
+fn two_that_mend_at_once_find_nothing_wrong_with_what_the_other_mended() {
+    let redis = Redis::new();
+    for round in 0..3 {
+        for n in 0..100 {
+            redis.cmd(&["SADD", &format!("request:{round}-{n}:temp"), "geb"]);
+            redis.cmd(&["HSET", SHELVES, &format!("lost{round}-{n}"), "1-0"]);
+            redis.cmd(&["SET", &format!("user:user{n}:count"), "1"]);
+        }
+        thread::scope(|scope| {
+            let both = [0, 1].map(|_| scope.spawn(|| repair(&redis)));
+            for run in both {
+                let run = run.join().unwrap().exits(0);
+                assert!(!run.stdout.contains("not mended"), "{run}");
+            }
+        });
+        assert_eq!(check(&redis).exits(0).stdout, WELL);
+    }
+}
+
 #[test]
 fn what_could_only_be_guessed_is_left_alone() {
     let redis = Redis::new();

@@ -143,7 +143,7 @@ impl Check<'_> {
                 }
             }
             for confirmed in confirmed.chunks(PAGE) {
-                self.confirmed(confirmed)?;
+                self.confirmed(place, confirmed)?;
             }
             suspects = changed;
         }
@@ -227,7 +227,7 @@ impl Check<'_> {
     }
 
     /// Reports a page of books, and mends those that can be mended.
-    fn confirmed(&mut self, books: &[(Vec<u8>, Suspect)]) -> Result<(), Failure> {
+    fn confirmed(&mut self, place: &str, books: &[(Vec<u8>, Suspect)]) -> Result<(), Failure> {
         if !self.repair {
             for (book, suspect) in books {
                 self.report(violation(book, suspect), Mended::NotTried)?;
@@ -263,7 +263,13 @@ impl Check<'_> {
             to_mend.iter().map(|(book, suspect)| [book.as_slice(), &suspect.out, &suspect.state]);
         let mended = self.hand_over(None, "", seen)?;
         let mended = mended.unwrap_or_else(|| to_mend.iter().map(|_| CHANGED_MEANWHILE).collect());
-        for ((book, suspect), mended) in to_mend.into_iter().zip(mended) {
+        let all: Vec<_> = to_mend.into_iter().zip(mended).collect();
+        let is_changed = |mended: &Mended| matches!(mended, Mended::No(_));
+        let changed = all.iter().filter(|(_, mended)| is_changed(mended));
+        let still_wrong = self.inspect(place, changed.map(|((book, _), _)| book.as_slice()))?;
+        for ((book, suspect), mended) in all {
+            let is_right = is_changed(&mended) && !still_wrong.contains_key(book);
+            let mended = if is_right { Mended::Meanwhile } else { mended };
             self.report(violation(book, suspect), mended)?;
         }
         Ok(())

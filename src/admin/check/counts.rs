@@ -473,7 +473,8 @@ impl Check<'_> {
             Some(before) if before[0].differs() => {
                 Mended::Yes(format!("the count is {} now", before[0].lent))
             }
-            _ => CHANGED_MEANWHILE,
+            Some(_) => Mended::Meanwhile,
+            None => CHANGED_MEANWHILE,
         })
     }
 }

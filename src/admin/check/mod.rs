@@ -84,6 +84,8 @@ enum Mended {
     Yes(String),
     /// It is not: why.
     No(&'static str),
+    /// It is right by now, though not by us: another check mends as well, or an instance did.
+    Meanwhile,
     /// That was not wished.
     NotTried,
 }
@@ -163,6 +165,7 @@ impl Check<'_> {
     fn report(&mut self, violation: Violation, mended: Mended) -> Result<(), Failure> {
         let mended = if self.repair { mended } else { Mended::NotTried };
         match mended {
+            Mended::Meanwhile => return Ok(()),
             Mended::Yes(_) => self.mended += 1,
             Mended::No(_) | Mended::NotTried => self.wrong += 1,
         }
@@ -178,7 +181,7 @@ impl Check<'_> {
             object = match mended {
                 Mended::Yes(change) => object.text("mended", change),
                 Mended::No(why) => object.text("not_mended", why),
-                Mended::NotTried => object,
+                Mended::Meanwhile | Mended::NotTried => object,
             };
             return print(&(object.end() + "\n"));
         }
@@ -186,7 +189,7 @@ impl Check<'_> {
         match mended {
             Mended::Yes(change) => line = line + "; mended: " + &change,
             Mended::No(why) => line = line + "; not mended: " + why,
-            Mended::NotTried => {}
+            Mended::Meanwhile | Mended::NotTried => {}
         }
         print(&(line + "\n"))
     }

@@ -19,7 +19,7 @@ impl Check<'_> {
         let mut suspects = Vec::new();
         self.scan_keys(&self.run.keys.reservations_pattern(), |check, keys| {
             for key in keys {
-                if check.is_left(&key)? {
+                if check.left_as(&key)?.is_some() {
                     suspects.push(key);
                 }
             }
@@ -31,19 +31,19 @@ impl Check<'_> {
         self.settle_reservations(suspects)
     }
 
-    /// Whether a reservation is there for no undecided request, or is none at all.
-    fn is_left(&mut self, key: &[u8]) -> Result<bool, Error> {
-        let Some(request) = self.keys().request_of_reservation(key) else { return Ok(false) };
+    /// The type of a reservation that is there for no undecided request, or is none at all.
+    fn left_as(&mut self, key: &[u8]) -> Result<Option<String>, Error> {
+        let Some(request) = self.keys().request_of_reservation(key) else { return Ok(None) };
         let request = String::from_utf8_lossy(request).into_owned();
-        Ok(match self.type_of(key)?.as_str() {
-            "none" => false,
-            // The type after the request: it goes before its request is decided.
-            "set" => {
-                self.undone(Stream::Requests, &[request])?.is_empty()
-                    && self.type_of(key)? != "none"
+        let mut is = self.type_of(key)?;
+        if is == "set" {
+            if !self.undone(Stream::Requests, &[request])?.is_empty() {
+                return Ok(None);
             }
-            _ => true,
-        })
+            // The type after the request: it goes before its request is decided.
+            is = self.type_of(key)?;
+        }
+        Ok(Some(is).filter(|is| is != "none"))
     }
 
     fn settle_reservations(&mut self, mut suspects: Vec<Vec<u8>>) -> Result<(), Failure> {
@@ -54,10 +54,7 @@ impl Check<'_> {
         suspects.dedup();
         thread::sleep(PAUSE);
         for key in suspects {
-            if !self.is_left(&key)? {
-                continue;
-            }
-            let is = self.type_of(&key)?;
+            let Some(is) = self.left_as(&key)? else { continue };
             if is != "set" {
                 self.report(wrong_type(&key, &is, "set"), NOT_WITHOUT_GUESSING)?;
                 continue;
@@ -65,6 +62,9 @@ impl Check<'_> {
             let request = self.keys().request_of_reservation(&key).unwrap_or_default();
             let request = String::from_utf8_lossy(request).into_owned();
             let books: usize = self.ask(redis::cmd("SCARD").arg(&key), "count a reservation")?;
+            if books == 0 {
+                continue;
+            }
             let violation = Violation {
                 invariant: "I6",
                 fault: "reservation_left",
@@ -104,7 +104,7 @@ impl Check<'_> {
                     match mended {
                         Mended::Yes(change) if change.starts_with("handed") => handed_over += 1,
                         Mended::Yes(_) => let_go += 1,
-                        Mended::No(_) | Mended::NotTried => {}
+                        Mended::No(_) | Mended::Meanwhile | Mended::NotTried => {}
                     }
                 }
             }
