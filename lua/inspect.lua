@@ -20,6 +20,8 @@
 --                             undecided request, on its way to its shelf in a hand-off that its
 --                             state names. Hand-offs and reservations of the reference
 --                             application carry no state: the caller looks for those.
+--         "lent_and_reserved", "stored_and_reserved"  in its place, and reserved by an undecided
+--                             request
 --         "reserved_for_none" reserved by a request that is decided
 --         "state_unknown"     a state that means nothing
 
@@ -58,6 +60,7 @@ local function fault_of(n)
   elseif place == 'states' and kind then
     if kind == '?' then
       return not is_undone(KEYS[5], ARGV[1], id) and 'reserved_for_none'
+        or lent[n] and 'lent_and_reserved' or stored[n] == 1 and 'stored_and_reserved'
     end
     return not ((kind == '=' or kind == '>') and is_id(id)) and 'state_unknown'
   end

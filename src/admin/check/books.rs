@@ -9,14 +9,15 @@ use super::super::failure::Failure;
 use super::super::instances::instances;
 use super::super::options::Stream;
 use super::super::show::shown;
+use super::handoffs::{HAND_OFFS_IN_A_PAGE, books_of};
 use super::{
     CHANGED_MEANWHILE, Check, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
     Violation, bytes,
 };
 use crate::error::Error;
 use crate::event::MAX_BOOKS;
-use crate::ids::{BookId, EventId};
-use crate::keys::{BOOK_IDS_FIELD, LENDING_GROUP, SHELVING_GROUP};
+use crate::ids::BookId;
+use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Call, Script, lua, text};
 use crate::stream::{self, Lease};
 
@@ -26,9 +27,6 @@ static MEND: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "grou
 
 /// A hand-off that is mended is one event.
 const _: () = assert!(PAGE <= MAX_BOOKS);
-
-/// Hand-offs that one step reads: each has up to a thousand books.
-const HAND_OFFS_IN_A_PAGE: usize = 20;
 
 /// Where books are found, as inspect.lua calls it.
 const PLACES: [&str; 4] = ["loans", "storage", "shelves", "states"];
@@ -156,40 +154,21 @@ impl Check<'_> {
     fn explain(&mut self, suspects: &mut Suspects) -> Result<(), Failure> {
         let run = self.run;
         let key = run.keys.handoffs.as_str();
-        // Everything before the oldest undone hand-off is done.
-        let group = stream::group(&mut self.connection, key, SHELVING_GROUP)?;
-        let mut after = match group {
-            None => None,
-            Some(group) => {
-                let oldest = redis::cmd("XPENDING")
-                    .arg(key)
-                    .arg(SHELVING_GROUP)
-                    .arg(&["-", "+", "1"])
-                    .to_owned();
-                let oldest: Vec<(String, Vec<u8>, u64, u64)> =
-                    self.ask(&oldest, "look for the oldest hand-off")?;
-                let oldest = oldest.first().and_then(|(id, ..)| id.parse().ok());
-                oldest.map_or(Some(group.last_delivered), EventId::previous)
-            }
-        };
+        let mut after = self.before_undone_hand_offs()?;
         while !suspects.is_empty() {
             let page = stream::page(&mut self.connection, key, after, HAND_OFFS_IN_A_PAGE)?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
-            let books_of = |entry: &stream::Entry| {
-                let list = entry.field(BOOK_IDS_FIELD).unwrap_or_default();
-                list.split(|b| *b == b',').map(<[u8]>::to_vec).collect::<Vec<_>>()
-            };
             let with_suspects: Vec<_> = page
                 .iter()
-                .map(|entry| (entry.id, books_of(entry)))
-                .filter(|(_, books)| books.iter().any(|book| suspects.contains_key(book)))
+                .map(|entry| (entry.id, books_of(entry).collect::<Vec<_>>()))
+                .filter(|(_, books)| books.iter().any(|book| suspects.contains_key(*book)))
                 .collect();
             let ids: Vec<String> = with_suspects.iter().map(|(id, _)| id.to_string()).collect();
             let undone = self.undone(Stream::HandOffs, &ids)?;
             for (id, books) in with_suspects {
                 if undone.contains(&id.to_string()) {
-                    books.iter().for_each(|book| drop(suspects.remove(book)));
+                    books.iter().for_each(|book| drop(suspects.remove(*book)));
                 }
             }
         }
@@ -323,6 +302,14 @@ fn violation(book: &[u8], suspect: &Suspect) -> Violation {
         "lent_on_shelf" => {
             ("I1", "lent_on_shelf", format!("{name} is lent to {user} and on its shelf"))
         }
+        "lent_and_reserved" => {
+            ("I1", "lent_and_reserved", format!("{name} is lent to {user} and reserved: {state}"))
+        }
+        "stored_and_reserved" => (
+            "I1",
+            "stored_and_reserved",
+            format!("{name} is in automated storage and reserved: {state}"),
+        ),
         "stored_on_shelf" => {
             ("I1", "stored_on_shelf", format!("{name} is in automated storage and on its shelf"))
         }

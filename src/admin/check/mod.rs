@@ -27,6 +27,7 @@ use crate::stream;
 mod books;
 mod counts;
 mod events;
+mod handoffs;
 mod reservations;
 
 /// Books, users or keys that one step looks at: well under a millisecond of Redis.
@@ -131,6 +132,7 @@ impl Check<'_> {
             self.groups()?;
             self.capacity()?;
             self.books()?;
+            self.hand_offs()?;
             self.reservations()?;
             self.counts()?;
             self.events()?;
