@@ -110,6 +110,30 @@ const SPOILED: &[(&[&str], &str)] = &[
         "I1: stored1 is in automated storage and reserved: ?9-0\n",
     ),
     (
+        &[
+            "XADD lending_requests_event_stream 9-0 user_id u book_ids geb",
+            "SADD request:9-0:temp geb",
+        ],
+        "I1: geb is lent to user1 and reserved in request:9-0:temp\n1 violation\n",
+    ),
+    (
+        &[
+            "XADD lending_requests_event_stream 9-0 user_id u book_ids stored1",
+            "SADD request:9-0:temp stored1",
+        ],
+        "I1: stored1 is in automated storage and reserved in request:9-0:temp\n1 violation\n",
+    ),
+    (
+        &[
+            "XADD lending_requests_event_stream 9-0 user_id u book_ids x",
+            "XADD lending_requests_event_stream 10-0 user_id u book_ids x",
+            "HSET shelving_service_state x 1-0",
+            "SADD request:9-0:temp x",
+            "HSET lending_book_states x ?10-0",
+        ],
+        "I1: x is reserved by a request of ours: ?10-0 and reserved in request:9-0:temp\n1 violation\n",
+    ),
+    (
         &["HSET shelving_service_state lost 17-0"],
         "I1: lost is nowhere: out of main storage since request 17-0\n",
     ),
@@ -254,6 +278,68 @@ fn each_violation_is_a_json_object_with_its_facts() {
     redis.cmd(&["DEL", SHELVES]);
     let run = check(&redis).exits(1);
     assert!(run.stdout.starts_with("I1: a\\u{a}b is lent to us\"er and on its shelf\n"), "{run}");
+}
+
+#[test]
+fn a_book_in_two_reservations_is_found_and_one_whose_request_is_decided_is_no_second() {
+    let redis = Redis::new();
+    healthy(&redis);
+    redis.cmd(&["HSET", SHELVES, "x", "1-0", "y", "1-0"]);
+    let requests = ["9-0", "10-0"].map(|id| redis.request_at(id, "user9", "x,y"));
+    for request in &requests {
+        redis.cmd(&["SADD", &format!("request:{request}:temp"), "x"]);
+    }
+    redis.cmd(&["SADD", "request:9-0:temp", "y"]);
+    redis.cmd(&["HSET", "lending_book_states", "y", "?9-0"]);
+    let run = check(&redis).exits(1);
+    let said = |one, other| {
+        run.stdout
+            == format!(
+                "I1: x is reserved in request:{one}:temp and reserved in request:{other}:temp\n\
+                 1 violation\n"
+            )
+    };
+    assert!(said("9-0", "10-0") || said("10-0", "9-0"), "{run}");
+    redis.cmd(&["XDEL", REQUESTS, "10-0"]);
+    let run = check(&redis).exits(1);
+    let said = "I6: request:10-0:temp reserves 1 book for a request that is decided\n1 violation\n";
+    assert_eq!(run.stdout, said);
+}
+
+/// The request is decided, or lets the book go, between two looks.
+#[test]
+fn a_book_whose_reservation_ends_while_it_is_looked_at_is_no_violation() {
+    let redis = Redis::new();
+    for (book, number, meanwhile) in [
+        ("geb", 2, &["DEL lending_requests_event_stream"]),
+        ("x", 4, &["SREM request:9-0:temp x"]),
+        ("x", 4, &["SREM request:10-0:temp x"]),
+    ] {
+        redis.cmd(&["FLUSHALL"]);
+        healthy(&redis);
+        redis.cmd(&["HSET", SHELVES, book, "1-0"]);
+        for request in ["9-0", "10-0"] {
+            redis.request_at(request, "user9", book);
+            redis.cmd(&["SADD", &format!("request:{request}:temp"), book]);
+        }
+        check(&redis).exits(1);
+        assert_eq!(check_while(&redis, &[], ("reserved", number), meanwhile).exits(0).stdout, WELL);
+    }
+}
+
+/// A request of ours reserves for moments what it finds nowhere else.
+#[test]
+fn a_second_reservation_that_goes_and_comes_is_no_violation() {
+    let redis = Redis::new();
+    healthy(&redis);
+    redis.cmd(&["HSET", SHELVES, "x", "1-0"]);
+    redis.request_at("9-0", "user9", "x");
+    redis.request_at("10-0", "user9", "x");
+    redis.cmd(&["SADD", "request:9-0:temp", "x"]);
+    redis.cmd(&["HSET", "lending_book_states", "x", "?10-0"]);
+    check(&redis).exits(1);
+    let meanwhile = &["HDEL lending_book_states x"];
+    assert_eq!(check_while(&redis, &[], ("reserved", 5), meanwhile).exits(0).stdout, WELL);
 }
 
 #[test]

@@ -51,6 +51,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
         ("recount", ORDER, include_str!("../../../lua/recount.lua")),
         ("reject", GROUPS, include_str!("../../../lua/reject.lua")),
         ("renew", "", include_str!("../../../lua/renew.lua")),
+        ("reserved", GROUPS, include_str!("../../../lua/reserved.lua")),
         ("resign", "", include_str!("../../../lua/resign.lua")),
         ("shelve", "", include_str!("../../../lua/shelve.lua")),
         ("sweep", GROUPS, include_str!("../../../lua/sweep.lua")),
