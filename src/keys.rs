@@ -176,6 +176,11 @@ impl Keys {
         [self.prefix.as_bytes(), b"instance_lock:", consumer].concat()
     }
 
+    /// What the keys of all locks look like, for SCAN.
+    pub fn locks_pattern(&self) -> String {
+        format!("{}instance_lock:*", glob_escaped(&self.prefix))
+    }
+
     /// List of one element, with a TTL: the outcome of an event whose sender asked for an answer.
     /// Named after the event alone: no field that a client sent chooses a key.
     pub fn answer(&self, event: EventKey) -> String {

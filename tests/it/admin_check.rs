@@ -191,6 +191,19 @@ const SPOILED: &[(&[&str], &str)] = &[
         "I2: user2 has 6 books, and 5 are the most allowed\n",
     ),
     (
+        &[
+            "SREM automated_book_storage stored1",
+            "HDEL shelving_service_state stored1",
+            "SADD automated_book_storage a,b",
+            "HSET shelving_service_state a,b 1-0",
+        ],
+        "I3: a,b is in automated storage and no book's id: nobody can ask for it\n1 violation\n",
+    ),
+    (
+        &["LPUSH instance_lock:w1 x"],
+        "type: the key instance_lock:w1 is a list where a string is expected\n1 violation\n",
+    ),
+    (
         &["SADD automated_book_storage more", "HSET shelving_service_state more 1-0"],
         "I3: 21 books in automated storage, which has room for 20\n",
     ),

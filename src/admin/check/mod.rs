@@ -10,6 +10,7 @@
 //! What is found is mended, if that is wanted, by scripts that look again before they write.
 //! Memory does not grow with the library: each list has a bound here.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::options::{Run, Stream};
 use super::show::{Object, print, say, shown};
 use crate::connect::{self, AskAgain};
 use crate::error::Error;
+use crate::ids::BookId;
 use crate::keys::Keys;
 use crate::lending::STORAGE_CAPACITY;
 use crate::stream;
@@ -130,7 +132,9 @@ impl Check<'_> {
     fn everything(&mut self) -> Result<u8, Failure> {
         if self.shared_types()? {
             self.groups()?;
+            self.locks()?;
             self.capacity()?;
+            self.stored()?;
             self.books()?;
             self.hand_offs()?;
             self.reservations()?;
@@ -264,6 +268,59 @@ impl Check<'_> {
             ),
         };
         self.report(violation, NOT_WITHOUT_GUESSING)
+    }
+
+    /// What is no book's id can be asked for by nobody: it would take a place in automated storage for ever.
+    fn stored(&mut self) -> Result<(), Failure> {
+        let storage = &self.run.keys.storage;
+        let mut suspects = BTreeSet::new();
+        self.scan(&["SSCAN", storage], None, |_, members: Vec<Vec<u8>>| {
+            let bad = members.into_iter().filter(|member| BookId::from_bytes(member).is_err());
+            // If there are more, these will do to begin with.
+            let room = MOST_SUSPECTS.saturating_sub(suspects.len());
+            suspects.extend(bad.take(room));
+            Ok(())
+        })?;
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        thread::sleep(PAUSE);
+        for member in suspects {
+            let mut cmd = redis::cmd("SISMEMBER");
+            cmd.arg(storage).arg(&member);
+            if !self.ask::<bool>(&cmd, "look at the storage")? {
+                continue;
+            }
+            let violation = Violation {
+                invariant: "I3",
+                fault: "stored_no_book",
+                facts: vec![("member", member[..].into())],
+                words: format!(
+                    "{} is in automated storage and no book's id: nobody can ask for it",
+                    shown(&member)
+                ),
+            };
+            self.report(violation, NOT_WITHOUT_GUESSING)?;
+        }
+        Ok(())
+    }
+
+    /// An instance whose lock is of another type cannot start.
+    fn locks(&mut self) -> Result<(), Failure> {
+        let mut wrong = BTreeMap::new();
+        self.scan_keys(&self.run.keys.locks_pattern(), |check, keys| {
+            for key in keys {
+                let is = check.type_of(&key)?;
+                if is != "string" && is != "none" && wrong.len() < MOST_SUSPECTS {
+                    wrong.insert(key, is);
+                }
+            }
+            Ok(())
+        })?;
+        for (key, is) in wrong {
+            self.report(wrong_type(&key, &is, "string"), NOT_WITHOUT_GUESSING)?;
+        }
+        Ok(())
     }
 
     fn ask<T: FromRedisValue>(
