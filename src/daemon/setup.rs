@@ -56,14 +56,12 @@ pub fn check_version(connection: &mut Connection) -> Result<(), Error> {
 ///
 /// # Errors
 /// The permission that is missing; [`Error::Fenced`] if the lease has run out; what Redis or the link said.
-pub fn check_permissions(
-    connection: &mut Connection,
-    session: &Session,
-) -> Result<(), Error> {
+pub fn check_permissions(connection: &mut Connection, session: &Session) -> Result<(), Error> {
     const DOING: &str = "go to work";
     // No event has this id.
     let absent = session.keys.answer(EventKey { id: EventId::default(), action: Action::Request });
-    let reply = PERMITS.keys(&[session.lock(), &absent]).arg(&session.token).run(connection, DOING)?;
+    let reply =
+        PERMITS.keys(&[session.lock(), &absent]).arg(&session.token).run(connection, DOING)?;
     match (reply.word.as_str(), reply.rest.first().and_then(text)) {
         ("PERMITTED", _) => Ok(()),
         ("DENIED", Some(command)) => {
