@@ -10,7 +10,7 @@
 -- Returns {"ACQUIRED", "free" or "forced"} | {"HELD", value, milliseconds left or -1 without a TTL}
 
 local held = redis.call('GET', KEYS[1])
-local free = not held or held == ARGV[4]
+local free = not held or ARGV[4] ~= '' and held == ARGV[4]
 if held and not free then
   -- A token of an earlier session of this process; a later one means that this call comes late.
   local number = string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .. ':'

@@ -138,6 +138,9 @@ fn a_lock_without_a_ttl_refuses_the_start_unless_it_is_forced() {
     assert_eq!(refused.exit_status(), 75);
     assert!(refused.log().contains("-f"), "{}", refused.log());
     assert_eq!(time_to_live_ms(&redis, "worker1"), -1, "the lock is as it was");
+    // Whatever is in it.
+    redis.cmd(&["SET", "instance_lock:worker1", ""]);
+    assert_eq!(Daemon::spawn(&redis, &["worker1"]).exit_status(), 75);
     let mut forced = Daemon::start(&redis, &["worker1", "-f"]);
     assert!(time_to_live_ms(&redis, "worker1") > 0);
     assert_eq!(forced.stop(), 0);
