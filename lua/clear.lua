@@ -48,7 +48,8 @@ for _, entry in ipairs(entries) do
 end
 
 if ARGV[4] == 'keep' or number_of_groups > 1 then
-  if #decided > 0 then
+  -- Also where none is left: an instance that deletes them has taken the note away, and more will be kept.
+  if #decided > 0 or ARGV[4] == 'keep' then
     redis.call('HSET', KEYS[3], stream, 'decided events are kept')
   end
   return {'CLEARED', 0, 'done'}

@@ -31,7 +31,7 @@ pub fn guard(
 
 /// Before a book is taken for lost, decide.lua looks through the hand-offs under way. That stands in
 /// for other guards, which are there for what it does not see and because it takes long.
-const LOOK_THROUGH: (&str, &str) = (" or e.said == 'certain' and is_handed_off(book)", "");
+const LOOK_THROUGH: (&str, &str) = (" or e.said == 'certain' and has_moved_on(book, e)", "");
 
 // ---- What scenarios are made of.
 
@@ -697,7 +697,7 @@ fn a_yes_that_is_old(library: &mut Library) -> Result<(), String> {
 #[test]
 fn an_old_yes_of_shelving_is_asked_for_again() {
     let check =
-        "elseif answer == 'yes' or (own and answer == 'again' and not is_handed_off(book)) then";
+        "elseif answer == 'yes' or (own and answer == 'again' and not has_moved_on(book, e)) then";
     let all = "elseif answer == 'yes' or answer == 'again' then";
     guard("decide", &[(check, all)], a_yes_that_is_old);
 }
@@ -705,7 +705,7 @@ fn an_old_yes_of_shelving_is_asked_for_again() {
 #[test]
 fn a_book_on_its_way_to_its_shelf_is_nobodys_whatever_shelving_says() {
     let check = "and not own and not (kind == '>' and in_transit(is))) then";
-    let again = ("and not is_handed_off(book)) then", ") then");
+    let again = ("and not has_moved_on(book, e)) then", ") then");
     guard("decide", &[(check, "and not own) then"), again], a_yes_that_is_old);
 }
 
@@ -1208,6 +1208,20 @@ fn nothing_is_cleared_that_is_not_decided() {
         let left: Vec<_> =
             library.dump().stream(&stream).entries.into_iter().map(|(id, _)| id).collect();
         ensure!(left == ["6-0", "7-0"], "{left:?}");
+        Ok(())
+    });
+}
+
+/// An instance that deletes takes the note away of one that keeps: the group was made anew at 0 over all
+/// that was kept after that.
+#[test]
+fn a_note_stays_while_an_instance_keeps_events() {
+    guard("clear", &[("or ARGV[4] == 'keep' then\n    redis", "then\n    redis")], |library| {
+        library.keep_events(true);
+        let by = library.instance("worker1");
+        let (stream, notes) = (library.keys.requests.clone(), library.keys.kept_events.clone());
+        library.clear_stream(&by, &stream);
+        ensure!(library.redis.ask::<bool>(&["HEXISTS", &notes, &stream]), "there is no note");
         Ok(())
     });
 }
