@@ -33,9 +33,12 @@ end
 
 local start = ARGV[6] == '-' and '-' or '(' .. ARGV[6]
 local pending = redis.call('XPENDING', stream, group, start, '+', ARGV[5], from)
-local reply = {'CLAIMED', #pending == tonumber(ARGV[5]) and pending[#pending][1] or ''}
+local last = #pending == tonumber(ARGV[5]) and pending[#pending][1] or ''
+-- Nothing comes behind the last id of all.
+local reply = {'CLAIMED', last == '18446744073709551615-18446744073709551615' and '' or last}
 for _, entry in ipairs(pending) do
-  local id, deliveries = entry[1], entry[4] + 1
+  -- Somebody may have set it to more than Lua can count.
+  local id, deliveries = entry[1], math.min(entry[4] + 1, 1000000000)
   local found = redis.call('XRANGE', stream, id, id)[1]
   local claimed = true
   if found then

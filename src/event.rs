@@ -208,17 +208,22 @@ pub fn field<'a>(mut fields: impl Iterator<Item = Field<'a>>, name: &str) -> Opt
     fields.find_map(|(field, value)| (field == name.as_bytes()).then_some(value))
 }
 
-/// The distinct book ids of a field `book_ids`, in its order; of duplicates the first counts.
+/// The distinct book ids of a field `book_ids` of a request or a return, in its order; of duplicates the
+/// first counts.
 ///
 /// # Errors
 /// The first rule that the list breaks.
 pub fn parse_book_ids(list: &[u8]) -> Result<Vec<BookId>, Fault> {
-    if list.is_empty() {
-        return Err(Fault::NoBookIds);
-    }
     // Before anything is allocated for them; a short list cannot hold so many.
     if list.len() >= MAX_BOOKS && list.split(|&b| b == b',').nth(MAX_BOOKS).is_some() {
         return Err(Fault::TooManyBookIds);
+    }
+    distinct_book_ids(list)
+}
+
+fn distinct_book_ids(list: &[u8]) -> Result<Vec<BookId>, Fault> {
+    if list.is_empty() {
+        return Err(Fault::NoBookIds);
     }
     let mut books: Vec<BookId> = Vec::new();
     for id in list.split(|&b| b == b',') {
@@ -278,7 +283,8 @@ pub struct HandOff {
 }
 
 impl HandOff {
-    /// Reads a hand-off from the fields of its stream's entry.
+    /// Reads a hand-off from the fields of its stream's entry. However many its books are: nobody would put
+    /// those of one that is given up on their shelves.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -289,7 +295,7 @@ impl HandOff {
         if fields.clone().next().is_none() {
             return Err(Fault::Vanished);
         }
-        let books = parse_book_ids(field(fields, BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?)?;
+        let books = distinct_book_ids(field(fields, BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?)?;
         Ok(Self { id, books })
     }
 }
