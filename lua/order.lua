@@ -10,6 +10,9 @@ local function smaller(a, b)
   return a < b
 end
 
+-- The last of all ids. Nothing comes behind it, and Redis refuses to be asked for that.
+local LAST_OF_ALL = '18446744073709551615-18446744073709551615'
+
 -- Milliseconds and sequence number of an id, as text.
 local function split(id)
   return string.match(id, '^(%d+)%-(%d+)$')

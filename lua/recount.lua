@@ -23,7 +23,8 @@ elseif not first and known ~= '0-0' then
   return {'MISSED'}
 end
 local lent_since = {}
-local entries = redis.call('XRANGE', KEYS[2], '(' .. known, '+', 'COUNT', most + 1)
+local entries = known ~= LAST_OF_ALL
+  and redis.call('XRANGE', KEYS[2], '(' .. known, '+', 'COUNT', most + 1) or {}
 if #entries > most then
   return {'BEHIND'}
 end

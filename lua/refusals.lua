@@ -51,7 +51,7 @@ local function first_pending(stream, group, from, to)
       end
     end
     from = #page > 0 and '(' .. page[#page][1]
-  until #page < count
+  until #page < count or page[#page][1] == LAST_OF_ALL
   return ''
 end
 
@@ -86,7 +86,8 @@ local function oldest(stream)
           list[#list + 1] = entry[1]
         end
       end
-      list.from = #page == list.page and '(' .. page[#page][1]
+      local last = #page == list.page and page[#page][1]
+      list.from = last and last ~= LAST_OF_ALL and '(' .. last
       list.page = math.min(4 * list.page, LONGEST_PAGE)
     elseif list.at_end then
       return ''
@@ -95,12 +96,14 @@ local function oldest(stream)
       if not group then
         return nil
       end
-      local entries =
-        redis.pcall('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)
-      if entries.err then
-        return nil
+      local delivered = group['last-delivered-id']
+      if delivered ~= LAST_OF_ALL then
+        local entries = redis.pcall('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 1)
+        if entries.err then
+          return nil
+        end
+        list[#list + 1] = entries[1] and entries[1][1]
       end
-      list[#list + 1] = entries[1] and entries[1][1]
       list.at_end = true
     end
   end
@@ -388,6 +391,32 @@ local function is_handed_off(book)
   return too_many_handed_off
 end
 
+-- No more requests than this are looked through; a reference instance works on one at a time.
+local MOST_RESERVATIONS = 100
+-- Whether an instance of the reference application has a book reserved for a request that it works on. It
+-- tells nobody, and takes it out of automated storage, whoever had fetched it before.
+local function is_reserved_by_reference(book, e)
+  local beginning = string.sub(e.temp, 1, #e.temp - #e.id - #':temp')
+  for _, name in ipairs(reference) do
+    local pending = redis.pcall('XPENDING', requests, lending_group, '-', '+', MOST_RESERVATIONS, name)
+    if pending.err or #pending == MOST_RESERVATIONS then
+      return true
+    end
+    for _, entry in ipairs(pending) do
+      if redis.pcall('SISMEMBER', beginning .. entry[1] .. ':temp', book) ~= 0 then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+-- Whether what shelving said of a book has been overtaken: it is on its way to its shelf, or reserved, and
+-- neither leaves a mark.
+local function has_moved_on(book, e)
+  return is_handed_off(book) or is_reserved_by_reference(book, e)
+end
+
 -- Whether a request that shelving named is undecided: then it has its book reserved.
 local function is_undecided(request)
   if decided[requests][request] or not is_id(request) then
@@ -632,7 +661,7 @@ local function look_at_request(e)
     elseif stored[book] then
       instant[#instant + 1] = book
       available[#available + 1] = book
-    elseif answer == 'yes' or (own and answer == 'again' and not is_handed_off(book)) then
+    elseif answer == 'yes' or (own and answer == 'again' and not has_moved_on(book, e)) then
       have[#have + 1] = book
       available[#available + 1] = book
     elseif (own and answer == '')
@@ -641,7 +670,7 @@ local function look_at_request(e)
       unknown[#unknown + 1] = book
     elseif own then
       asked[#asked + 1] = book
-      if answer == 'again' or is_undecided(answer) or e.said == 'certain' and is_handed_off(book) then
+      if answer == 'again' or is_undecided(answer) or e.said == 'certain' and has_moved_on(book, e) then
         blocked = true
       elseif e.said == 'certain' then
         nowhere[#nowhere + 1] = book

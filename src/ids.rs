@@ -144,6 +144,9 @@ pub struct EventId {
 }
 
 impl EventId {
+    /// The last of all ids: nothing comes behind it, and Redis refuses to be asked for that.
+    pub const LAST: Self = Self { ms: u64::MAX, seq: u64::MAX };
+
     /// The id right before this one; none before 0-0.
     pub fn previous(self) -> Option<Self> {
         match (self.ms, self.seq) {

@@ -336,7 +336,7 @@ pub fn pending(
     count: usize,
 ) -> Result<Vec<Pending>, Error> {
     const DOING: &str = "look at pending events";
-    let start = after.map_or("-".to_owned(), |id| format!("({id}"));
+    let Some(start) = behind(after) else { return Ok(Vec::new()) };
     let mut cmd = redis::cmd("XPENDING");
     cmd.arg(stream).arg(group).arg(start).arg("+").arg(count).arg(consumer);
     let list: Vec<(String, String, u64, u64)> =
@@ -359,7 +359,7 @@ pub fn page(
     after: Option<EventId>,
     count: usize,
 ) -> Result<Vec<Entry>, Error> {
-    let start = after.map_or("-".to_owned(), |id| format!("({id}"));
+    let Some(start) = behind(after) else { return Ok(Vec::new()) };
     let mut cmd = redis::cmd("XRANGE");
     cmd.arg(stream).arg(start).arg("+").arg("COUNT").arg(count);
     entries(connection, &cmd)
@@ -379,6 +379,15 @@ pub fn page_back(
     let mut cmd = redis::cmd("XREVRANGE");
     cmd.arg(stream).arg(start).arg("-").arg("COUNT").arg(count);
     entries(connection, &cmd)
+}
+
+/// The beginning of a range behind an id; none if nothing can be there.
+fn behind(after: Option<EventId>) -> Option<String> {
+    match after {
+        None => Some("-".to_owned()),
+        Some(EventId::LAST) => None,
+        Some(id) => Some(format!("({id}")),
+    }
 }
 
 fn entries(connection: &mut impl ConnectionLike, cmd: &redis::Cmd) -> Result<Vec<Entry>, Error> {

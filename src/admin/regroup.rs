@@ -38,7 +38,6 @@ const HAND_OFFS_IN_A_PAGE: usize = 20;
 const NOBODY: &str = "library-admin, regroup";
 
 const FIRST_OF_ALL: EventId = EventId { ms: 0, seq: 0 };
-const LAST_OF_ALL: EventId = EventId { ms: u64::MAX, seq: u64::MAX };
 
 /// Fields of a hash and their values.
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
@@ -198,7 +197,7 @@ impl Lost {
         line += &match (&self.known, first) {
             (_, Some(id)) => format!("the first event that is not decided is {id}"),
             (Known::Undone(_), None) => "every hand-off is done".to_owned(),
-            (Known::Decided { reach, .. }, None) if *reach == LAST_OF_ALL => {
+            (Known::Decided { reach, .. }, None) if *reach == EventId::LAST => {
                 "no outcome is kept".to_owned()
             }
             (Known::Decided { .. }, None) => "no event is undecided".to_owned(),
@@ -328,7 +327,7 @@ fn decided(run: &Run, connection: &mut Connection, action: Action) -> Result<Kno
     // Nothing is known without outcomes. Both ids are of one clock: what was added later than the
     // oldest outcome was decided later.
     let mut reach =
-        oldest.map_or(LAST_OF_ALL, |ms: u64| EventId { ms: ms.saturating_add(1), seq: 0 });
+        oldest.map_or(EventId::LAST, |ms: u64| EventId { ms: ms.saturating_add(1), seq: 0 });
     // Unless it was put back: ids go on from the highest one. But events are decided about in order.
     if is_ahead && let Some(first) = decided.iter().min() {
         reach = reach.max(*first);

@@ -14,7 +14,7 @@ use crate::ids::EventId;
 use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Script, lua, text};
 use crate::session::Session;
-use crate::stream::{ahead, group as group_of};
+use crate::stream::{ahead, group as group_of, last_id};
 
 static PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("permits")));
 
@@ -89,6 +89,23 @@ pub fn check_types(connection: &mut Connection, keys: &Keys, lock: &str) -> Resu
             return Err(Error::Unfit(format!(
                 "the key {key} is a {is} where a {wanted} is expected: nothing was consumed; \
                  mend or remove it, then start again"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether what the scripts add to still takes something. They have acknowledged the event by then, and
+/// take nothing back.
+///
+/// # Errors
+/// [`Error::Unfit`] if a stream has given its last id; what Redis or the link said.
+pub fn check_ids(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
+    for stream in [&keys.outcomes, &keys.handoffs, &keys.dead_letters] {
+        if last_id(connection, stream)? == Some(EventId::LAST) {
+            return Err(Error::Unfit(format!(
+                "the stream {stream} has an entry with the last id that there is, and takes no more: \
+                 copy what you need of it and remove it, then start again"
             )));
         }
     }

@@ -319,6 +319,7 @@ impl Supervisor {
         self.notifier.alive();
         setup::check_version(&mut control)?;
         setup::check_types(&mut control, &self.keys, self.lease.lock())?;
+        setup::check_ids(&mut control, &self.keys)?;
         self.notifier.alive();
         let token = self.acquire(&mut control)?;
         let first = self.sessions == 0;

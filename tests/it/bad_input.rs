@@ -1,5 +1,7 @@
 //! What no well-behaved client sends, and keys that are not what they should be.
 
+use redis::Value;
+
 use crate::common::*;
 
 /// Fields as they are sent.
@@ -132,6 +134,90 @@ fn a_malformed_hand_off_is_a_dead_letter_and_shelving_goes_on() {
     redis.assert_at_rest();
     assert_eq!(redis.ledger(), Ledger::new());
     assert_eq!(redis.length(OUTCOMES), 0, "a hand-off is no request and no return");
+}
+
+/// The reference application reserves as many as a request names, and whoever gives that up hands them over
+/// in one.
+#[test]
+fn a_hand_off_is_never_given_up_for_the_number_of_its_books() {
+    let books: Vec<String> = (0..2_500).map(|n| format!("book{n}")).collect();
+    let names: Vec<&str> = books.iter().map(String::as_str).collect();
+    let (redis, _daemon) = library(&Ledger::new().nowhere(&names, "5-0"));
+    redis.hand_off("*", &books.join(","));
+    redis.assert_at_rest();
+    assert_eq!(redis.ledger(), Ledger::new());
+    assert_eq!(redis.length(DEAD_LETTERS), 0);
+}
+
+/// The last id that there is. Nothing can be behind it, and Redis refuses to be asked for that: a refusal
+/// waited for ever, and with such an event in hand an instance never came to its next.
+const LAST: &str = "18446744073709551615-18446744073709551615";
+
+#[test]
+fn an_event_with_the_last_id_of_all_is_one_like_others() {
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["geb"], "5-0").lay_down(&redis);
+    let other = Other::alive(&redis, "worker2");
+    let older = redis.request_at("10-0", "user1", "momo");
+    other.take(REQUESTS);
+    redis.request_at(LAST, "user2", "geb");
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_return(&redis.give_back("user1", "geb"));
+    redis.outcome_of_request(LAST);
+    // Refused when nothing older is left, after a session that found it in hand; and nothing comes behind it.
+    let refused = redis.give_back("user3", "emma");
+    let _: Value = redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+    other.finishes(&older);
+    assert_eq!(redis.outcome_of_return(&refused)["outcome"], "unchanged");
+    assert_eq!(daemon.stop(), 0);
+    redis.assert_at_rest();
+}
+
+#[test]
+fn an_event_with_the_last_id_of_all_is_found_in_hand() {
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["geb"], "5-0").lay_down(&redis);
+    let other = Other::alive(&redis, "worker2");
+    let older = redis.request_at("10-0", "user1", "momo");
+    other.take(REQUESTS);
+    redis.request_at(LAST, "user2", "geb");
+    let daemon = Daemon::start(&redis, &["worker1"]);
+    let is_in_hand = || {
+        let pending: Vec<Value> =
+            redis.ask(&["XPENDING", REQUESTS, "lending_service", LAST, LAST, "1", "worker1"]);
+        pending.len() == 1
+    };
+    assert!(eventually(DEADLINE, is_in_hand));
+    let _: Value = redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let is_well = || daemon.log().contains("working again");
+    assert!(eventually(DEADLINE, is_well), "no session lasts: {}", daemon.log());
+    other.finishes(&older);
+    assert_eq!(redis.outcome_of_request(LAST)["outcome"], "denied", "{}", daemon.log());
+}
+
+/// What the scripts add to took no more: events had been acknowledged by then.
+#[test]
+fn a_stream_that_has_given_its_last_id_refuses_the_start() {
+    for stream in [OUTCOMES, SHELVING, DEAD_LETTERS] {
+        let redis = Redis::new();
+        redis.cmd(&["XADD", stream, LAST, "a", "b"]);
+        let mut daemon = Daemon::spawn(&redis, &["worker1"]);
+        assert_eq!(daemon.exit_status(), 78, "{stream}: {}", daemon.log());
+        assert!(daemon.log().contains(stream), "{}", daemon.log());
+    }
+}
+
+/// More deliveries than Lua can count exactly: the claim was refused at every turn.
+#[test]
+fn an_event_of_a_dead_instance_is_taken_over_however_often_it_was_delivered() {
+    let redis = Redis::new();
+    let id = redis.request_at("10-0", "user1", "geb");
+    let dead = Other::gone(&redis, "worker2");
+    dead.take(REQUESTS);
+    let most = i64::MAX.to_string();
+    redis.cmd(&["XCLAIM", REQUESTS, "lending_service", "worker2", "0", &id, "RETRYCOUNT", &most]);
+    let daemon = Daemon::start(&redis, &["--lease", "1", "worker1"]);
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted", "{}", daemon.log());
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! A Redis that the reference application has worked on, or works on still.
 
+use std::time::Duration;
+
 use crate::common::*;
+
+/// Many rounds in which what waits is tried again.
+const UNDECIDED: Duration = Duration::from_millis(1_500);
 
 fn twenty() -> Vec<String> {
     (1..=20).map(|n| format!("stored-{n:02}")).collect()
@@ -199,4 +204,74 @@ fn what_a_reference_instance_left_in_hand_is_taken_over_after_a_long_time() {
     let args = ["worker1", "--silent-after", "1", "--abandoned-after", "3"];
     let _daemon = Daemon::start(&redis, &args);
     assert_half_a_request_is_finished(&redis);
+}
+
+/// An instance of the reference application with a request for geb in hand, which it has taken out of
+/// automated storage, while a request of ours waits that had the book before. `id` is later than
+/// whatever was sent.
+fn reserves_geb(redis: &Redis, reference: &Other<'_>, id: &str, user: &str) {
+    reference.takes_new(id, user, "geb");
+    let moved: bool = redis.ask(&["SMOVE", STORAGE, &format!("request:{id}:temp"), "geb"]);
+    assert!(moved, "geb is not in automated storage");
+}
+
+/// Our request waited, and put its book into storage, while the main storage went on naming it; a
+/// reference instance reserved the book from there. Asked again, shelving says that our request has it:
+/// it was lent to both.
+#[test]
+fn a_book_that_the_reference_has_reserved_is_not_lent_to_a_request_that_once_had_it() {
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["kim"], "5-0").lay_down(&redis);
+    let reference = Other::of_the_reference(&redis, "reference1");
+    let older = redis.request_at("1000-0", "user5", "momo");
+    assert_eq!(reference.take(REQUESTS), older);
+    let daemon = Daemon::start(&redis, &["worker1"]);
+    let ours = redis.request_at("2000-0", "user3", "geb,kim");
+    let is_back = || redis.everything().set(STORAGE).contains("geb");
+    assert!(eventually(DEADLINE, is_back), "{}", daemon.log());
+    reserves_geb(&redis, &reference, "3000-0", "user4");
+    reference.finishes(&older);
+    // What is sent now is decided after the next try of ours.
+    redis.outcome_of_request(&redis.request("user6", "ulysses"));
+    assert!(stays(UNDECIDED, || redis.outcomes_of("request", &ours).is_empty()));
+    reference.lend("user4", "geb");
+    redis.cmd(&["DEL", "request:3000-0:temp"]);
+    reference.finishes("3000-0");
+    let more = [("cause", "none_available"), ("lent_to_another", "geb,kim"), ("in_hand", "0")];
+    assert_eq!(
+        redis.outcome_of_request(&ours),
+        outcome("request", &ours, "user3", "denied", &more)
+    );
+    assert_eq!(redis.everything().hash(LENT_BOOKS)["geb"], "user4");
+}
+
+/// Our request waited in doubt until those requests were decided that the reference application had in hand
+/// then. The book had gone from the reservation of one of them into that of the next: it was told as being
+/// nowhere.
+#[test]
+fn a_book_that_goes_from_one_reservation_of_the_reference_to_the_next_is_waited_for() {
+    let redis = Redis::new();
+    Ledger::new().stored(&["geb"], "5-0").lay_down(&redis);
+    let reference = Other::of_the_reference(&redis, "reference1");
+    assert_eq!(redis.request_at("900-0", "user1", "momo"), reference.take(REQUESTS));
+    reference.finishes("900-0");
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    reserves_geb(&redis, &reference, "1000-0", "user2");
+    let ours = redis.request_at("2000-0", "user3", "geb");
+    assert!(stays(UNDECIDED, || redis.outcomes_of("request", &ours).is_empty()));
+    reference.takes_new("3000-0", "user4", "geb");
+    // At once, as for the daemon it might be.
+    redis.pipeline(
+        &[
+            &["MULTI"][..],
+            &["SMOVE", "request:1000-0:temp", "request:3000-0:temp", "geb"],
+            &["XACK", REQUESTS, "lending_service", "1000-0"],
+            &["EXEC"],
+        ]
+        .map(|command| command.iter().map(|word| (*word).to_owned()).collect()),
+    );
+    assert!(stays(UNDECIDED, || redis.outcomes_of("request", &ours).is_empty()));
+    redis.cmd(&["SMOVE", "request:3000-0:temp", STORAGE, "geb"]);
+    reference.finishes("3000-0");
+    assert_eq!(redis.outcome_of_request(&ours)["outcome"], "accepted");
 }
