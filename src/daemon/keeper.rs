@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 use redis::Connection;
 
-use super::{lease, takeover};
+use super::{lease, setup, takeover};
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
@@ -136,6 +136,7 @@ impl Keeper<'_> {
             if self.to_lending.is_none() {
                 continue;
             }
+            setup::check_ids(&mut self.connection, &self.session.keys)?;
             self.look_after_others()?;
             if Instant::now() >= next_reconcile {
                 self.reconcile()?;
