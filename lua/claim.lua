@@ -1,4 +1,4 @@
--- claim.lua: take over events that an instance has in hand and cannot finish.
+-- claim.lua: take over events that an instance has in hand and cannot finish. After order.lua.
 --
 -- They are claimed only from an instance whose lock is gone, checked here, in the same step: a
 -- lock that comes back later finds its events elsewhere. A lock without a TTL was left by the
@@ -35,7 +35,7 @@ local start = ARGV[6] == '-' and '-' or '(' .. ARGV[6]
 local pending = redis.call('XPENDING', stream, group, start, '+', ARGV[5], from)
 local last = #pending == tonumber(ARGV[5]) and pending[#pending][1] or ''
 -- Nothing comes behind the last id of all.
-local reply = {'CLAIMED', last == '18446744073709551615-18446744073709551615' and '' or last}
+local reply = {'CLAIMED', last == LAST_OF_ALL and '' or last}
 for _, entry in ipairs(pending) do
   -- Somebody may have set it to more than Lua can count.
   local id, deliveries = entry[1], math.min(entry[4] + 1, 1000000000)

@@ -1,4 +1,4 @@
--- retry.lua: take an event's letters out of the dead letters, if it can be put back.
+-- retry.lua: take an event's letters out of the dead letters, if it can be put back. After order.lua.
 --
 -- In a transaction, right before the XADD that puts the event back: this script cannot do that itself, since
 -- an event may have more fields than Lua can pass on. Nothing takes back what a transaction has done when
@@ -10,7 +10,6 @@
 -- Returns {"TAKEN", how many} | {"LEFT"}
 
 local stream, letters = KEYS[1], KEYS[2]
-local LAST_OF_ALL = '18446744073709551615-18446744073709551615'
 
 -- Of a stream that is not there this is an error as well, and no hindrance.
 local info = redis.pcall('XINFO', 'STREAM', stream)

@@ -118,8 +118,6 @@ impl Error {
                     // A wrong type on a key that all share: no event is at fault, and working on
                     // would lend from half a library.
                     Some("WRONGTYPE") => Remedy::Person,
-                    // A cluster wants all keys in one slot: a library there needs a branch.
-                    Some("CROSSSLOT") => Remedy::Person,
                     // LOADING, READONLY, MASTERDOWN, OOM, BUSY, MISCONF, NOREPLICAS, NOGROUP,
                     // UNBLOCKED, NOSCRIPT and whatever comes: the server's trouble, not ours.
                     _ => Remedy::Retry,
@@ -256,7 +254,6 @@ mod tests {
         for (said, code, remedy) in [
             ("-WRONGTYPE Operation against a key\r\n", "WRONGTYPE", Remedy::Person),
             ("-NOPERM this user has no permissions\r\n", "NOPERM", Remedy::Credentials),
-            ("-CROSSSLOT Keys in request don't hash\r\n", "CROSSSLOT", Remedy::Person),
             ("-OOM command not allowed\r\n", "OOM", Remedy::Retry),
         ] {
             for replies in [&[said][..], &["+OK\r\n", said]] {

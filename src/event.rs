@@ -14,6 +14,10 @@ use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, USER_ID_FIELD};
 /// short.
 pub const MAX_BOOKS: usize = 1_000;
 
+/// The most books that one hand-off may carry. It is put on its shelves by one command, and Redis 6.2 takes
+/// a million arguments.
+pub const MAX_CARRIED: usize = 500_000;
+
 /// What an event asks for. The order is that of events with equal ids: the request comes first
 /// (contract, section 2, Order).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -214,16 +218,16 @@ pub fn field<'a>(mut fields: impl Iterator<Item = Field<'a>>, name: &str) -> Opt
 /// # Errors
 /// The first rule that the list breaks.
 pub fn parse_book_ids(list: &[u8]) -> Result<Vec<BookId>, Fault> {
-    // Before anything is allocated for them; a short list cannot hold so many.
-    if list.len() >= MAX_BOOKS && list.split(|&b| b == b',').nth(MAX_BOOKS).is_some() {
-        return Err(Fault::TooManyBookIds);
-    }
-    distinct_book_ids(list)
+    book_ids(list, MAX_BOOKS)
 }
 
-fn distinct_book_ids(list: &[u8]) -> Result<Vec<BookId>, Fault> {
+fn book_ids(list: &[u8], most: usize) -> Result<Vec<BookId>, Fault> {
     if list.is_empty() {
         return Err(Fault::NoBookIds);
+    }
+    // Before anything is allocated for them; a short list cannot hold so many.
+    if list.len() >= most && list.split(|&b| b == b',').nth(most).is_some() {
+        return Err(Fault::TooManyBookIds);
     }
     let mut books: Vec<BookId> = Vec::new();
     for id in list.split(|&b| b == b',') {
@@ -283,8 +287,8 @@ pub struct HandOff {
 }
 
 impl HandOff {
-    /// Reads a hand-off from the fields of its stream's entry. However many its books are: nobody would put
-    /// those of one that is given up on their shelves.
+    /// Reads a hand-off from the fields of its stream's entry. It may have as many books as fit into one
+    /// command: nobody would put those of one that is given up on their shelves.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -295,7 +299,8 @@ impl HandOff {
         if fields.clone().next().is_none() {
             return Err(Fault::Vanished);
         }
-        let books = distinct_book_ids(field(fields, BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?)?;
+        let list = field(fields, BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?;
+        let books = book_ids(list, MAX_CARRIED)?;
         Ok(Self { id, books })
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::LazyLock;
 
 use redis::{Connection, ConnectionLike, Value};
 
@@ -12,7 +13,9 @@ use crate::error::Error;
 use crate::event::{self, Field};
 use crate::ids::EventId;
 use crate::keys::Keys;
-use crate::script;
+use crate::script::{self, Script, lua};
+
+static LAST_ID: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("last_id")));
 
 /// So many locks are asked for at once: there may be consumers by the ten thousand.
 const LOCKS_AT_ONCE: usize = 500;
@@ -171,7 +174,7 @@ pub fn group(
     Ok(Some(Group { last_delivered, pending: number(info, "pending").unwrap_or(0) }))
 }
 
-/// The last id that a stream has given; none if there is no stream.
+/// The last id that a stream has given; none if there is no stream. Reads no entry.
 ///
 /// # Errors
 /// What Redis or the link said.
@@ -180,15 +183,24 @@ pub fn last_id(
     stream: &str,
 ) -> Result<Option<EventId>, Error> {
     const DOING: &str = "look at a stream";
-    let info = redis::cmd("XINFO").arg("STREAM").arg(stream).query(connection);
-    let info: HashMap<String, Value> = match info {
-        Ok(info) => info,
-        // The stream does not exist.
-        Err(error) if error.code() == Some("ERR") => return Ok(None),
-        Err(error) => return Err(Error::redis(DOING)(error)),
-    };
-    let last = info.get("last-generated-id").and_then(script::text).and_then(|id| id.parse().ok());
-    last.map(Some).ok_or_else(|| Error::Reply { doing: DOING, got: format!("{info:?}") })
+    let reply = LAST_ID.keys(&[stream]).run(connection, DOING)?;
+    match (reply.word.as_str(), reply.rest.first().and_then(script::text)) {
+        ("NONE", _) => Ok(None),
+        ("LAST", Some(id)) => id.parse().map(Some).map_err(|_| reply.unexpected(DOING)),
+        _ => Err(reply.unexpected(DOING)),
+    }
+}
+
+/// Whether a stream has an entry with the last id of all, and takes no more.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn is_used_up(connection: &mut impl ConnectionLike, stream: &str) -> Result<bool, Error> {
+    let last = EventId::LAST.to_string();
+    let mut cmd = redis::cmd("XRANGE");
+    // Nearly never there, so nothing is read.
+    cmd.arg(stream).arg(&last).arg(&last);
+    Ok(!entries(connection, &cmd)?.is_empty())
 }
 
 /// A group that somebody has set to an id which its stream has not given yet: what is added up to

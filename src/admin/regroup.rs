@@ -13,6 +13,7 @@ use std::sync::LazyLock;
 
 use redis::Connection;
 
+use super::check::HAND_OFFS_IN_A_PAGE;
 use super::failure::{DONE, Failure, USAGE};
 use super::options::{Run, Stream};
 use super::show::{Object, print, say};
@@ -29,9 +30,6 @@ static REGROUP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("regroup"))
 
 /// Entries that one step reads.
 const PAGE: usize = 250;
-
-/// Hand-offs that one step reads: each has up to a thousand books.
-const HAND_OFFS_IN_A_PAGE: usize = 20;
 
 /// The consumer that undecided events are pending for until an instance takes them over. No
 /// instance has this name: it has a comma in it.

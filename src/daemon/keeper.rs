@@ -136,7 +136,7 @@ impl Keeper<'_> {
             if self.to_lending.is_none() {
                 continue;
             }
-            setup::check_ids(&mut self.connection, &self.session.keys)?;
+            setup::check_ids(&mut self.connection, &self.session.keys, false)?;
             self.look_after_others()?;
             if Instant::now() >= next_reconcile {
                 self.reconcile()?;

@@ -14,7 +14,7 @@ use crate::ids::EventId;
 use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Script, lua, text};
 use crate::session::Session;
-use crate::stream::{ahead, group as group_of, last_id};
+use crate::stream::{ahead, group as group_of, is_used_up, last_id};
 
 static PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("permits")));
 
@@ -32,12 +32,19 @@ fn info(connection: &mut Connection, section: &str) -> Result<HashMap<String, St
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
 }
 
-/// Whether this Redis is new enough.
+/// Whether this Redis is new enough, and no cluster if the library has no branch.
 ///
 /// # Errors
 /// [`Error::Unfit`] if it is not; what Redis or the link said.
-pub fn check_version(connection: &mut Connection) -> Result<(), Error> {
+pub fn check_version(connection: &mut Connection, has_branch: bool) -> Result<(), Error> {
     let server = info(connection, "server")?;
+    if !has_branch && server.get("redis_mode").is_some_and(|mode| mode == "cluster") {
+        return Err(Error::Unfit(
+            "this Redis is a cluster, where all keys of a library have to be in one slot: it needs \
+             --branch NAME there"
+                .to_owned(),
+        ));
+    }
     let version = server.get("redis_version").map_or("unknown", String::as_str);
     let mut parts = version.split('.').map_while(|part| part.parse::<u64>().ok());
     match (parts.next(), parts.next()) {
@@ -96,15 +103,18 @@ pub fn check_types(connection: &mut Connection, keys: &Keys, lock: &str) -> Resu
 }
 
 /// Whether what the scripts add to still takes something. They have acknowledged the event by then, and
-/// take nothing back.
+/// take nothing back. `thorough`: also where the entry with the last id is not there any more, which takes
+/// Redis longer where others are large.
 ///
 /// # Errors
 /// [`Error::Unfit`] if a stream has given its last id; what Redis or the link said.
-pub fn check_ids(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
+pub fn check_ids(connection: &mut Connection, keys: &Keys, thorough: bool) -> Result<(), Error> {
     for stream in [&keys.outcomes, &keys.handoffs, &keys.dead_letters] {
-        if last_id(connection, stream)? == Some(EventId::LAST) {
+        let is_used_up = is_used_up(connection, stream)?
+            || thorough && last_id(connection, stream)? == Some(EventId::LAST);
+        if is_used_up {
             return Err(Error::Unfit(format!(
-                "the stream {stream} has an entry with the last id that there is, and takes no more: \
+                "the stream {stream} has given the last id that there is, and takes no more: \
                  copy what you need of it and remove it, then start again"
             )));
         }

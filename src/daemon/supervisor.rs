@@ -317,9 +317,9 @@ impl Supervisor {
     fn session(&mut self) -> Result<(), Over> {
         let mut control = self.target.connect(Duration::ZERO)?;
         self.notifier.alive();
-        setup::check_version(&mut control)?;
+        let has_branch = self.options.connect.branch().is_some();
+        setup::check_version(&mut control, has_branch)?;
         setup::check_types(&mut control, &self.keys, self.lease.lock())?;
-        setup::check_ids(&mut control, &self.keys)?;
         self.notifier.alive();
         let token = self.acquire(&mut control)?;
         let first = self.sessions == 0;
@@ -373,6 +373,7 @@ impl Supervisor {
         self.notifier.alive();
         readers::end_others(session, control)?;
         setup::check_permissions(control, session)?;
+        setup::check_ids(control, &self.keys, true)?;
         self.notifier.alive();
         if setup::is_group_lost(control, &self.keys)? {
             // The others notice at once, on their blocking reads; till then their workers go on

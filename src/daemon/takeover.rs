@@ -14,7 +14,7 @@ use crate::script::{Script, lua, text};
 use crate::session::Session;
 use crate::stream::Entry;
 
-static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("claim")));
+static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "claim")));
 static LONE_TRY: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("lone_try")));
 
 /// The most events that one script claims; it takes about a millisecond.

@@ -17,7 +17,7 @@ use crate::lending::reader::BLOCK_MS;
 use crate::session::Session;
 use crate::stream::{self, Entry};
 
-/// The most hand-offs that one read takes. A hand-off has up to a thousand books.
+/// The most hand-offs that one read takes. A hand-off nearly always has a few books.
 const MOST_IN_A_READ: usize = 128;
 
 /// After a read that was not full the reader sleeps so long, and the next one brings what came

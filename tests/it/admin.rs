@@ -197,10 +197,10 @@ fn a_letter_whose_event_cannot_be_put_back_stays() {
 #[test]
 fn a_letter_stays_if_its_stream_goes_bad_while_it_is_put_back() {
     let redis = Redis::new();
-    let script = library_lending::script::bare(include_str!("../../lua/retry.lua"));
+    let script = concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/retry.lua"));
     let letter = redis.add(DEAD_LETTERS, "*", &[("book_ids", b"geb")]);
     let take = |stream: &str| -> Vec<Value> {
-        redis.ask(&["EVAL", &script, "2", stream, DEAD_LETTERS, &letter])
+        redis.ask(&["EVAL", script, "2", stream, DEAD_LETTERS, &letter])
     };
     redis.cmd(&["SET", REQUESTS, "no stream"]);
     redis.add(RETURNS, "18446744073709551615-18446744073709551615", &[("no", b"more")]);

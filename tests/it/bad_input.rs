@@ -1,5 +1,8 @@
 //! What no well-behaved client sends, and keys that are not what they should be.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use redis::Value;
 
 use crate::common::*;
@@ -136,6 +139,14 @@ fn a_malformed_hand_off_is_a_dead_letter_and_shelving_goes_on() {
     assert_eq!(redis.length(OUTCOMES), 0, "a hand-off is no request and no return");
 }
 
+#[test]
+fn a_cluster_is_refused_if_the_library_has_no_branch() {
+    let redis = Redis::with(&["--cluster-enabled", "yes"]);
+    let mut daemon = Daemon::spawn(&redis, &["worker1"]);
+    assert_eq!(daemon.exit_status(), 78, "{}", daemon.log());
+    assert!(daemon.log().contains("--branch"), "{}", daemon.log());
+}
+
 /// The reference application reserves as many as a request names, and whoever gives that up hands them over
 /// in one.
 #[test]
@@ -198,15 +209,41 @@ fn an_event_with_the_last_id_of_all_is_found_in_hand() {
 /// What the scripts add to took no more: events had been acknowledged by then.
 #[test]
 fn a_stream_that_has_given_its_last_id_ends_the_daemon_and_refuses_the_start() {
-    for stream in [OUTCOMES, SHELVING, DEAD_LETTERS] {
+    // One in the stream of hand-offs is given up at once, and deleted.
+    for (stream, ends) in [(OUTCOMES, true), (DEAD_LETTERS, true), (SHELVING, false)] {
         let (redis, mut daemon) = library(&Ledger::new());
         redis.cmd(&["XADD", stream, LAST, "a", "b"]);
-        for n in 0..2 {
-            assert_eq!(daemon.exit_status(), 78, "{stream}, {n}: {}", daemon.log());
+        if ends {
+            assert_eq!(daemon.exit_status(), 78, "{stream}: {}", daemon.log());
             assert!(daemon.log().contains(stream), "{}", daemon.log());
-            daemon = Daemon::spawn(&redis, &["worker1"]);
         }
+        let mut again = Daemon::spawn(&redis, &["worker2"]);
+        assert_eq!(again.exit_status(), 78, "{stream}: {}", again.log());
+        assert!(again.log().contains(stream), "{}", again.log());
     }
+}
+
+/// XINFO STREAM tells the last id together with whole entries. Some kill whoever reads them, and are given up
+/// unread.
+#[test]
+fn no_entry_is_read_but_to_be_worked_on() {
+    let redis = Redis::new();
+    let (turns, looks) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (of_turns, of_looks) = (Arc::clone(&turns), Arc::clone(&looks));
+    let proxy = Proxy::new(&redis, move |command| {
+        of_turns.fetch_add(usize::from(command.kind == "renew"), Ordering::SeqCst);
+        of_looks.fetch_add(usize::from(command.kind == "stream"), Ordering::SeqCst);
+        None
+    });
+    // The second finds its groups there.
+    for _ in 0..2 {
+        let mut daemon = proxy.spawn(&redis, &["--lease", "1", "worker1"]).ready();
+        redis.outcome_of_request(&redis.request("user1", "geb"));
+        let before = turns.load(Ordering::SeqCst);
+        assert!(eventually(DEADLINE, || turns.load(Ordering::SeqCst) > before + 2));
+        assert_eq!(daemon.stop(), 0);
+    }
+    assert_eq!(looks.load(Ordering::SeqCst), 0);
 }
 
 /// More deliveries than Lua can count exactly: the claim was refused at every turn.

@@ -21,7 +21,7 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 23] = [
+pub const SCRIPTS: [(&str, &str); 24] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("alone", include_str!("../../lua/alone.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
@@ -31,6 +31,7 @@ pub const SCRIPTS: [(&str, &str); 23] = [
     ("forget", include_str!("../../lua/forget.lua")),
     ("gate", include_str!("../../lua/gate.lua")),
     ("groups", include_str!("../../lua/groups.lua")),
+    ("last_id", include_str!("../../lua/last_id.lua")),
     ("lone_try", include_str!("../../lua/lone_try.lua")),
     ("old_tries", include_str!("../../lua/old_tries.lua")),
     ("order", include_str!("../../lua/order.lua")),

@@ -9,7 +9,8 @@ use super::super::failure::Failure;
 use super::super::instances::instances;
 use super::super::options::Stream;
 use super::super::show::shown;
-use super::handoffs::{HAND_OFFS_IN_A_PAGE, books_of};
+use super::HAND_OFFS_IN_A_PAGE;
+use super::handoffs::books_of;
 use super::{
     CHANGED_MEANWHILE, Check, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
     Violation, bytes,

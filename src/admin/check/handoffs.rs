@@ -7,15 +7,14 @@ use std::thread;
 use super::super::failure::Failure;
 use super::super::options::Stream;
 use super::super::show::shown;
-use super::{Check, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation};
+use super::{
+    Check, HAND_OFFS_IN_A_PAGE, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation,
+};
 use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::{BOOK_IDS_FIELD, SHELVING_GROUP};
 use crate::stream::{self, Entry};
-
-/// Hand-offs that one step reads: each has up to a thousand books.
-pub(super) const HAND_OFFS_IN_A_PAGE: usize = 20;
 
 /// A hand-off, and a book of it.
 type Carried = (EventId, Vec<u8>);

@@ -35,6 +35,9 @@ mod reservations;
 /// Books, users or keys that one step looks at: well under a millisecond of Redis.
 const PAGE: usize = 250;
 
+/// Hand-offs that one step reads: each may have very many books.
+pub const HAND_OFFS_IN_A_PAGE: usize = 20;
+
 /// Suspects that are kept until they are looked at again.
 const MOST_SUSPECTS: usize = 5_000;
 

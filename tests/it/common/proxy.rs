@@ -38,12 +38,13 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
         concat!(include_str!("../../../lua/order.lua"), include_str!("../../../lua/groups.lua"));
     let scripts = [
         ("acquire", "", include_str!("../../../lua/acquire.lua")),
-        ("claim", "", include_str!("../../../lua/claim.lua")),
+        ("claim", ORDER, include_str!("../../../lua/claim.lua")),
         ("clear", GROUPS, include_str!("../../../lua/clear.lua")),
         ("decide", "", DECIDE),
         ("fetch", "", include_str!("../../../lua/fetch.lua")),
         ("forget", "", include_str!("../../../lua/forget.lua")),
         ("inspect", GROUPS, include_str!("../../../lua/inspect.lua")),
+        ("last_id", "", include_str!("../../../lua/last_id.lua")),
         ("lone_try", "", include_str!("../../../lua/lone_try.lua")),
         ("mend", GROUPS, include_str!("../../../lua/mend.lua")),
         ("old_tries", GROUPS, include_str!("../../../lua/old_tries.lua")),
@@ -66,7 +67,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
 
 /// A command that is about to go to Redis.
 pub struct Command<'a> {
-    /// The script's name; `read`, `read hand-offs`, `pending` or `read counts`.
+    /// The script's name; `read`, `read hand-offs`, `pending`, `stream` or `read counts`.
     pub kind: &'static str,
     /// The first of its kind is number 1.
     pub number: usize,
@@ -389,6 +390,7 @@ impl Link {
             }
             b"XREADGROUP" if args.contains(&&b"shelving_service"[..]) => Some("read hand-offs"),
             b"XREADGROUP" => Some("read"),
+            b"XINFO" if args.get(1)?.eq_ignore_ascii_case(b"STREAM") => Some("stream"),
             b"XPENDING" => Some("pending"),
             b"MGET" => Some("read counts"),
             _ => None,
