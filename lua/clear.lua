@@ -28,8 +28,8 @@ if not ours then
   return {'CLEARED', 0, 'done'}
 end
 
-local delivered = ours['last-delivered-id']
 -- Everything before the oldest undecided event is decided.
+local delivered = ours['last-delivered-id']
 local oldest = redis.call('XPENDING', stream, group, '-', '+', 1)[1]
 local decided = {}
 local entries = redis.call('XRANGE', stream, '-', delivered, 'COUNT', most)

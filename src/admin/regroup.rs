@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 
 use redis::Connection;
 
-use super::check::HAND_OFFS_IN_A_PAGE;
+use super::check::{HAND_OFFS_IN_A_PAGE, books_of};
 use super::failure::{DONE, Failure, USAGE};
 use super::options::{Run, Stream};
 use super::show::{Object, print, say};
@@ -22,7 +22,6 @@ use crate::connect::{AskAgain, ask};
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
-use crate::keys::BOOK_IDS_FIELD;
 use crate::script::{Script, lua};
 use crate::stream::{self, Entry};
 
@@ -34,8 +33,6 @@ const PAGE: usize = 250;
 /// The consumer that undecided events are pending for until an instance takes them over. No
 /// instance has this name: it has a comma in it.
 const NOBODY: &str = "library-admin, regroup";
-
-const FIRST_OF_ALL: EventId = EventId { ms: 0, seq: 0 };
 
 /// Fields of a hash and their values.
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
@@ -122,7 +119,7 @@ impl Lost {
         kept.arg(&run.keys.kept_events).arg(key);
         let known = if !ask::<bool>(connection, "look for kept events", &kept)? {
             // What is decided is deleted, so nothing that is there is.
-            Known::Decided { decided: HashSet::new(), reach: FIRST_OF_ALL }
+            Known::Decided { decided: HashSet::new(), reach: EventId::default() }
         } else {
             match stream {
                 Stream::Requests => decided(run, connection, Action::Request)?,
@@ -176,8 +173,8 @@ impl Lost {
         let word = self.stream.word();
         let first = self.first(run, connection)?;
         let older = match &self.known {
-            Known::Decided { reach, .. } if *reach > FIRST_OF_ALL => {
-                self.without_outcome(run, connection, FIRST_OF_ALL, before(*reach), 1)?
+            Known::Decided { reach, .. } if *reach > EventId::default() => {
+                self.without_outcome(run, connection, EventId::default(), before(*reach), 1)?
             }
             _ => Vec::new(),
         };
@@ -369,8 +366,7 @@ fn undone(run: &Run, connection: &mut Connection) -> Result<BTreeSet<EventId>, E
 /// are swept; its books may be on their shelves, and more, by then.
 fn is_undone(run: &Run, connection: &mut Connection, entry: &Entry) -> Result<bool, Error> {
     let keys = &run.keys;
-    let list = entry.field(BOOK_IDS_FIELD).unwrap_or_default();
-    let books: Vec<&[u8]> = list.split(|byte| *byte == b',').collect();
+    let books: Vec<&[u8]> = books_of(entry).collect();
     type Values = Vec<Option<Vec<u8>>>;
     let (states, loans, out, stored): (Values, Values, Values, Vec<bool>) = redis::pipe()
         .atomic()

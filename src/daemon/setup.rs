@@ -110,8 +110,11 @@ pub fn check_types(connection: &mut Connection, keys: &Keys, lock: &str) -> Resu
 /// [`Error::Unfit`] if a stream has given its last id; what Redis or the link said.
 pub fn check_ids(connection: &mut Connection, keys: &Keys, thorough: bool) -> Result<(), Error> {
     for stream in [&keys.outcomes, &keys.handoffs, &keys.dead_letters] {
-        let is_used_up = is_used_up(connection, stream)?
-            || thorough && last_id(connection, stream)? == Some(EventId::LAST);
+        let is_used_up = if thorough {
+            last_id(connection, stream)? == Some(EventId::LAST)
+        } else {
+            is_used_up(connection, stream)?
+        };
         if is_used_up {
             return Err(Error::Unfit(format!(
                 "the stream {stream} has given the last id that there is, and takes no more: \

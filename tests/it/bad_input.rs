@@ -164,14 +164,21 @@ fn a_hand_off_is_never_given_up_for_the_number_of_its_books() {
 /// waited for ever, and with such an event in hand an instance never came to its next.
 const LAST: &str = "18446744073709551615-18446744073709551615";
 
-#[test]
-fn an_event_with_the_last_id_of_all_is_one_like_others() {
-    let redis = Redis::new();
-    Ledger::new().lent("user1", &["geb"], "5-0").lay_down(&redis);
-    let other = Other::alive(&redis, "worker2");
+/// Another instance has a request in hand, which it gives the id of; a refusal of one with the last id
+/// waits for that.
+fn keeps_the_last_waiting(redis: &Redis) -> (Other<'_>, String) {
+    Ledger::new().lent("user1", &["geb"], "5-0").lay_down(redis);
+    let other = Other::alive(redis, "worker2");
     let older = redis.request_at("10-0", "user1", "momo");
     other.take(REQUESTS);
     redis.request_at(LAST, "user2", "geb");
+    (other, older)
+}
+
+#[test]
+fn an_event_with_the_last_id_of_all_is_one_like_others() {
+    let redis = Redis::new();
+    let (other, older) = keeps_the_last_waiting(&redis);
     let mut daemon = Daemon::start(&redis, &["worker1"]);
     redis.outcome_of_return(&redis.give_back("user1", "geb"));
     redis.outcome_of_request(LAST);
@@ -187,11 +194,7 @@ fn an_event_with_the_last_id_of_all_is_one_like_others() {
 #[test]
 fn an_event_with_the_last_id_of_all_is_found_in_hand() {
     let redis = Redis::new();
-    Ledger::new().lent("user1", &["geb"], "5-0").lay_down(&redis);
-    let other = Other::alive(&redis, "worker2");
-    let older = redis.request_at("10-0", "user1", "momo");
-    other.take(REQUESTS);
-    redis.request_at(LAST, "user2", "geb");
+    let (other, older) = keeps_the_last_waiting(&redis);
     let daemon = Daemon::start(&redis, &["worker1"]);
     let is_in_hand = || {
         let pending: Vec<Value> =

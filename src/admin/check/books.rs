@@ -9,11 +9,9 @@ use super::super::failure::Failure;
 use super::super::instances::instances;
 use super::super::options::Stream;
 use super::super::show::shown;
-use super::HAND_OFFS_IN_A_PAGE;
-use super::handoffs::books_of;
 use super::{
-    CHANGED_MEANWHILE, Check, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
-    Violation, bytes,
+    CHANGED_MEANWHILE, Check, HAND_OFFS_IN_A_PAGE, MOST_LOOKS, MOST_SUSPECTS, Mended,
+    NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation, books_of, bytes,
 };
 use crate::error::Error;
 use crate::event::MAX_BOOKS;

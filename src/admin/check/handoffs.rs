@@ -9,12 +9,13 @@ use super::super::options::Stream;
 use super::super::show::shown;
 use super::{
     Check, HAND_OFFS_IN_A_PAGE, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation,
+    books_of,
 };
 use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
-use crate::keys::{BOOK_IDS_FIELD, SHELVING_GROUP};
-use crate::stream::{self, Entry};
+use crate::keys::SHELVING_GROUP;
+use crate::stream;
 
 /// A hand-off, and a book of it.
 type Carried = (EventId, Vec<u8>);
@@ -123,9 +124,4 @@ impl Check<'_> {
         }
         Ok(())
     }
-}
-
-/// The books of a hand-off, as they stand there.
-pub(super) fn books_of(entry: &Entry) -> impl Iterator<Item = &[u8]> {
-    entry.field(BOOK_IDS_FIELD).unwrap_or_default().split(|byte| *byte == b',')
 }

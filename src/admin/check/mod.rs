@@ -22,9 +22,9 @@ use super::show::{Object, print, say, shown};
 use crate::connect::{self, AskAgain};
 use crate::error::Error;
 use crate::ids::BookId;
-use crate::keys::Keys;
+use crate::keys::{BOOK_IDS_FIELD, Keys};
 use crate::lending::STORAGE_CAPACITY;
-use crate::stream;
+use crate::stream::{self, Entry};
 
 mod books;
 mod counts;
@@ -384,6 +384,11 @@ fn count_of_books(number: usize) -> String {
         1 => "1 book".to_owned(),
         _ => format!("{number} books"),
     }
+}
+
+/// The books of a hand-off, as they stand there.
+pub fn books_of(entry: &Entry) -> impl Iterator<Item = &[u8]> {
+    entry.field(BOOK_IDS_FIELD).unwrap_or_default().split(|byte| *byte == b',')
 }
 
 /// A reply's element as bytes.
