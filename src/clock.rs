@@ -22,7 +22,8 @@ impl Since {
     }
 }
 
-/// Reads `90s`, `90m`, `12h`, `7d`, `2w`, `2026-01-31` or `2026-01-31T12:00:00Z`.
+/// Reads `90s`, `90m`, `12h`, `7d`, `2w`, `2026-01-31` or `2026-01-31T12:00:00Z`, with parts of a second
+/// or without.
 pub fn since(text: &str) -> Option<Since> {
     if let Some(number) = text.strip_suffix(['s', 'm', 'h', 'd', 'w']) {
         let unit_ms = match text.as_bytes().last()? {
@@ -40,13 +41,19 @@ pub fn since(text: &str) -> Option<Since> {
     };
     let mut parts = date.splitn(3, '-').map(digits);
     let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let mut parts = time.splitn(3, ':').map(digits);
     let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
+    // Of ".5" five hundred milliseconds; what is less than one is left out.
+    let ms = digits(format!("{fraction:0<3}").get(..3)?)?;
+    if fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     if !(1970..=9999).contains(&year) || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
     let days = days_of(year, month, day)?;
-    Some(Since::At(days * MS_PER_DAY + ((hour * 60 + minute) * 60 + second) * 1_000))
+    Some(Since::At(days * MS_PER_DAY + ((hour * 60 + minute) * 60 + second) * 1_000 + ms))
 }
 
 fn digits(text: &str) -> Option<u64> {
@@ -103,6 +110,8 @@ mod tests {
         assert_eq!(since("1970-01-01"), Some(Since::At(0)));
         assert_eq!(since("2000-02-29"), Some(Since::At(951_782_400_000)));
         assert_eq!(since("2026-11-23T06:15:00Z"), Some(Since::At(1_795_414_500_000)));
+        assert_eq!(since("2026-11-23T06:15:00.25Z"), Some(Since::At(1_795_414_500_250)));
+        assert_eq!(since("2026-11-23T06:15:00.0009999999Z"), Some(Since::At(1_795_414_500_000)));
         assert_eq!(rfc3339(951_782_400_001), "2000-02-29T00:00:00.001Z");
         assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.999Z");
         for bad in [
@@ -115,6 +124,11 @@ mod tests {
             "2026-13-01",
             "2026-01-01T1:2Z",
             "2026-01-01T24:00:00Z",
+            "2026-01-01T12:00:00.Z",
+            "2026-01-01T12:00:00.5",
+            "2026-01-01T12:00:00.1.2Z",
+            "2026-01-01T12:00.5Z",
+            "2026-01-01.5",
             "1969-12-31",
             "99999999999999999999d",
             "9999999999999999w",

@@ -1,8 +1,8 @@
 //! The daemon's log: messages by `log`, as far as simple_logger's levels let them through, and a line for
 //! each outcome.
 //!
-//! All goes to stderr, plain, since journald adds time and name. Where stderr is the journal, each
-//! line begins with its priority, so that `journalctl -p warning` finds what needs somebody.
+//! All goes to stderr, plain. Each line begins with its time; or, where stderr is the journal, which has
+//! times of its own, with its priority, so that `journalctl -p warning` finds what needs somebody.
 //!
 //! Outcome lines do not go through `log` one by one: stderr is unbuffered, and at full speed a write
 //! for each would cost more than the decision; those of a batch go out in one write. Text that users
@@ -13,11 +13,13 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
 use super::options::LogOutcomes;
+use crate::clock::rfc3339;
 use crate::event::EventKey;
 use crate::outcome::push_escaped;
 
@@ -29,15 +31,15 @@ pub fn start(level: LevelFilter) {
     let levels = ours.iter().fold(levels, |levels, name| levels.with_module_level(name, level));
     let most = levels.max_level();
     // It fails only if there is a logger already, which then is as good.
-    if log::set_boxed_logger(Box::new(Logger { levels, to_journal: is_journal() })).is_ok() {
+    if log::set_boxed_logger(Box::new(Logger { levels, head: Head::of_stderr() })).is_ok() {
         log::set_max_level(most);
     }
 }
 
-/// Writes plain lines, with their priority in front if they go to the journal.
+/// Writes plain lines.
 struct Logger {
     levels: SimpleLogger,
-    to_journal: bool,
+    head: Head,
 }
 
 impl Log for Logger {
@@ -51,9 +53,11 @@ impl Log for Logger {
         }
         // As simple_logger writes it. But that panics where stderr is a full disk, or a pipe that nobody
         // reads any more: nothing can be done about a log that cannot be written, and lending goes on.
-        let priority = if self.to_journal { priority(record.level()) } else { "" };
-        let (level, target, what) = (record.level(), record.target(), record.args());
-        say(&format!("{priority}{level:<5} [{target}] {what}\n"));
+        let mut line = String::new();
+        self.head.push_to(&mut line, record.level(), &now());
+        // Writing to a string cannot fail.
+        let _ = writeln!(line, "{:<5} [{}] {}", record.level(), record.target(), record.args());
+        say(&line);
     }
 
     fn flush(&self) {}
@@ -64,14 +68,36 @@ pub fn say(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// What a line that goes to the journal begins with, see sd-daemon(3).
-fn priority(level: Level) -> &'static str {
-    match level {
-        Level::Error => "<3>",
-        Level::Warn => "<4>",
-        Level::Info => "<6>",
-        Level::Debug | Level::Trace => "<7>",
+/// What each line begins with.
+#[derive(Clone, Copy)]
+enum Head {
+    /// Its priority, see sd-daemon(3).
+    Priority,
+    /// Its time.
+    Time,
+}
+
+impl Head {
+    /// What lines on this process's stderr begin with.
+    fn of_stderr() -> Self {
+        if is_journal() { Self::Priority } else { Self::Time }
     }
+
+    fn push_to(self, line: &mut String, level: Level, time: &str) {
+        match (self, level) {
+            (Self::Time, _) => line.extend([time, " "]),
+            (Self::Priority, Level::Error) => line.push_str("<3>"),
+            (Self::Priority, Level::Warn) => line.push_str("<4>"),
+            (Self::Priority, Level::Info) => line.push_str("<6>"),
+            (Self::Priority, Level::Debug | Level::Trace) => line.push_str("<7>"),
+        }
+    }
+}
+
+/// The time by the clock of this machine.
+fn now() -> String {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    rfc3339(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Whether stderr is the journal. systemd says which file is, by device and inode: a process may have
@@ -87,7 +113,9 @@ fn is_journal() -> bool {
 /// go.
 pub struct OutcomeLog {
     which: LogOutcomes,
-    to_journal: bool,
+    head: Head,
+    /// When the first line came that is not written yet. They all have this time.
+    time: Option<String>,
     lines: String,
 }
 
@@ -95,13 +123,13 @@ impl OutcomeLog {
     /// Collects the outcomes that are asked for, if the level lets them through at all.
     pub fn new(which: LogOutcomes) -> Self {
         let which = if log::max_level() < LevelFilter::Info { LogOutcomes::None } else { which };
-        Self { which, to_journal: is_journal(), lines: String::new() }
+        Self { which, head: Head::of_stderr(), time: None, lines: String::new() }
     }
 
     /// Adds a warning.
     pub fn warn(&mut self, warning: &str) {
         if log::log_enabled!(target: crate::lending::LOG, Level::Warn) {
-            self.push_priority(Level::Warn);
+            self.push_head(Level::Warn);
             // Writing to a string cannot fail.
             let _ = write!(self.lines, "WARN  [{}] ", crate::lending::LOG);
             push_escaped(&mut self.lines, warning);
@@ -109,10 +137,9 @@ impl OutcomeLog {
         }
     }
 
-    fn push_priority(&mut self, level: Level) {
-        if self.to_journal {
-            self.lines.push_str(priority(level));
-        }
+    fn push_head(&mut self, level: Level) {
+        let time = self.time.get_or_insert_with(now);
+        self.head.push_to(&mut self.lines, level, time);
     }
 
     /// Adds the outcome of an event: its user, where that is known, and the fields from `outcome`
@@ -127,7 +154,7 @@ impl OutcomeLog {
             return;
         }
         let start = self.lines.len();
-        self.push_priority(Level::Info);
+        self.push_head(Level::Info);
         let refused = push_line(&mut self.lines, key, user, fields);
         if self.which == LogOutcomes::Refused && !refused {
             self.lines.truncate(start);
@@ -140,6 +167,7 @@ impl OutcomeLog {
             say(&self.lines);
             self.lines.clear();
         }
+        self.time = None;
     }
 }
 

@@ -212,7 +212,7 @@ fn by_tens(redis: &Redis, events: usize, by: By) -> f64 {
 fn decided(log: &mut impl BufRead, line: &mut String) -> usize {
     let mut number = 0;
     while log.read_line(line).unwrap() > 0 && line.ends_with('\n') {
-        number += usize::from(line.starts_with("INFO  [lending] re"));
+        number += usize::from(line.contains(" INFO  [lending] re"));
         line.clear();
     }
     number

@@ -1,10 +1,12 @@
 //! What the daemon says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use library_lending::clock::{Since, since};
 use redis::Value;
 
 use crate::common::*;
@@ -92,10 +94,15 @@ fn the_first_line_says_which_database_and_which_branch_it_works_on() {
     }
 }
 
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
 /// `journalctl -p warning` found nothing, whatever went wrong: what stderr says is information, unless
-/// a line begins with its priority. Who runs the daemon by hand does not want to see that.
+/// a line begins with its priority. Everywhere else nothing said when it happened: a file with the log of a
+/// night told of an outage, and of its length, and not of the hour.
 #[test]
-fn lines_begin_with_their_priority_where_they_go_to_the_journal() {
+fn lines_begin_with_their_priority_in_the_journal_and_with_their_time_elsewhere() {
     for to_journal in [true, false] {
         let redis = Redis::new();
         redis.request("", "geb");
@@ -118,15 +125,17 @@ fn lines_begin_with_their_priority_where_they_go_to_the_journal() {
         let log = fs::read_to_string(&path).unwrap();
         let mut levels = BTreeSet::new();
         for line in log.lines() {
-            let (priority, rest) =
-                if to_journal { line.split_at(line.len().min(3)) } else { ("", line) };
+            let (head, rest) =
+                if to_journal { line.split_at(3) } else { line.split_once(' ').unwrap() };
             let level = rest.split(' ').next().unwrap();
-            let of_level = match level {
-                "INFO" => "<6>",
-                "WARN" => "<4>",
-                _ => panic!("{line}"),
-            };
-            assert!(priority == of_level || !to_journal, "{line}");
+            if to_journal {
+                let priorities = HashMap::from([("INFO", "<6>"), ("WARN", "<4>")]);
+                assert_eq!(priorities.get(level), Some(&head), "{line}");
+            } else {
+                let Some(Since::At(time)) = since(head) else { panic!("{line}") };
+                let seconds = Duration::from_millis(time).abs_diff(since_1970()).as_secs();
+                assert!(head.len() == "2026-01-31T12:00:00.000Z".len() && seconds < 60, "{line}");
+            }
             levels.insert(level);
         }
         assert_eq!(levels.len(), 2, "{log}");
@@ -183,7 +192,7 @@ fn outcomes_are_logged_as_far_as_was_asked_for() {
         assert_eq!(log.matches("fortunate").count(), accepted, "{options:?}: {log}");
         assert_eq!(log.matches("luckless").count(), denied, "{options:?}: {log}");
         let of_the_malformed = log.lines().filter(|line| line.contains("user_id_empty"));
-        let levels: Vec<_> = of_the_malformed.map(|line| line.split(' ').next().unwrap()).collect();
+        let levels: Vec<_> = of_the_malformed.map(|line| line.split(" ").nth(1).unwrap()).collect();
         // First what needs somebody, then how it ended.
         assert_eq!(
             levels,

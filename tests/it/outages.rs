@@ -214,7 +214,8 @@ fn a_daemon_that_is_there_before_its_redis_waits_and_says_so_once() {
     assert!(stays(Duration::from_secs(1), || daemon.is_running()), "{}", daemon.log());
     // Nothing is wrong with it: systemd must not start it again and again.
     assert!(eventually(DEADLINE, || daemon.has_notified("WATCHDOG=1")));
-    let complaints = |log: &str| log.lines().filter(|l| l.starts_with(['W', 'E'])).count();
+    let is_complaint = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
+    let complaints = |log: &str| log.lines().filter(is_complaint).count();
     assert_eq!(complaints(&daemon.log()), 1, "{}", daemon.log());
     redis.restart();
     let mut daemon = daemon.ready();
