@@ -1,0 +1,260 @@
+//! The third pass of a batch: the outcomes of its events are waited for and written, in the order of its
+//! lines.
+
+use std::io;
+use std::time::Instant;
+
+use super::courier::{Courier, Placed, SLICE};
+use crate::connect::AskAgain;
+use crate::error::Error;
+use crate::event::{Action, EventKey};
+use crate::outcome::Outcome;
+use crate::request::answer;
+use crate::request::failure::{DONE, Failure};
+use crate::request::results::{Fate, Results};
+use crate::request::show::status;
+use crate::request::spool::{Entry, Reader, Spool};
+use crate::request::submit::nth_id;
+
+/// Chunks whose answers are counted together: a round trip for each takes long where Redis is far.
+const COUNTED_AT_ONCE: usize = 32;
+
+/// What came of the events.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub done: u64,
+    pub refused: u64,
+    pub unanswered: u64,
+    /// The exit status that the outcomes stand for.
+    pub worst: u8,
+}
+
+/// What came of a look for the outcomes of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// All are there.
+    Whole,
+    /// Not all, but it is worth while to come again at once.
+    Moving,
+    /// Some are missing, and none has come for a slice of the time.
+    Stalled,
+    /// Some are missing, and time is up.
+    TimeIsUp,
+}
+
+/// Waits for outcomes, on the courier's link.
+struct Collector<'a, 'b> {
+    courier: &'a mut Courier<'b>,
+    /// Whether outcomes that are missing are waited for: until none has come for the timeout.
+    patient: bool,
+}
+
+/// Writes a result for every line, in their order.
+pub(super) fn outcomes(
+    courier: &mut Courier<'_>,
+    spool: &Spool,
+    results: &mut Results,
+) -> Result<Tally, Failure> {
+    courier.moved = Instant::now();
+    let patient = !courier.order.timeout.is_zero();
+    Collector { courier, patient }.collect(spool, results)
+}
+
+impl Collector<'_, '_> {
+    fn collect(mut self, spool: &Spool, results: &mut Results) -> Result<Tally, Failure> {
+        let mut tally = Tally::default();
+        let mut entries = spool.read().map_err(|error| self.courier.output(&error))?;
+        for nth in 0..=self.courier.placed.len() {
+            // The chunk's events and the bad lines between them; after the last chunk only those.
+            let placed = self.courier.placed.get(nth).copied();
+            let mut lines: Vec<(u64, Result<EventKey, String>)> = Vec::new();
+            let mut events = Vec::new();
+            while placed.is_none_or(|placed| events.len() < placed.events) {
+                match entries.next().map_err(|error| self.courier.output(&error))? {
+                    Some(Entry::Bad { line, fault }) => lines.push((line, Err(fault.to_owned()))),
+                    Some(Entry::Event { line, action, .. }) => {
+                        let Some(Placed { first, .. }) = placed else { break };
+                        let event = EventKey { id: nth_id(first, events.len()), action };
+                        events.push(event);
+                        lines.push((line, Ok(event)));
+                    }
+                    None => break,
+                }
+            }
+            let later = Later { first_chunk: nth + 1, entries: &entries };
+            let mut outcomes = self.outcomes(&events, &later)?.into_iter();
+            for (line, event) in &lines {
+                let outcome = if event.is_ok() { outcomes.next().flatten() } else { None };
+                let fate = match (event, &outcome) {
+                    (Err(fault), _) => Fate::Bad(fault),
+                    (Ok(event), None) => {
+                        tally.unanswered += 1;
+                        Fate::Unanswered(*event)
+                    }
+                    (Ok(event), Some(outcome)) => {
+                        let status = status(outcome);
+                        tally.worst = tally.worst.max(status);
+                        *if status == DONE { &mut tally.done } else { &mut tally.refused } += 1;
+                        Fate::Decided(*event, outcome)
+                    }
+                };
+                match results.add(*line, &fate) {
+                    Ok(()) => {}
+                    // Whoever read them wants no more.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(tally),
+                    Err(error) => return Err(self.courier.output(&error)),
+                }
+            }
+        }
+        Ok(tally)
+    }
+
+    /// The outcomes of a chunk's events, waited for until nothing has come for the timeout: none of
+    /// them, and none of a later chunk. Then no chunk is waited for any more; one line in each that is
+    /// not answered would else take a timeout each.
+    fn outcomes(
+        &mut self,
+        events: &[EventKey],
+        later: &Later<'_>,
+    ) -> Result<Vec<Option<Outcome>>, Failure> {
+        let keys: Vec<String> =
+            events.iter().map(|event| self.courier.run.keys.answer(*event)).collect();
+        let mut outcomes: Vec<Option<Outcome>> = Vec::new();
+        outcomes.resize_with(events.len(), || None);
+        // How many answers of later chunks were there when they were counted.
+        let mut counted = None;
+        loop {
+            match self.outcomes_now(&keys, &mut outcomes) {
+                Ok(Look::Whole) => return Ok(outcomes),
+                Ok(Look::Moving) => {}
+                // Counting takes a while: a batch whose answers come needs none.
+                Ok(Look::Stalled) if counted.is_some() => {}
+                Ok(look) => {
+                    let count = self.count(later)?;
+                    if count > counted {
+                        // The first time as well, since they may have come till now.
+                        counted = count;
+                        self.courier.moved = Instant::now();
+                    } else if look == Look::TimeIsUp {
+                        self.patient = false;
+                        return Ok(outcomes);
+                    }
+                }
+                // After a pause, however long, they are looked for once more; redis-rs passes over
+                // the late reply.
+                Err(error) if error.is_interrupted() => {}
+                Err(error) => self.courier.recover(error)?,
+            }
+        }
+    }
+
+    /// Takes what is there, and if something is missing, waits a while for the first of it.
+    fn outcomes_now(
+        &mut self,
+        keys: &[String],
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<Look, Error> {
+        let missing: Vec<usize> = (0..keys.len()).filter(|&n| outcomes[n].is_none()).collect();
+        let Some(link) = self.courier.link.as_mut() else {
+            return Ok(Look::Whole);
+        };
+        let mut pipe = redis::pipe();
+        for &n in &missing {
+            pipe.cmd("LINDEX").arg(&keys[n]).arg(0);
+        }
+        if missing.is_empty() {
+            return Ok(Look::Whole);
+        }
+        let answers: Vec<Option<Vec<u8>>> =
+            pipe.query(link).map_err(Error::redis("read the answers"))?;
+        let mut first_missing = None;
+        for (&n, answer) in missing.iter().zip(answers) {
+            match answer {
+                Some(text) => {
+                    outcomes[n] = Some(answer::parse(&text)?);
+                    self.courier.moved = Instant::now();
+                    self.courier.progress.answered(1);
+                }
+                None => first_missing = first_missing.or(Some(n)),
+            }
+        }
+        let Some(n) = first_missing else {
+            return Ok(Look::Whole);
+        };
+        let left = self.courier.order.timeout.saturating_sub(self.courier.moved.elapsed());
+        if !self.patient || left.is_zero() {
+            return Ok(Look::TimeIsUp);
+        }
+        // At least twice within the timeout: what has come between the first time and the end is seen.
+        let slice = SLICE.min(self.courier.order.timeout / 2).min(left);
+        let outcome = answer::take(link, &keys[n], slice)?;
+        let look = if outcome.is_some() { Look::Moving } else { Look::Stalled };
+        if outcome.is_some() {
+            outcomes[n] = outcome;
+            self.courier.moved = Instant::now();
+            self.courier.progress.answered(1);
+        }
+        self.courier.progress.show();
+        Ok(look)
+    }
+
+    /// How many answers of later chunks are there; `None` if there is no later chunk, or nothing is
+    /// waited for any more.
+    fn count(&mut self, later: &Later<'_>) -> Result<Option<u64>, Failure> {
+        if !self.patient || later.first_chunk >= self.courier.placed.len() {
+            return Ok(None);
+        }
+        let mut entries = later.entries.ahead().map_err(|error| self.courier.output(&error))?;
+        let mut count = 0;
+        for from in (later.first_chunk..self.courier.placed.len()).step_by(COUNTED_AT_ONCE) {
+            let to = self.courier.placed.len().min(from + COUNTED_AT_ONCE);
+            let mut pipe = redis::pipe();
+            for placed in &self.courier.placed[from..to] {
+                let actions = next_actions(&mut entries, placed.events);
+                let actions = actions.map_err(|error| self.courier.output(&error))?;
+                pipe.cmd("EXISTS");
+                for (n, action) in actions.into_iter().enumerate() {
+                    let id = nth_id(placed.first, n);
+                    pipe.arg(self.courier.run.keys.answer(EventKey { id, action }));
+                }
+            }
+            count += self.sum(&pipe)?;
+        }
+        Ok(Some(count))
+    }
+
+    /// The sum of what these questions are answered with.
+    fn sum(&mut self, questions: &redis::Pipeline) -> Result<u64, Failure> {
+        loop {
+            let link = self.courier.link.as_mut().expect("it is made before the first chunk");
+            let counts: Result<Vec<u64>, _> = questions.query(&mut AskAgain(link));
+            match counts.map_err(Error::redis("count the answers")) {
+                Ok(counts) => return Ok(counts.into_iter().sum()),
+                // It only tells whether to wait on.
+                Err(error) if error.lacks_permission() => return Ok(0),
+                Err(error) => self.courier.recover(error)?,
+            }
+        }
+    }
+}
+
+/// The chunks behind one.
+struct Later<'a> {
+    /// The first of them, counted from 0.
+    first_chunk: usize,
+    /// Its lines are the next ones here.
+    entries: &'a Reader,
+}
+
+/// What the next events ask for, so many of them.
+fn next_actions(entries: &mut Reader, events: usize) -> io::Result<Vec<Action>> {
+    let mut actions = Vec::with_capacity(events);
+    while actions.len() < events
+        && let Some(entry) = entries.next()?
+    {
+        if let Entry::Event { action, .. } = entry {
+            actions.push(action);
+        }
+    }
+    Ok(actions)
+}

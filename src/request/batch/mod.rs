@@ -1,0 +1,166 @@
+//! `library-req batch`: the events of a file, for cron.
+//!
+//! Three passes: all lines are [checked](check) and kept in a [spool](super::spool); the good ones are
+//! sent in pipelined chunks by a [courier]; their outcomes are [collected](collect) in the order of the
+//! lines. Every chunk has a name, made from the batch's and its own number, under which Redis adds it
+//! once. So a lost connection, a crash in the middle or a second run send nothing twice, and the second
+//! run finds the answers of the first.
+//!
+//! A million lines are sent about as fast as `redis-cli --pipe` sends as many XADDs.
+
+mod check;
+mod collect;
+mod courier;
+
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+
+use self::collect::Tally;
+use self::courier::{Courier, Placed};
+use super::failure::{Failure, OUTPUT, UNANSWERED, USAGE};
+use super::interrupt::Interrupt;
+use super::options::{Batch, Run};
+use super::progress::{self, Progress};
+use super::results::{Fate, Format, Results};
+use super::show::{Form, counted, say};
+use super::spool::{Entry, Spool};
+use super::submit::nth_id;
+use crate::event::EventKey;
+
+/// Does what the command line asks for.
+pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
+    let rejected = order.rejected.clone().or_else(|| check::beside(order.file.as_deref()?));
+    check::places(order, rejected.as_deref())?;
+    let spool = check::lines(order, rejected.as_deref())?;
+    if spool.bad > 0 && !order.partial {
+        return Err(Failure::usage(format!(
+            "{}, {} good: nothing was sent (--partial sends the good ones)",
+            counted(spool.bad, "bad line"),
+            spool.events
+        )));
+    }
+    // Whatever can fail without Redis fails before anything is sent.
+    let format = format(run, order);
+    let mut results = match &order.results {
+        Some(path) => Results::to_file(path, format)
+            .map_err(|error| unwritable(path, &error, "nothing was sent"))?,
+        None => Results::to_stdout(format, run.form == Form::Quiet || !order.wait),
+    };
+    let id = match &order.id {
+        Some(id) => id.clone(),
+        None => spool.fingerprint.to_string().parse().expect("hexadecimal digits make an id"),
+    };
+    let _interrupt = Interrupt::listen(format!(
+        "interrupted; what was sent stays queued: run the same again to go on with batch {id}"
+    ));
+    let progress = Progress::new(spool.events, run.form == Form::Quiet);
+    let mut courier = Courier::new(run, order, id, spool.fingerprint, progress);
+    courier.send_all(&spool)?;
+    if spool.bad == 0
+        && let Some(rejected) = &rejected
+    {
+        check::remove_earlier(rejected, run.form);
+    }
+    let tally = if order.wait {
+        collect::outcomes(&mut courier, &spool, &mut results)?
+    } else {
+        confirm(&spool, run.form, &courier.placed).map_err(|error| courier.output(&error))?;
+        Tally::default()
+    };
+    match results.done() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(courier.output(&error));
+        }
+        _ => {}
+    }
+    if run.form != Form::Quiet {
+        say(&summary(&courier, &spool, &tally));
+    }
+    Ok(match &tally {
+        // Before what no repetition corrects: whoever repeats it while there is something to ask for
+        // has all results in the end.
+        Tally { unanswered: 1.., .. } => UNANSWERED,
+        _ if spool.bad > 0 => USAGE,
+        tally => tally.worst,
+    })
+}
+
+fn format(run: &Run, order: &Batch) -> Format {
+    let json = order
+        .results
+        .as_deref()
+        .and_then(Path::extension)
+        .is_some_and(|end| end == "json" || end == "jsonl");
+    if json || run.form == Form::Json { Format::Json } else { Format::Csv }
+}
+
+fn unwritable(path: &Path, error: &io::Error, sent: &str) -> Failure {
+    Failure { message: format!("cannot write {}: {error}; {sent}", path.display()), status: OUTPUT }
+}
+
+/// What came of it all, in a line.
+fn summary(courier: &Courier<'_>, spool: &Spool, tally: &Tally) -> String {
+    let mut text = format!("{} queued", counted(courier.queued(), "event"));
+    if courier.known > 0 {
+        text += &format!(" ({} of them by an earlier run)", courier.known);
+    }
+    if courier.order.wait {
+        text += &format!(": {} done, {} refused", tally.done, tally.refused);
+        if tally.unanswered > 0 {
+            text +=
+                &format!(", {} unanswered so far (run the same again to ask)", tally.unanswered);
+        }
+    }
+    if spool.bad > 0 {
+        text += &format!("; {} not sent", counted(spool.bad, "bad line"));
+    }
+    text
+}
+
+/// With `--no-wait`: `OK` for every line that is queued, and the others' faults.
+fn confirm(spool: &Spool, form: Form, placed: &[Placed]) -> io::Result<()> {
+    progress::clear();
+    let written = match form {
+        Form::Words => confirm_in_words(spool),
+        Form::Json => confirm_as_json(spool, placed),
+        Form::Quiet => Ok(()),
+    };
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn confirm_in_words(spool: &Spool) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    if spool.bad == 0 {
+        for _ in 0..spool.events {
+            out.write_all(b"OK\n")?;
+        }
+        return out.flush();
+    }
+    let mut entries = spool.read()?;
+    while let Some(entry) = entries.next()? {
+        match entry {
+            Entry::Event { .. } => out.write_all(b"OK\n")?,
+            Entry::Bad { line, fault } => writeln!(out, "line {line}: {fault}")?,
+        }
+    }
+    out.flush()
+}
+
+fn confirm_as_json(spool: &Spool, placed: &[Placed]) -> io::Result<()> {
+    let mut ids = placed.iter().flat_map(|it| (0..it.events).map(|nth| nth_id(it.first, nth)));
+    let mut results = Results::to_stdout(Format::Json, false);
+    let mut entries = spool.read()?;
+    while let Some(entry) = entries.next()? {
+        match entry {
+            Entry::Event { line, action, .. } => {
+                let id = ids.next().unwrap_or_default();
+                results.add(line, &Fate::Queued(EventKey { id, action }))?;
+            }
+            Entry::Bad { line, fault } => results.add(line, &Fate::Bad(fault))?,
+        }
+    }
+    results.done()
+}
