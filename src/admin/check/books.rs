@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::thread;
 
-use super::super::failure::Failure;
-use super::super::instances::instances;
-use super::super::options::Stream;
-use super::super::show::shown;
 use super::{
     CHANGED_MEANWHILE, Check, HAND_OFFS_IN_A_PAGE, MOST_LOOKS, MOST_SUSPECTS, Mended,
     NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation, books_of, bytes,
 };
+use crate::admin::failure::Failure;
+use crate::admin::instances::instances;
+use crate::admin::options::Stream;
+use crate::admin::show::shown;
 use crate::error::Error;
 use crate::event::MAX_BOOKS;
 use crate::ids::BookId;

@@ -18,13 +18,13 @@ use std::thread;
 
 use redis::{Connection, Value};
 
-use super::super::failure::Failure;
-use super::super::instances::has_reference;
-use super::super::show::shown;
 use super::{
     CHANGED_MEANWHILE, Check, Fact, MOST_LOOKS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
     Violation, bytes, count_of_books, wrong_type,
 };
+use crate::admin::failure::Failure;
+use crate::admin::instances::has_reference;
+use crate::admin::show::shown;
 use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;

@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 use std::thread;
 
-use super::super::failure::Failure;
-use super::super::options::Stream;
 use super::{Check, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation};
+use crate::admin::failure::Failure;
+use crate::admin::options::Stream;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::script::{Script, lua, text};

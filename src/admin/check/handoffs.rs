@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::thread;
 
-use super::super::failure::Failure;
-use super::super::options::Stream;
-use super::super::show::shown;
 use super::{
     Check, HAND_OFFS_IN_A_PAGE, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation,
     books_of,
 };
+use crate::admin::failure::Failure;
+use crate::admin::options::Stream;
+use crate::admin::show::shown;
 use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;

@@ -6,13 +6,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 use std::thread;
 
-use super::super::failure::Failure;
-use super::super::options::Stream;
-use super::super::show::shown;
 use super::{
     Check, Fact, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation,
     bytes, count_of_books, wrong_type,
 };
+use crate::admin::failure::Failure;
+use crate::admin::options::Stream;
+use crate::admin::show::shown;
 use crate::error::Error;
 use crate::ids::BookId;
 use crate::keys::LENDING_GROUP;
