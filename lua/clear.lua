@@ -1,5 +1,5 @@
 -- clear.lua: delete events that are decided and still in their stream.
--- After order.lua and groups.lua.
+-- After order.lua, groups.lua and last_given.lua.
 --
 -- Instances of the reference application acknowledge and leave them. Where another consumer group
 -- reads the stream, nothing is deleted. While decided events are in a stream, a note of it is
@@ -49,11 +49,8 @@ if ARGV[4] == 'keep' or number_of_groups > 1 then
 end
 if #decided > 0 then
   -- Not at every turn: whole entries come with it.
-  local info = redis.call('XINFO', 'STREAM', stream)
-  for field = 1, #info, 2 do
-    if info[field] == 'last-generated-id' and before(info[field + 1], delivered) then
-      return redis.error_reply('AHEAD the group ' .. group .. ' is ahead of ' .. stream)
-    end
+  if before(last_given(redis.call('XINFO', 'STREAM', stream)), delivered) then
+    return redis.error_reply('AHEAD the group ' .. group .. ' is ahead of ' .. stream)
   end
   redis.call('XDEL', stream, unpack(decided))
 end

@@ -1,4 +1,4 @@
--- gate.lua: let a chunk of a batch in, or shut it out. After order.lua.
+-- gate.lua: let a chunk of a batch in, or shut it out. After order.lua and last_given.lua.
 --
 -- In a transaction, behind a SET NX of the chunk's key to a draft, before the chunk's events as plain
 -- XADDs, under ids that their sender chose. To add them by submit.lua costs Redis half as much again.
@@ -31,19 +31,15 @@ local function try(...)
   end
 end
 
--- The id that a stream gave last; none if there is no stream; nil for something else, or where that
+-- The id that a stream gave last, and whether there is a stream; nil for something else, or where that
 -- cannot be told.
 local function top(stream)
   local kind = try('TYPE', stream)
   if kind and kind.ok == 'none' then
     return '0-0'
   end
-  local info = try('XINFO', 'STREAM', stream) or {}
-  for field = 1, #info, 2 do
-    if info[field] == 'last-generated-id' then
-      return info[field + 1], true
-    end
-  end
+  local given = last_given(try('XINFO', 'STREAM', stream) or {})
+  return given, given ~= nil
 end
 
 -- Whether the events behind us may go in, as far as permissions and memory go: 0-0 is refused only

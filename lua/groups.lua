@@ -21,7 +21,6 @@ local function group_of(stream, group)
   end
 end
 
-local LARGEST = '18446744073709551615'
 -- Whether a text is an id. Redis refuses what is larger than any.
 local function is_id(text)
   local ms, seq = split(text)

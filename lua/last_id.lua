@@ -1,4 +1,4 @@
--- last_id.lua: the last id that a stream has given.
+-- last_id.lua: the last id that a stream has given. After last_given.lua.
 --
 -- XINFO STREAM tells it together with whole entries. These stay in Redis: an event may be one that kills
 -- whoever reads it, or too large to be asked for again and again.
@@ -12,8 +12,4 @@ if info.err and string.find(info.err, 'no such key', 1, true) then
 elseif info.err then
   return info
 end
-for field = 1, #info, 2 do
-  if info[field] == 'last-generated-id' then
-    return {'LAST', info[field + 1]}
-  end
-end
+return {'LAST', last_given(info)}

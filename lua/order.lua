@@ -10,8 +10,11 @@ local function smaller(a, b)
   return a < b
 end
 
+-- The largest milliseconds, and the largest sequence number.
+local LARGEST = '18446744073709551615'
+
 -- The last of all ids. Nothing comes behind it, and Redis refuses to be asked for that.
-local LAST_OF_ALL = '18446744073709551615-18446744073709551615'
+local LAST_OF_ALL = LARGEST .. '-' .. LARGEST
 
 -- Milliseconds and sequence number of an id, as text.
 local function split(id)

@@ -1,4 +1,5 @@
--- retry.lua: take an event's letters out of the dead letters, if it can be put back. After order.lua.
+-- retry.lua: take an event's letters out of the dead letters, if it can be put back. After order.lua
+-- and last_given.lua.
 --
 -- In a transaction, right before the XADD that puts the event back: this script cannot do that itself, since
 -- an event may have more fields than Lua can pass on. Nothing takes back what a transaction has done when
@@ -16,10 +17,8 @@ local info = redis.pcall('XINFO', 'STREAM', stream)
 if info.err and not string.find(info.err, 'no such key', 1, true) then
   return {'LEFT'}
 end
-for field = 1, info.err and 0 or #info, 2 do
-  if info[field] == 'last-generated-id' and info[field + 1] == LAST_OF_ALL then
-    return {'LEFT'}
-  end
+if last_given(info) == LAST_OF_ALL then
+  return {'LEFT'}
 end
 -- Who may add is told that 0-0 is no id.
 local reply = redis.pcall('XADD', stream, '0-0', 'not', 'an event')

@@ -1,5 +1,6 @@
 -- submit.lua: add a chunk of requests and returns to their streams, all at once and in their
--- order, under ids that grow across both streams. A chunk that has a name is added once.
+-- order, under ids that grow across both streams. A chunk that has a name is added once. After
+-- order.lua and last_given.lua.
 --
 -- KEYS  1 requests (stream)  2 returns (stream)
 --       3 the submission (string; only for a chunk that has a name)
@@ -40,15 +41,6 @@ local STEP = 1000000
 
 -- Ids are pairs of unsigned 64-bit numbers, doubles are exact up to 2^53 only: milliseconds stay
 -- decimal strings, and after a sequence number of more than 14 digits the next millisecond begins.
-local MAX_MS = '18446744073709551615'
-
-local function greater(a, b)
-  if #a ~= #b then
-    return #a > #b
-  end
-  return a > b
-end
-
 local function plus_one(digits)
   local nines = string.match(digits, '9*$')
   local head = string.sub(digits, 1, #digits - #nines)
@@ -66,28 +58,23 @@ local seq = STEP
 for _, stream in ipairs({requests, returns}) do
   local kind = redis.call('TYPE', stream).ok
   if kind == 'stream' then
-    local info = redis.call('XINFO', 'STREAM', stream)
-    for field = 1, #info, 2 do
-      if info[field] == 'last-generated-id' then
-        local last_ms, last_seq = string.match(info[field + 1], '^(%d+)-(%d+)$')
-        local next_seq = STEP
-        if #last_seq > 14 then
-          last_ms = plus_one(last_ms)
-        else
-          next_seq = (math.floor(tonumber(last_seq) / STEP) + 1) * STEP
-        end
-        if greater(last_ms, ms) then
-          ms, seq = last_ms, next_seq
-        elseif last_ms == ms and next_seq > seq then
-          seq = next_seq
-        end
-      end
+    local last_ms, last_seq = split(last_given(redis.call('XINFO', 'STREAM', stream)))
+    local next_seq = STEP
+    if #last_seq > 14 then
+      last_ms = plus_one(last_ms)
+    else
+      next_seq = (math.floor(tonumber(last_seq) / STEP) + 1) * STEP
+    end
+    if smaller(ms, last_ms) then
+      ms, seq = last_ms, next_seq
+    elseif last_ms == ms and next_seq > seq then
+      seq = next_seq
     end
   elseif kind ~= 'none' then
     return {'WRONG_TYPE', stream}
   end
 end
-if greater(ms, MAX_MS) then
+if smaller(LARGEST, ms) then
   return {'NO_IDS_LEFT'}
 end
 

@@ -15,7 +15,7 @@ use crate::ids::EventId;
 use crate::keys::Keys;
 use crate::script::{self, Script, lua};
 
-static LAST_ID: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("last_id")));
+static LAST_ID: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("last_given", "last_id")));
 
 /// So many locks are asked for at once: there may be consumers by the ten thousand.
 const LOCKS_AT_ONCE: usize = 500;

@@ -19,7 +19,8 @@ use crate::ids::EventId;
 use crate::script::{Reply, Script, lua};
 use crate::stream::{self, Entry};
 
-static RETRY: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "retry")));
+static RETRY: LazyLock<Script> =
+    LazyLock::new(|| Script::new(lua!("order", "last_given", "retry")));
 
 /// Letters that one step reads: they can be large.
 const PAGE: usize = 20;

@@ -25,7 +25,8 @@ use crate::shelving;
 use crate::stream::{self, Consumer, Lease};
 
 static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "sweep")));
-static CLEAR: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "clear")));
+static CLEAR: LazyLock<Script> =
+    LazyLock::new(|| Script::new(lua!("order", "groups", "last_given", "clear")));
 static OLD_TRIES: LazyLock<Script> =
     LazyLock::new(|| Script::new(lua!("order", "groups", "old_tries")));
 static RETAIN: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("retain")));

@@ -17,9 +17,9 @@ use crate::ids::EventId;
 use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, Keys, USER_ID_FIELD};
 use crate::script::lua;
 
-const SCRIPT: &str = lua!("submit");
+const SCRIPT: &str = lua!("order", "last_given", "submit");
 /// In front of the events of a chunk that are added without the script.
-const GATE: &str = lua!("order", "gate");
+const GATE: &str = lua!("order", "last_given", "gate");
 const DOING: &str = "queue the event";
 
 /// The sequence numbers that the script gives are multiples of this. So decide.lua can tell ids that

@@ -197,7 +197,11 @@ fn a_letter_whose_event_cannot_be_put_back_stays() {
 #[test]
 fn a_letter_stays_if_its_stream_goes_bad_while_it_is_put_back() {
     let redis = Redis::new();
-    let script = concat!(include_str!("../../lua/order.lua"), include_str!("../../lua/retry.lua"));
+    let script = concat!(
+        include_str!("../../lua/order.lua"),
+        include_str!("../../lua/last_given.lua"),
+        include_str!("../../lua/retry.lua")
+    );
     let letter = redis.add(DEAD_LETTERS, "*", &[("book_ids", b"geb")]);
     let take = |stream: &str| -> Vec<Value> {
         redis.ask(&["EVAL", script, "2", stream, DEAD_LETTERS, &letter])

@@ -21,7 +21,7 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 24] = [
+pub const SCRIPTS: [(&str, &str); 25] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("alone", include_str!("../../lua/alone.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
@@ -31,6 +31,7 @@ pub const SCRIPTS: [(&str, &str); 24] = [
     ("forget", include_str!("../../lua/forget.lua")),
     ("gate", include_str!("../../lua/gate.lua")),
     ("groups", include_str!("../../lua/groups.lua")),
+    ("last_given", include_str!("../../lua/last_given.lua")),
     ("last_id", include_str!("../../lua/last_id.lua")),
     ("lone_try", include_str!("../../lua/lone_try.lua")),
     ("old_tries", include_str!("../../lua/old_tries.lua")),
@@ -55,7 +56,7 @@ pub fn text(script: &str) -> &'static str {
 }
 
 /// What is put in front of scripts, and is none of its own.
-pub const PARTS: [&str; 5] = ["order", "groups", "refusals", "returns", "alone"];
+pub const PARTS: [&str; 6] = ["order", "groups", "refusals", "returns", "alone", "last_given"];
 
 /// A script's text as it is sent: behind the parts that its header names.
 pub fn whole_text(script: &str) -> String {

@@ -39,12 +39,26 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
     let scripts = [
         ("acquire", "", include_str!("../../../lua/acquire.lua")),
         ("claim", ORDER, include_str!("../../../lua/claim.lua")),
-        ("clear", GROUPS, include_str!("../../../lua/clear.lua")),
+        (
+            "clear",
+            GROUPS,
+            concat!(
+                include_str!("../../../lua/last_given.lua"),
+                include_str!("../../../lua/clear.lua")
+            ),
+        ),
         ("decide", "", DECIDE),
         ("fetch", "", include_str!("../../../lua/fetch.lua")),
         ("forget", "", include_str!("../../../lua/forget.lua")),
         ("inspect", GROUPS, include_str!("../../../lua/inspect.lua")),
-        ("last_id", "", include_str!("../../../lua/last_id.lua")),
+        (
+            "last_id",
+            "",
+            concat!(
+                include_str!("../../../lua/last_given.lua"),
+                include_str!("../../../lua/last_id.lua")
+            ),
+        ),
         ("lone_try", "", include_str!("../../../lua/lone_try.lua")),
         ("mend", GROUPS, include_str!("../../../lua/mend.lua")),
         ("old_tries", GROUPS, include_str!("../../../lua/old_tries.lua")),
