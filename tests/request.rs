@@ -1348,6 +1348,30 @@ fn input_that_is_no_list_of_events_is_refused_whole() {
     assert!(keys.is_empty());
 }
 
+/// A file of two million bad lines took 205 MiB: those between two events were gathered until the outcomes
+/// of these had come.
+#[test]
+fn bad_lines_by_the_hundred_thousand_take_no_memory() {
+    const LINES: usize = 200_000;
+    let server = Server::start();
+    let file = |name: &str| server.dir.path().join(name).display().to_string();
+    let (batch, results, faults) = (file("batch"), file("results"), file("faults"));
+    let lines = format!("request user1 geb\n{}", "bogus\n".repeat(LINES));
+    std::fs::write(&batch, lines).unwrap();
+    let limited = Command::new("sh")
+        .args(["-c", "ulimit -d 16384 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_library-req")])
+        .args(["batch", "--partial", "--timeout", "0", "--results", &results, &batch])
+        .env("LIBRARY_ADDRESS", server.address())
+        .stderr(std::fs::File::create(&faults).unwrap())
+        .status()
+        .unwrap();
+    let said = std::fs::read_to_string(&faults).unwrap();
+    assert_eq!(limited.code(), Some(3), "{:?}", said.lines().last());
+    let results = std::fs::read_to_string(&results).unwrap();
+    // With a header, and the good one's.
+    assert_eq!(results.lines().count(), LINES + 2);
+}
+
 #[test]
 fn results_that_cannot_be_written_say_what_was_sent() {
     let server = Server::start();

@@ -29,6 +29,20 @@ pub(super) struct Tally {
     pub worst: u8,
 }
 
+impl Tally {
+    /// Counts an event, and tells what came of it.
+    fn count<'a>(&mut self, event: EventKey, outcome: Option<&'a Outcome>) -> Fate<'a> {
+        let Some(outcome) = outcome else {
+            self.unanswered += 1;
+            return Fate::Unanswered(event);
+        };
+        let status = status(outcome);
+        self.worst = self.worst.max(status);
+        *if status == DONE { &mut self.done } else { &mut self.refused } += 1;
+        Fate::Decided(event, outcome)
+    }
+}
+
 /// What came of a look for the outcomes of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
@@ -64,49 +78,45 @@ impl Collector<'_, '_> {
     fn collect(mut self, spool: &Spool, results: &mut Results) -> Result<Tally, Failure> {
         let mut tally = Tally::default();
         let mut entries = spool.read().map_err(|error| self.courier.output(&error))?;
-        for nth in 0..=self.courier.placed.len() {
-            // The chunk's events and the bad lines between them; after the last chunk only those.
-            let placed = self.courier.placed.get(nth).copied();
-            let mut lines: Vec<(u64, Result<EventKey, String>)> = Vec::new();
-            let mut events = Vec::new();
-            while placed.is_none_or(|placed| events.len() < placed.events) {
-                match entries.next().map_err(|error| self.courier.output(&error))? {
-                    Some(Entry::Bad { line, fault }) => lines.push((line, Err(fault.to_owned()))),
-                    Some(Entry::Event { line, action, .. }) => {
-                        let Some(Placed { first, .. }) = placed else { break };
-                        let event = EventKey { id: nth_id(first, events.len()), action };
-                        events.push(event);
-                        lines.push((line, Ok(event)));
+        // A chunk ahead: its events are asked about before the first of their lines is written. The bad
+        // lines between them are not kept: there may be millions.
+        let mut ahead = spool.read().map_err(|error| self.courier.output(&error))?;
+        let (mut chunks, mut answers) = (0, Vec::new().into_iter());
+        while let Some(entry) = entries.next().map_err(|error| self.courier.output(&error))? {
+            let written = match entry {
+                Entry::Bad { line, fault } => results.add(line, &Fate::Bad(fault)),
+                Entry::Event { line, .. } => {
+                    if answers.len() == 0 {
+                        answers = self.answers(chunks, &mut ahead)?.into_iter();
+                        chunks += 1;
                     }
-                    None => break,
+                    let (event, outcome) = answers.next().expect("each event is in a chunk");
+                    results.add(line, &tally.count(event, outcome.as_ref()))
                 }
-            }
-            let later = Later { first_chunk: nth + 1, entries: &entries };
-            let mut outcomes = self.outcomes(&events, &later)?.into_iter();
-            for (line, event) in &lines {
-                let outcome = if event.is_ok() { outcomes.next().flatten() } else { None };
-                let fate = match (event, &outcome) {
-                    (Err(fault), _) => Fate::Bad(fault),
-                    (Ok(event), None) => {
-                        tally.unanswered += 1;
-                        Fate::Unanswered(*event)
-                    }
-                    (Ok(event), Some(outcome)) => {
-                        let status = status(outcome);
-                        tally.worst = tally.worst.max(status);
-                        *if status == DONE { &mut tally.done } else { &mut tally.refused } += 1;
-                        Fate::Decided(*event, outcome)
-                    }
-                };
-                match results.add(*line, &fate) {
-                    Ok(()) => {}
-                    // Whoever read them wants no more.
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(tally),
-                    Err(error) => return Err(self.courier.output(&error)),
-                }
+            };
+            match written {
+                Ok(()) => {}
+                // Whoever read them wants no more.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(error) => return Err(self.courier.output(&error)),
             }
         }
         Ok(tally)
+    }
+
+    /// The events of a chunk, whose lines are the next ones in `ahead`, and their outcomes.
+    fn answers(
+        &mut self,
+        chunk: usize,
+        ahead: &mut Reader,
+    ) -> Result<Vec<(EventKey, Option<Outcome>)>, Failure> {
+        let Placed { first, events } = self.courier.placed[chunk];
+        let actions = next_actions(ahead, events).map_err(|error| self.courier.output(&error))?;
+        let event = |(n, action)| EventKey { id: nth_id(first, n), action };
+        let events: Vec<EventKey> = actions.into_iter().enumerate().map(event).collect();
+        let later = Later { first_chunk: chunk + 1, entries: ahead };
+        let outcomes = self.outcomes(&events, &later)?;
+        Ok(events.into_iter().zip(outcomes).collect())
     }
 
     /// The outcomes of a chunk's events, waited for until nothing has come for the timeout: none of
