@@ -6,12 +6,12 @@
 --
 -- KEYS  1 the instance's lock
 -- ARGV  1 process   2 number of the token   3 lease in milliseconds
---       4 "force" or the lock's value that may be replaced, as it was seen; "" for none
+--       4 "force" to take it from whoever has it, else ""
 -- Returns {"ACQUIRED", "free" or "forced"} | {"HELD", value, milliseconds left or -1 without a TTL}
 
 local held = redis.call('GET', KEYS[1])
-local free = not held or ARGV[4] ~= '' and held == ARGV[4]
-if held and not free then
+local free = not held
+if held then
   -- A token of an earlier session of this process; a later one means that this call comes late.
   local number = string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .. ':'
     and tonumber(string.sub(held, #ARGV[1] + 2))

@@ -61,17 +61,12 @@ impl Lease {
         &self.lock
     }
 
-    /// Tries to take the lease with a new token: if it is free, ours from an earlier session, or
-    /// still has the value `instead_of`; by force from anybody.
+    /// Tries to take the lease with a new token: if it is free or ours from an earlier session; by force
+    /// from anybody.
     ///
     /// # Errors
     /// What Redis or the link said.
-    pub fn acquire(
-        &mut self,
-        connection: &mut Connection,
-        force: bool,
-        instead_of: &str,
-    ) -> Result<Acquired, Error> {
+    pub fn acquire(&mut self, connection: &mut Connection, force: bool) -> Result<Acquired, Error> {
         const DOING: &str = "take the lease";
         self.number += 1;
         let reply = ACQUIRE
@@ -79,7 +74,7 @@ impl Lease {
             .arg(&self.process)
             .arg(self.number)
             .arg(self.length.as_millis() as u64)
-            .arg(if force { "force" } else { instead_of })
+            .arg(if force { "force" } else { "" })
             .run(connection, DOING)?;
         match (reply.word.as_str(), reply.rest.first(), reply.number(1)) {
             ("ACQUIRED", Some(how), _) => Ok(Acquired::Ours {

@@ -266,7 +266,7 @@ impl Supervisor {
         let mut watch: Option<Watch> = None;
         loop {
             let force = first && self.options.force;
-            let (value, left) = match self.lease.acquire(connection, force, "")? {
+            let (value, left) = match self.lease.acquire(connection, force)? {
                 Acquired::Ours { token, is_forced } => {
                     if is_forced {
                         warn!(

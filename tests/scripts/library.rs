@@ -21,9 +21,10 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 25] = [
+pub const SCRIPTS: [(&str, &str); 33] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("alone", include_str!("../../lua/alone.lua")),
+    ("backlog", include_str!("../../lua/backlog.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
     ("decide", include_str!("../../lua/decide.lua")),
@@ -31,21 +32,28 @@ pub const SCRIPTS: [(&str, &str); 25] = [
     ("forget", include_str!("../../lua/forget.lua")),
     ("gate", include_str!("../../lua/gate.lua")),
     ("groups", include_str!("../../lua/groups.lua")),
+    ("inspect", include_str!("../../lua/inspect.lua")),
     ("last_given", include_str!("../../lua/last_given.lua")),
     ("last_id", include_str!("../../lua/last_id.lua")),
     ("lone_try", include_str!("../../lua/lone_try.lua")),
+    ("mend", include_str!("../../lua/mend.lua")),
     ("old_tries", include_str!("../../lua/old_tries.lua")),
     ("order", include_str!("../../lua/order.lua")),
     ("permits", include_str!("../../lua/permits.lua")),
+    ("recount", include_str!("../../lua/recount.lua")),
     ("refusals", include_str!("../../lua/refusals.lua")),
+    ("regroup", include_str!("../../lua/regroup.lua")),
     ("reject", include_str!("../../lua/reject.lua")),
     ("renew", include_str!("../../lua/renew.lua")),
+    ("reserved", include_str!("../../lua/reserved.lua")),
     ("resign", include_str!("../../lua/resign.lua")),
     ("retain", include_str!("../../lua/retain.lua")),
+    ("retry", include_str!("../../lua/retry.lua")),
     ("returns", include_str!("../../lua/returns.lua")),
     ("shelve", include_str!("../../lua/shelve.lua")),
     ("submit", include_str!("../../lua/submit.lua")),
     ("sweep", include_str!("../../lua/sweep.lua")),
+    ("undone", include_str!("../../lua/undone.lua")),
     ("unfetch", include_str!("../../lua/unfetch.lua")),
 ];
 
