@@ -96,8 +96,7 @@ impl ConnectArgs {
         self.branch.as_deref()
     }
 
-    /// Which part of its Redis a library is in, where that is not the usual one; to be written behind
-    /// the address.
+    /// Database and branch, where they are not the usual ones, to be written behind the address.
     pub fn part(&self, target: &Target) -> String {
         let mut part = String::new();
         if target.db() != 0 {

@@ -6,7 +6,7 @@
 //! that all keys of a branch live in one slot and one script can touch them together.
 
 use crate::event::{Action, EventKey};
-use crate::ids::{InstanceName, SubmissionId, UserId};
+use crate::ids::{EventId, InstanceName, SubmissionId, UserId};
 
 /// The consumer group of LendingService on requests and returns.
 pub const LENDING_GROUP: &str = "lending_service";
@@ -48,7 +48,8 @@ pub struct Keys {
     pub outcomes: String,
     /// Stream of events that could not be processed.
     pub dead_letters: String,
-    /// Hash: event -> tries alone, of events that were in hand when an instance died.
+    /// Hash: event that was in hand when instances died -> how often it was tried since, in a group and
+    /// alone, and by whom it is being tried, see `lone_try.lua`.
     pub lone_tries: String,
     /// Hash of events that wait only for others of their own millisecond.
     pub ties: String,
@@ -125,13 +126,13 @@ impl Keys {
 
     /// Set: the books that a request has reserved so far. We read what the reference application
     /// left there; our own reservations are in [`Keys::book_states`].
-    pub fn reservation(&self, event: EventKey) -> String {
+    pub fn reservation(&self, request: EventId) -> String {
         // Not by `format!`: it takes more than twice as long, and each event needs this name.
         const ROOM: usize = "request:".len() + 41 + ":temp".len();
         let mut key = String::with_capacity(self.prefix.len() + ROOM);
         key.push_str(&self.prefix);
         key.push_str("request:");
-        event.id.push_to(&mut key);
+        request.push_to(&mut key);
         key.push_str(":temp");
         key
     }

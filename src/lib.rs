@@ -8,6 +8,7 @@ pub mod ids;
 pub mod event;
 pub mod outcome;
 pub mod clock;
+pub mod text;
 // How they are named in Redis, and how Redis is spoken to.
 pub mod keys;
 pub mod error;

@@ -254,7 +254,8 @@ pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, 
                 "nothing is left of the event of {id}: it can only be dropped"
             )));
         }
-        // What may not be asked, or removed, is told before anything is done.
+        // What may not be asked, or removed, is told before anything is done: the XDEL, which removes
+        // nothing, is refused when it is queued, and the transaction with it.
         stream::last_id(connection, stream.key(&run.keys))?;
         let mut pipe = redis::pipe();
         pipe.atomic().cmd("XDEL").arg(key).arg("0-0").ignore();

@@ -8,7 +8,7 @@ use crate::cli::{Arg, Args, Usage, nearest};
 use crate::connect::{ConnectArgs, Target};
 use crate::ids::EventId;
 use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
-use crate::outcome::push_escaped;
+use crate::text::push_escaped;
 
 /// What is to be done.
 #[derive(Debug)]

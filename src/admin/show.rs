@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use super::failure::{Failure, OUTPUT};
-use crate::outcome::{push_escaped, push_json_name, push_json_string};
+use crate::text::{push_escaped, push_json_name, push_json_string};
 
 /// Writes to stdout.
 ///

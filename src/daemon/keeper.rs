@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::daemon::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 use redis::Connection;
 
 use super::{lease, setup, takeover};
+use crate::daemon::LOG;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
@@ -23,6 +23,7 @@ use crate::script::{self, Script, lua, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving;
 use crate::stream::{self, Consumer, Lease};
+use crate::text::counted;
 
 static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "sweep")));
 static CLEAR: LazyLock<Script> =
@@ -195,7 +196,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Takes over what an instance has in hand, as far as it can be done until then.
+    /// Takes over what an instance that is gone has in hand. Stops at `until`; the rest comes next time.
     fn take_over(
         &mut self,
         stream: Stream,
@@ -233,7 +234,7 @@ impl Keeper<'_> {
             !session.is_stopping() && Instant::now() < until
         })?;
         if count > 0 {
-            info!(target: LOG, "took over {count} events of {name} from instance {:?}, which is gone", shown(from));
+            info!(target: LOG, "took over {} of {name} from instance {:?}, which is gone", counted(count, "event"), shown(from));
         }
         Ok(())
     }
@@ -270,7 +271,7 @@ impl Keeper<'_> {
                 }
                 after = Some(last.id);
                 if !lost.is_empty() {
-                    warn!(target: LOG, "{} events of {name} were delivered and did not arrive", lost.len());
+                    warn!(target: LOG, "{} of {name} did not arrive: read again", counted(lost.len(), "delivered event"));
                     let readable: Vec<EventId> = lost
                         .iter()
                         .filter(|one| match stream {

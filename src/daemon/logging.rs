@@ -21,7 +21,7 @@ use simple_logger::SimpleLogger;
 use super::options::LogOutcomes;
 use crate::clock::rfc3339;
 use crate::event::EventKey;
-use crate::outcome::push_escaped;
+use crate::text::push_escaped;
 
 /// Sets up `log` for this process.
 pub fn start(level: LevelFilter) {

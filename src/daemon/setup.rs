@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use crate::daemon::LOG;
 use log::warn;
 use redis::Connection;
 
+use crate::daemon::LOG;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
@@ -18,7 +18,7 @@ use crate::stream::{ahead, group as group_of, is_used_up, last_id};
 
 static PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("permits")));
 
-/// The oldest Redis that has what is used here (XAUTOCLAIM's relatives, SMISMEMBER, BLMOVE).
+/// The oldest Redis that has what is used here (SMISMEMBER, BLMOVE, XTRIM MINID, ranges without their ends).
 const OLDEST_REDIS: (u64, u64) = (6, 2);
 
 fn info(connection: &mut Connection, section: &str) -> Result<HashMap<String, String>, Error> {

@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::daemon::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
 use log::{debug, error, info, warn};
 use redis::Connection;
@@ -23,6 +22,7 @@ use super::options::Options;
 use super::takeover::{self, TryStep};
 use super::{logging, readers, setup};
 use crate::connect::{self, Target};
+use crate::daemon::LOG;
 use crate::error::{self, Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;

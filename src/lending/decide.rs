@@ -145,7 +145,7 @@ pub fn command(
     cmd.arg(&keys.loans).arg(&keys.book_states).arg(&keys.storage);
     cmd.arg(&keys.outcomes).arg(&keys.ties).arg(&keys.books_of_users).arg(&keys.fetch_answers);
     for Try { event, .. } in tries {
-        cmd.arg(keys.count(&event.user)).arg(keys.reservation(event.key));
+        cmd.arg(keys.count(&event.user)).arg(keys.reservation(event.key.id));
         if event.answer.ttl_ms() > 0 {
             cmd.arg(keys.answer(event.key));
         }

@@ -30,7 +30,8 @@ pub const STORAGE_CAPACITY: usize = 20;
 /// How many books a user may have (contract, section 2).
 pub const MOST_BOOKS_IN_HAND: usize = 5;
 
-/// From how many deliveries on an event is suspected of killing whoever reads it, and tried alone.
+/// From how many deliveries on an event is suspected of killing whoever reads it, and tried apart from
+/// others, see [`suspects`].
 /// A delivery more than one means that an instance died with the event in hand: one such death
 /// says little about one of hundreds of events.
 pub const SUSPICIOUS_DELIVERIES: u64 = 3;

@@ -37,7 +37,7 @@ pub fn look_command(session: &Session, event: &GivenUp, by_text: bool) -> Cmd {
 fn build(session: &Session, step: &str, events: &[GivenUp], by_text: bool) -> Cmd {
     let keys = &session.keys;
     let action = events.first().map_or(Action::Request, |(key, _)| key.action);
-    let of_each = events.iter().map(|(key, _)| [keys.reservation(*key), keys.answer(*key)]);
+    let of_each = events.iter().map(|(key, _)| [keys.reservation(key.id), keys.answer(*key)]);
     let stream = (keys.stream(action), LENDING_GROUP, action.as_str());
     let mut cmd = begin(session, stream, step, of_each, by_text);
     for (key, cause) in events {

@@ -14,7 +14,6 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::lending::LOG;
 use log::{debug, error, warn};
 use redis::{Cmd, Connection, Value};
 
@@ -30,11 +29,13 @@ use crate::daemon::takeover::{self, TryStep};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::ids::{BookId, EventId};
+use crate::lending::LOG;
 use crate::outcome;
 use crate::script::{Reply, unless_refused};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::{self, Answer};
 use crate::stream;
+use crate::text::counted;
 
 /// Up to so many times as many events are tried again by one script as are decided by one: a try that
 /// ends in waiting again is cheaper than a decision, and those of one millisecond had best be seen
@@ -626,7 +627,7 @@ fn warn_of(keys: &[EventKey], alone: Option<(u64, u64)>) {
         ),
         None => warn!(
             target: LOG,
-            "{} events were in hand when instances died: they are tried apart", keys.len()
+            "instances died with {} in hand: tried apart from others", counted(keys.len(), "event")
         ),
     }
 }

@@ -22,9 +22,10 @@ use crate::event::EventKey;
 use crate::ids::{BookId, EventId, UserId};
 use crate::keys::LENDING_GROUP;
 use crate::lending::MOST_BOOKS_IN_HAND;
-use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
+use crate::outcome::{BOOK_LISTS, Outcome};
 use crate::script;
 use crate::stream::{self, number};
+use crate::text::{push_escaped, push_json_string};
 
 /// How many entries one command reads: a few milliseconds of the server's time.
 const STEP: usize = 1_000;
@@ -639,9 +640,8 @@ fn place(run: &Run, connection: &mut Connection, book: &BookId) -> Result<Place,
     let Ok(id) = id else {
         return Ok(Place::Unknown);
     };
-    let event = EventKey { id, action: crate::event::Action::Request };
     let mut command = redis::cmd("SISMEMBER");
-    command.arg(keys.reservation(event)).arg(book);
+    command.arg(keys.reservation(id)).arg(book);
     let reserved: bool = ask(connection, DOING, &command)?;
     Ok(if reserved { Place::Reserved } else { Place::Unknown })
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use super::private_file::PrivateFile;
 use super::progress;
 use crate::event::EventKey;
-use crate::outcome::{BOOK_LISTS, Outcome, push_escaped, push_json_string};
+use crate::outcome::{BOOK_LISTS, Outcome};
+use crate::text::{push_escaped, push_json_string};
 
 /// What became of one line.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::io::{self, IsTerminal, Write as _};
 use super::failure::{DONE, Failure, OUTPUT, REFUSED};
 use super::progress;
 use crate::lending::MOST_BOOKS_IN_HAND;
-use crate::outcome::{Outcome, Verdict, push_escaped};
+use crate::outcome::{Outcome, Verdict};
+use crate::text::push_escaped;
 
 /// How answers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,11 +98,6 @@ fn push_books(line: &mut String, books: &[String]) {
         }
         push_escaped(line, book);
     }
-}
-
-/// `1 line`, `2 lines`.
-pub fn counted(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Whether what goes to stdout may be coloured: a person looks at it and has not said no.

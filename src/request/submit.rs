@@ -380,7 +380,7 @@ pub fn push_quoted(message: &mut String, text: &str) {
     const SHOWN_CHARS: usize = 60;
     let cut: String = text.chars().take(SHOWN_CHARS).collect();
     message.push('"');
-    crate::outcome::push_escaped(message, &cut);
+    crate::text::push_escaped(message, &cut);
     let _ = message.write_str(if cut.len() < text.len() { "...\"" } else { "\"" });
 }
 

@@ -6,7 +6,6 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::shelving::LOG;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, warn};
 use redis::{Cmd, Connection};
@@ -20,6 +19,7 @@ use crate::keys::SHELVING_GROUP;
 use crate::lending::reject::{self, Rejected};
 use crate::script::{self, Reply, Script, lua, text};
 use crate::session::Session;
+use crate::shelving::LOG;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("shelve")));
 

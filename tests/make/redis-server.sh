@@ -8,7 +8,7 @@ if command -v redis-server >/dev/null && command -v redis-cli >/dev/null; then
 fi
 
 if ! command -v apt-get >/dev/null; then
-    echo 'redis-server and redis-cli (7.0 or newer) are needed and not found. Install the package' >&2
+    echo 'redis-server and redis-cli (6.2 or newer) are needed and not found. Install the package' >&2
     echo 'of your system (it is called redis nearly everywhere) and try again.' >&2
     exit 1
 fi

@@ -42,7 +42,7 @@ fn any_case(library: &Library, choices: &mut Choices) -> Case {
     if choices.one_in(2) {
         first.answer = AnswerWish::Wait;
     }
-    let (count, reservation) = (keys.count(&first.user), keys.reservation(first.key));
+    let (count, reservation) = (keys.count(&first.user), keys.reservation(first.key.id));
     // Ids that are given from here on are told by these, and not by Redis' clock.
     let mut before: Vec<_> = [&keys.outcomes, &keys.handoffs]
         .map(|stream| command(&["XADD", stream, "99999999999999-0", "book_ids", "ulysses"]))

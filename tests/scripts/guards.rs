@@ -1384,7 +1384,7 @@ fn a_book_that_two_requests_have_reserved_goes_back_once() {
         let both = [request(5, "user1", "geb"), request(6, "user2", "geb")];
         for one in &both {
             give(library, &by, one);
-            library.redis.ask::<()>(&["SADD", &library.keys.reservation(one.key), "geb"]);
+            library.redis.ask::<()>(&["SADD", &library.keys.reservation(one.key.id), "geb"]);
         }
         let both = both.map(|one| (one.key, "given_up".to_owned()));
         library.reject_all(&by, &both).unwrap();

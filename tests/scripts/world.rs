@@ -180,7 +180,7 @@ impl World {
             ask(&["XADD", &keys.handoffs, "*", "book_ids", &books.join(",")]);
         }
         for (request, books) in &model.left_behind {
-            let key = keys.reservation(EventKey { id: *request, action: Action::Request });
+            let key = keys.reservation(*request);
             for book in books {
                 ask(&["SADD", &key, book.as_str()]);
             }
@@ -490,8 +490,7 @@ impl World {
             .left_behind
             .iter()
             .map(|(request, books)| {
-                let key = EventKey { id: *request, action: Action::Request };
-                (keys.reservation(key), books.iter().map(ToString::to_string).collect())
+                (keys.reservation(*request), books.iter().map(ToString::to_string).collect())
             })
             .collect();
         ensure!(reservations == left, "reservations {reservations:?}, expected {left:?}");

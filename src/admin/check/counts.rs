@@ -20,7 +20,7 @@ use redis::{Connection, Value};
 
 use super::{
     CHANGED_MEANWHILE, Check, Fact, MOST_LOOKS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
-    Violation, bytes, count_of_books, wrong_type,
+    Violation, bytes, wrong_type,
 };
 use crate::admin::failure::Failure;
 use crate::admin::instances::has_reference;
@@ -32,6 +32,7 @@ use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::Verdict;
 use crate::script::{Script, lua, text};
 use crate::stream::{self, Entry};
+use crate::text::counted;
 
 static RECOUNT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "recount")));
 
@@ -415,37 +416,37 @@ impl Check<'_> {
         &mut self,
         watched: &mut Watched,
         n: usize,
-        counted: &Counted,
+        found: &Counted,
     ) -> Result<(), Failure> {
         let Suspect { user, seen, .. } = &watched.suspects[n];
         let (user, more) = (user.clone(), seen.more);
-        if !counted.is_of_right_type() {
+        if !found.is_of_right_type() {
             let key = self.run.keys.count_of(&user);
-            let violation = wrong_type(&key, &counted.of_type, "string");
+            let violation = wrong_type(&key, &found.of_type, "string");
             return self.report(violation, NOT_WITHOUT_GUESSING);
         }
         let name = shown(&user);
         let facts = |fact, value: Fact| {
-            vec![("user", user[..].into()), ("lent", counted.lent.into()), (fact, value)]
+            vec![("user", user[..].into()), ("lent", found.lent.into()), (fact, value)]
         };
-        if counted.differs() && !more {
-            let count = match counted.of_type.as_str() {
+        if found.differs() && !more {
+            let count = match found.of_type.as_str() {
                 "none" => "missing".to_owned(),
-                _ => shown(&counted.count),
+                _ => shown(&found.count),
             };
             let violation = Violation {
                 invariant: "I2",
                 fault: "count_differs",
-                facts: facts("count", counted.count[..].into()),
+                facts: facts("count", found.count[..].into()),
                 words: format!(
                     "the count of {name} is {count}, with {} lent",
-                    count_of_books(counted.lent)
+                    counted(found.lent, "book")
                 ),
             };
             let mended = if self.repair { self.set_right(watched, n)? } else { Mended::NotTried };
             self.report(violation, mended)?;
         }
-        if counted.lent > MOST_BOOKS_IN_HAND {
+        if found.lent > MOST_BOOKS_IN_HAND {
             let violation = Violation {
                 invariant: "I2",
                 fault: "over_the_limit",
@@ -453,7 +454,7 @@ impl Check<'_> {
                 words: format!(
                     "{name} has {}{}, and {MOST_BOOKS_IN_HAND} are the most allowed",
                     if more { "at least " } else { "" },
-                    count_of_books(counted.lent)
+                    counted(found.lent, "book")
                 ),
             };
             self.report(violation, NOT_WITHOUT_GUESSING)?;

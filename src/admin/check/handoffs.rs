@@ -49,7 +49,7 @@ impl Check<'_> {
         self.settle_hand_offs(suspects)
     }
 
-    /// The id after which every hand-off is that is not done.
+    /// An id that comes before every hand-off that is not done.
     pub(super) fn before_undone_hand_offs(&mut self) -> Result<Option<EventId>, Error> {
         let key = self.run.keys.handoffs.as_str();
         let Some(group) = stream::group(&mut self.connection, key, SHELVING_GROUP)? else {

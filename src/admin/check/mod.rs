@@ -25,6 +25,7 @@ use crate::ids::BookId;
 use crate::keys::{BOOK_IDS_FIELD, Keys};
 use crate::lending::STORAGE_CAPACITY;
 use crate::stream::{self, Entry};
+use crate::text::counted;
 
 mod books;
 mod counts;
@@ -155,8 +156,7 @@ impl Check<'_> {
         if !self.run.json {
             let mut summary = match self.wrong {
                 0 => "nothing is wrong".to_owned(),
-                1 => "1 violation".to_owned(),
-                wrong => format!("{wrong} violations"),
+                wrong => counted(wrong, "violation"),
             };
             if self.mended > 0 {
                 summary += &format!(", {} mended", self.mended);
@@ -375,14 +375,6 @@ fn wrong_type(key: &[u8], is: &str, wanted: &str) -> Violation {
         fault: "wrong_type",
         facts: vec![("key", key.into()), ("is", is.into()), ("wanted", wanted.into())],
         words: format!("the key {} is a {is} where a {wanted} is expected", shown(key)),
-    }
-}
-
-/// So many books, in words.
-fn count_of_books(number: usize) -> String {
-    match number {
-        1 => "1 book".to_owned(),
-        _ => format!("{number} books"),
     }
 }
 

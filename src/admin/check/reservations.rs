@@ -8,7 +8,7 @@ use std::thread;
 
 use super::{
     Check, Fact, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation,
-    bytes, count_of_books, wrong_type,
+    bytes, wrong_type,
 };
 use crate::admin::failure::Failure;
 use crate::admin::options::Stream;
@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::ids::BookId;
 use crate::keys::LENDING_GROUP;
 use crate::script::{Script, lua};
+use crate::text::counted;
 
 static RESERVED: LazyLock<Script> =
     LazyLock::new(|| Script::new(lua!("order", "groups", "reserved")));
@@ -229,7 +230,7 @@ impl Check<'_> {
                 words: format!(
                     "{} reserves {} for a request that is decided",
                     shown(&key),
-                    count_of_books(books)
+                    counted(books, "book")
                 ),
             };
             let mended =
@@ -271,8 +272,8 @@ impl Check<'_> {
         }
         Ok(Mended::Yes(format!(
             "{} handed to shelving, {} let go that have their place",
-            count_of_books(handed_over),
-            count_of_books(let_go)
+            counted(handed_over, "book"),
+            counted(let_go, "book")
         )))
     }
 }

@@ -22,10 +22,11 @@ use super::interrupt::Interrupt;
 use super::options::{Batch, Run};
 use super::progress::{self, Progress};
 use super::results::{Fate, Format, Results};
-use super::show::{Form, counted, say};
+use super::show::{Form, say};
 use super::spool::{Entry, Spool};
 use super::submit::nth_id;
 use crate::event::EventKey;
+use crate::text::counted;
 
 /// Does what the command line asks for.
 pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
