@@ -57,11 +57,11 @@ demo: redis-server build ## play a day at the library, and tell what each comman
 
 # Tests wait most of their time, for leases that run out and the like: two for each processor.
 test: redis-server cargo ## everything that proves it
-	RUST_TEST_THREADS="$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))}" $(CARGO) test --no-fail-fast
+	RUST_TEST_THREADS="$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))}" $(CARGO) test --locked --no-fail-fast
 
 faults: redis-server cargo ## a storm of faults and the reckoning; SECONDS=300, SEED=7: the same
 	FAULT_SECONDS='$(or $(SECONDS),60)' $(if $(SEED),FAULT_SEED='$(SEED)') \
-		$(CARGO) test --test it storm::a_long_storm -- --ignored --nocapture
+		$(CARGO) test --locked --test it storm::a_long_storm -- --ignored --nocapture
 
 check: cargo ## formatting, lints and documentation, warnings as errors
 	$(CARGO) fmt --check
@@ -80,7 +80,7 @@ uninstall: ## remove what make install put there
 		exec sh tests/make/install.sh uninstall $(INSTALLED)
 
 bench: redis-server cargo ## measure lending against a floor; QUICK=1: in a minute
-	QUICK='$(QUICK)' $(CARGO) bench --bench lending
+	QUICK='$(QUICK)' $(CARGO) bench --locked --bench lending
 
 model: ## explore the protocol's interleavings in a model (needs python3)
 	cd tests/protocol && python3 run.py

@@ -430,8 +430,7 @@ impl Typed {
                 Job::Watch(self.filter()?)
             }
             word => {
-                let action = Action::from_word(word)
-                    .ok_or_else(|| Usage(format!("{word} is not implemented")))?;
+                let action = Action::from_word(word).expect("there is no other command");
                 let mut draft = Draft { action, ..Draft::new() };
                 read_draft(&mut draft, words.iter().map(|word| word.as_bytes())).map_err(Usage)?;
                 Job::Send(Send {

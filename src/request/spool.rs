@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::submit::{Draft, Fingerprint, push_digits};
+use super::submit::{Draft, Fingerprint};
 use crate::event::Action;
 
 /// One line of the input that is no comment.
@@ -114,7 +114,7 @@ impl Filling {
 
     fn add(&mut self, line: u64, fields: &[&str]) -> io::Result<()> {
         self.record.clear();
-        push_digits(&mut self.record, line);
+        self.record.extend_from_slice(itoa::Buffer::new().format(line).as_bytes());
         for field in fields {
             self.record.push(b'\t');
             self.record.extend_from_slice(field.as_bytes());

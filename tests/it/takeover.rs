@@ -88,7 +88,7 @@ fn a_hand_off_that_was_in_hand_when_instances_died_is_done_at_once() {
     let begin = Instant::now();
     let _daemon = Daemon::start(&redis, &["--lease", "1", "worker1"]);
     redis.assert_at_rest();
-    assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(8), "it took {:?}", begin.elapsed());
 }
 
 /// Requests that all can be granted, in the hands of an instance without a lock.
@@ -246,7 +246,7 @@ fn what_comes_when_a_name_is_taken_by_force_is_not_delivered_to_the_one_that_han
         assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
     }
     redis.assert_at_rest();
-    assert!(begin.elapsed() < Duration::from_secs(2), "it took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(8), "it took {:?}", begin.elapsed());
     old.signal(Signal::CONT);
     assert_eq!(old.exit_status(), 69);
 }
@@ -365,7 +365,7 @@ fn a_paused_instance_loses_its_events_to_another_and_recovers_when_it_goes_on() 
     let begin = Instant::now();
     let _other = Daemon::start(&redis, &["--lease", "1", "other"]);
     assert!(eventually(DEADLINE, || in_hand_of("other") == 100));
-    assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(8), "it took {:?}", begin.elapsed());
     let has_tried = || redis.everything().hash("shelving_service_answers").contains_key("other");
     assert!(eventually(DEADLINE, has_tried));
     let before = redis.everything().without("instance_lock:");
