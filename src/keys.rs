@@ -13,6 +13,57 @@ pub const LENDING_GROUP: &str = "lending_service";
 /// The consumer group of ShelvingService on the books handed over for shelving.
 pub const SHELVING_GROUP: &str = "shelving_service";
 
+/// The streams that have a consumer group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Requests.
+    Requests,
+    /// Returns.
+    Returns,
+    /// Books handed over to shelving.
+    HandOffs,
+}
+
+impl Stream {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Requests, Self::Returns, Self::HandOffs];
+
+    /// The word for it, as an operator types it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Returns => "returns",
+            Self::HandOffs => "handoffs",
+        }
+    }
+
+    /// Its key.
+    pub fn key(self, keys: &Keys) -> &str {
+        match self {
+            Self::Requests => &keys.requests,
+            Self::Returns => &keys.returns,
+            Self::HandOffs => &keys.handoffs,
+        }
+    }
+
+    /// Its consumer group.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Requests | Self::Returns => LENDING_GROUP,
+            Self::HandOffs => SHELVING_GROUP,
+        }
+    }
+
+    /// What its events ask LendingService for; none if they are ShelvingService's.
+    pub fn action(self) -> Option<Action> {
+        match self {
+            Self::Requests => Some(Action::Request),
+            Self::Returns => Some(Action::Return),
+            Self::HandOffs => None,
+        }
+    }
+}
+
 /// The field of an event that names the user.
 pub const USER_ID_FIELD: &str = "user_id";
 /// The field of an event that lists the books, joined by commas.

@@ -10,12 +10,13 @@ use std::sync::LazyLock;
 use redis::{Connection, Value};
 
 use super::failure::{DONE, Failure};
-use super::options::{Run, Stream};
+use super::options::Run;
 use super::show::{Object, array, print, shown};
 use crate::clock::rfc3339;
 use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
+use crate::keys::Stream;
 use crate::script::{Reply, Script, lua};
 use crate::stream::{self, Entry};
 

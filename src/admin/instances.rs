@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use redis::Connection;
 
-use super::options::Stream;
 use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::keys::Keys;
+use crate::keys::Stream;
 use crate::stream::{self, Consumer, Lease};
 
 /// An instance.

@@ -7,7 +7,7 @@ use super::regroup::Order;
 use crate::cli::{Arg, Args, Usage, nearest};
 use crate::connect::{ConnectArgs, Target};
 use crate::ids::EventId;
-use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
+use crate::keys::{Keys, Stream};
 use crate::text::push_escaped;
 
 /// What is to be done.
@@ -55,48 +55,6 @@ pub enum Job {
     Drop(EventId),
     /// `regroup`
     Regroup(Order),
-}
-
-/// The three streams that have a consumer group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Requests.
-    Requests,
-    /// Returns.
-    Returns,
-    /// Books handed over to shelving.
-    HandOffs,
-}
-
-impl Stream {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Requests, Self::Returns, Self::HandOffs];
-
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Requests => "requests",
-            Self::Returns => "returns",
-            Self::HandOffs => "handoffs",
-        }
-    }
-
-    /// Its key.
-    pub fn key(self, keys: &Keys) -> &str {
-        match self {
-            Self::Requests => &keys.requests,
-            Self::Returns => &keys.returns,
-            Self::HandOffs => &keys.handoffs,
-        }
-    }
-
-    /// Its consumer group.
-    pub fn group(self) -> &'static str {
-        match self {
-            Self::Requests | Self::Returns => LENDING_GROUP,
-            Self::HandOffs => SHELVING_GROUP,
-        }
-    }
 }
 
 /// The subcommands as they are typed, with their usage and what they do.

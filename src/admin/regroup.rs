@@ -15,13 +15,14 @@ use redis::Connection;
 
 use super::check::{HAND_OFFS_IN_A_PAGE, books_of};
 use super::failure::{DONE, Failure, USAGE};
-use super::options::{Run, Stream};
+use super::options::Run;
 use super::show::{Object, print, say};
 use super::status::waiting;
 use crate::connect::{AskAgain, ask};
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
+use crate::keys::Stream;
 use crate::script::{Script, lua};
 use crate::stream::{self, Entry};
 

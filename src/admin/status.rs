@@ -7,12 +7,12 @@ use redis::Connection;
 
 use super::failure::{DONE, Failure};
 use super::instances::{Instance, instances};
-use super::options::{Run, Stream};
+use super::options::Run;
 use super::show::{Object, array, print, shown, span};
 use crate::connect::{AskAgain, ask};
 use crate::error::Error;
 use crate::ids::EventId;
-use crate::keys::Keys;
+use crate::keys::{Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
 use crate::script::{Script, lua, text};
 use crate::stream::{self, Lease};

@@ -15,14 +15,14 @@ use redis::Connection;
 use super::{lease, setup, takeover};
 use crate::daemon::LOG;
 use crate::error::Error;
-use crate::event::{Action, EventKey};
+use crate::event::EventKey;
 use crate::ids::EventId;
-use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::lending::{self, SUSPICIOUS_DELIVERIES};
+use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
+use crate::lending;
 use crate::script::{self, Script, lua, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving;
-use crate::stream::{self, Consumer, Lease};
+use crate::stream::{self, Consumer, Entry, Lease, Pending};
 use crate::text::counted;
 
 static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "sweep")));
@@ -64,38 +64,38 @@ pub enum Order {
     End,
 }
 
+/// The ways to the workers of both services. They are closed only when a worker has ended with an error,
+/// and with it the session.
+pub struct Workers {
+    /// To LendingService's.
+    pub to_lending: Sender<Vec<lending::Delivered>>,
+    /// To ShelvingService's.
+    pub to_shelving: Sender<Vec<shelving::reader::Delivered>>,
+}
+
+impl Workers {
+    /// Passes on what is not in hand already.
+    fn pass_events(&self, session: &Session, mut batch: Vec<lending::Delivered>) {
+        session.in_hand.take(&mut batch, |delivered| delivered.key);
+        let _ = self.to_lending.send(batch);
+    }
+
+    fn pass_hand_offs<'a>(&self, entries: impl Iterator<Item = &'a Entry>) {
+        let _ = self.to_shelving.send(entries.map(shelving::reader::delivered).collect());
+    }
+}
+
 /// The keeper.
 pub struct Keeper<'a> {
     /// What the threads share.
     pub session: &'a Session,
     /// Its own connection.
     pub connection: Connection,
-    /// The way to the lending worker.
-    pub to_lending: Option<Sender<Vec<lending::Delivered>>>,
-    /// The way to the shelving worker.
-    pub to_shelving: Option<Sender<Vec<shelving::reader::Delivered>>>,
+    /// The ways to those who do the work, until they are to end.
+    pub workers: Option<Workers>,
     /// What the supervisor says.
     pub orders: Receiver<Order>,
 }
-
-/// One of the three streams with its group.
-#[derive(Clone, Copy)]
-enum Stream {
-    Events(Action),
-    HandOffs,
-}
-
-impl Stream {
-    fn name_and_group(self, session: &Session) -> (&str, &'static str) {
-        match self {
-            Self::Events(action) => (session.keys.stream(action), LENDING_GROUP),
-            Self::HandOffs => (&session.keys.handoffs, SHELVING_GROUP),
-        }
-    }
-}
-
-const STREAMS: [Stream; 3] =
-    [Stream::Events(Action::Request), Stream::Events(Action::Return), Stream::HandOffs];
 
 impl Keeper<'_> {
     /// Keeps house until told to end.
@@ -112,8 +112,7 @@ impl Keeper<'_> {
         while !self.session.is_broken() {
             match self.orders.recv_deadline(next_turn) {
                 Ok(Order::LetGo) => {
-                    self.to_lending = None;
-                    self.to_shelving = None;
+                    self.workers = None;
                     continue;
                 }
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => break,
@@ -135,7 +134,7 @@ impl Keeper<'_> {
             stalled = false;
             lease::renew(self.session, &mut self.connection)?;
             self.session.note_reply();
-            if self.to_lending.is_none() {
+            if self.workers.is_none() {
                 continue;
             }
             setup::check_ids(&mut self.connection, &self.session.keys, false)?;
@@ -152,10 +151,6 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    fn name_and_group(&self, stream: Stream) -> (&str, &'static str) {
-        stream.name_and_group(self.session)
-    }
-
     /// Looks at the other instances: takes over from the dead, forgets those that are long gone,
     /// and notes which hold up no refusal.
     fn look_after_others(&mut self) -> Result<(), Error> {
@@ -169,15 +164,14 @@ impl Keeper<'_> {
             if Instant::now() >= until {
                 break;
             }
-            let (name, group) = self.name_and_group(other.stream);
-            let name = name.to_owned();
+            let (name, group) = (other.stream.key(&self.session.keys), other.stream.group());
             let gone = match other.lease {
                 Lease::Gone => true,
                 Lease::None => other.idle_ms > abandoned_ms,
                 Lease::Left(_) => false,
             };
             if gone && other.pending > 0 {
-                self.take_over(other.stream, &name, group, &other.name, until)?;
+                self.take_over(other.stream, &other.name, until)?;
             } else if other.lease == Lease::Gone && other.idle_ms > FORGET_AFTER_MS {
                 FORGET
                     .keys(&[
@@ -197,38 +191,22 @@ impl Keeper<'_> {
     }
 
     /// Takes over what an instance that is gone has in hand. Stops at `until`; the rest comes next time.
-    fn take_over(
-        &mut self,
-        stream: Stream,
-        name: &str,
-        group: &str,
-        from: &[u8],
-        until: Instant,
-    ) -> Result<(), Error> {
-        let session = self.session;
-        let (to_lending, to_shelving) = (&self.to_lending, &self.to_shelving);
+    fn take_over(&mut self, stream: Stream, from: &[u8], until: Instant) -> Result<(), Error> {
+        let (session, group) = (self.session, stream.group());
+        let name = stream.key(&session.keys);
+        let workers = &self.workers;
         let mut count = 0;
         takeover::claim_all(session, &mut self.connection, name, group, from, |claimed| {
             count += claimed.len();
-            // A channel is closed only when its worker has ended with an error, and with it the
-            // session.
-            match stream {
-                Stream::Events(action) => {
-                    let mut batch: Vec<_> = claimed
-                        .into_iter()
-                        .map(|one| lending::reader::delivered(action, one))
-                        .collect();
-                    session.in_hand.take(&mut batch, |delivered| delivered.key);
-                    if let Some(to_lending) = to_lending {
-                        let _ = to_lending.send(batch);
-                    }
+            match (workers, stream.action()) {
+                (None, _) => {}
+                (Some(workers), Some(action)) => {
+                    let delivered = |one| lending::reader::delivered(action, one);
+                    workers.pass_events(session, claimed.into_iter().map(delivered).collect());
                 }
-                Stream::HandOffs => {
+                (Some(workers), None) => {
                     let entries = claimed.iter().filter_map(|one| one.entry.as_ref());
-                    if let Some(to_shelving) = to_shelving {
-                        let _ =
-                            to_shelving.send(entries.map(shelving::reader::delivered).collect());
-                    }
+                    workers.pass_hand_offs(entries);
                 }
             }
             !session.is_stopping() && Instant::now() < until
@@ -242,69 +220,56 @@ impl Keeper<'_> {
     /// Takes up own pending events that are in nobody's hands: the reply to a read can get lost
     /// while the lease lives on.
     fn reconcile(&mut self) -> Result<(), Error> {
-        for stream in STREAMS {
-            let (name, group) = self.name_and_group(stream);
-            let name = name.to_owned();
+        for stream in Stream::ALL {
             let mut after: Option<EventId> = None;
             loop {
-                let (session, connection) = (self.session, &mut self.connection);
-                let mut look = |after| {
-                    let consumer = session.consumer();
-                    stream::pending(connection, &name, group, consumer, after, TIDY_PAGE)
-                };
-                let page = look(after)?;
+                let page = self.own_pending(stream, after)?;
                 let Some(last) = page.last() else { break };
-                let mut lost: Vec<_> = page
-                    .iter()
-                    .filter(|pending| pending.idle_ms > LOST_AFTER_MS)
-                    .filter(|pending| match stream {
-                        Stream::Events(action) => {
-                            !self.session.in_hand.contains(EventKey { id: pending.id, action })
-                        }
-                        Stream::HandOffs => true,
-                    })
-                    .collect();
+                let in_hand = |id| {
+                    let key = stream.action().map(|action| EventKey { id, action });
+                    key.is_some_and(|key| self.session.in_hand.contains(key))
+                };
+                let is_lost = |one: &&Pending| one.idle_ms > LOST_AFTER_MS && !in_hand(one.id);
+                let mut lost: Vec<Pending> = page.iter().filter(is_lost).copied().collect();
                 if !lost.is_empty() {
                     // What was decided after the first look is not in hand any more, nor lost.
-                    let still = look(after)?;
+                    let still = self.own_pending(stream, after)?;
                     lost.retain(|one| still.iter().any(|it| it.id == one.id));
                 }
                 after = Some(last.id);
                 if !lost.is_empty() {
-                    warn!(target: LOG, "{} of {name} did not arrive: read again", counted(lost.len(), "delivered event"));
-                    let readable: Vec<EventId> = lost
-                        .iter()
-                        .filter(|one| match stream {
-                            Stream::Events(_) => one.deliveries < SUSPICIOUS_DELIVERIES,
-                            Stream::HandOffs => true,
-                        })
-                        .map(|one| one.id)
-                        .collect();
-                    let entries = stream::contents(&mut self.connection, &name, &readable)?;
-                    match stream {
-                        Stream::Events(action) => {
-                            let suspects =
-                                lost.iter().filter(|one| !readable.contains(&one.id)).map(|one| {
-                                    lending::Delivered::suspect(EventKey { id: one.id, action })
-                                });
-                            let mut batch: Vec<_> = entries
-                                .iter()
-                                .map(|entry| lending::Delivered::read(action, entry, false))
-                                .chain(suspects)
-                                .collect();
-                            self.session.in_hand.take(&mut batch, |delivered| delivered.key);
-                            if let Some(to_lending) = &self.to_lending {
-                                let _ = to_lending.send(batch);
-                            }
-                        }
-                        Stream::HandOffs => {
-                            if let Some(to_shelving) = &self.to_shelving {
-                                let batch = entries.iter().map(shelving::reader::delivered);
-                                let _ = to_shelving.send(batch.collect());
-                            }
-                        }
-                    }
+                    self.take_up(stream, &lost)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn own_pending(
+        &mut self,
+        stream: Stream,
+        after: Option<EventId>,
+    ) -> Result<Vec<Pending>, Error> {
+        let Session { keys, .. } = self.session;
+        let (name, consumer) = (stream.key(keys), self.session.consumer());
+        stream::pending(&mut self.connection, name, stream.group(), consumer, after, TIDY_PAGE)
+    }
+
+    /// Reads what was delivered to this instance and did not arrive.
+    fn take_up(&mut self, stream: Stream, lost: &[Pending]) -> Result<(), Error> {
+        let (session, connection) = (self.session, &mut self.connection);
+        let name = stream.key(&session.keys);
+        let number = counted(lost.len(), "delivered event");
+        warn!(target: LOG, "{number} of {name} did not arrive: read again");
+        let Some(workers) = &self.workers else { return Ok(()) };
+        match stream.action() {
+            Some(action) => {
+                let batch = lending::reader::read_pending(session, connection, action, lost)?;
+                workers.pass_events(session, batch);
+            }
+            None => {
+                let ids: Vec<EventId> = lost.iter().map(|one| one.id).collect();
+                workers.pass_hand_offs(stream::contents(connection, name, &ids)?.iter());
             }
         }
         Ok(())
@@ -314,12 +279,11 @@ impl Keeper<'_> {
     fn clear(&mut self) -> Result<(), Error> {
         const DOING: &str = "clear decided events away";
         let until = Instant::now() + TIDY_TIME;
-        for stream in STREAMS {
-            let (name, group) = self.name_and_group(stream);
-            let name = name.to_owned();
+        for stream in Stream::ALL {
+            let (name, group) = (stream.key(&self.session.keys), stream.group());
             loop {
                 let reply = CLEAR
-                    .keys(&[self.session.lock(), &name, &self.session.keys.kept_events])
+                    .keys(&[self.session.lock(), name, &self.session.keys.kept_events])
                     .arg(&self.session.token)
                     .arg(group)
                     .arg(TIDY_PAGE)
@@ -473,8 +437,8 @@ pub fn meet_neighbours(session: &Session, connection: &mut Connection) -> Result
 
 fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, Error> {
     let mut others = Vec::new();
-    for of in STREAMS {
-        let (name, group) = of.name_and_group(session);
+    for of in Stream::ALL {
+        let (name, group) = (of.key(&session.keys), of.group());
         let mut consumers = stream::consumers(connection, name, group)?;
         consumers.retain(|consumer| consumer.name != session.consumer().as_bytes());
         let leases = stream::leases(connection, &session.keys, &consumers)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use redis::{Connection, Value};
 
 use crate::error::Error;
-use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
+use crate::keys::Stream;
 use crate::script::{Script, lua, text};
 use crate::session::Session;
 
@@ -143,11 +143,12 @@ pub fn renew(session: &Session, connection: &mut Connection) -> Result<(), Error
 pub fn resign(session: &Session, connection: &mut Connection) -> Result<i64, Error> {
     const DOING: &str = "give the lease back";
     let keys = &session.keys;
+    let streams = Stream::ALL.map(|stream| stream.key(keys));
     let reply = RESIGN
-        .keys(&[session.lock(), &keys.fetch_answers, &keys.requests, &keys.returns, &keys.handoffs])
+        .keys(&[&[session.lock(), &keys.fetch_answers][..], &streams].concat())
         .arg(&session.token)
         .arg(session.consumer())
-        .arg(&[LENDING_GROUP, LENDING_GROUP, SHELVING_GROUP])
+        .arg(&Stream::ALL.map(Stream::group))
         .run(connection, DOING)?;
     reply.number(0).ok_or_else(|| reply.unexpected(DOING))
 }

@@ -11,7 +11,7 @@ use crate::daemon::LOG;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
-use crate::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
+use crate::keys::{Keys, Stream};
 use crate::script::{Script, lua, text};
 use crate::session::Session;
 use crate::stream::{ahead, group as group_of, is_used_up, last_id};
@@ -134,10 +134,12 @@ pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, E
         .arg(&keys.outcomes)
         .query(connection)
         .map_err(Error::redis("look at the outcomes"))?;
-    let all_are_there = group_of(connection, &keys.requests, LENDING_GROUP)?.is_some()
-        && group_of(connection, &keys.returns, LENDING_GROUP)?.is_some()
-        && group_of(connection, &keys.handoffs, SHELVING_GROUP)?.is_some();
-    Ok(outcomes > 0 && !all_are_there)
+    for stream in Stream::ALL {
+        if outcomes > 0 && group_of(connection, stream.key(keys), stream.group())?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Creates the consumer groups that are missing, from the beginning of their streams: what was
@@ -149,11 +151,7 @@ pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, E
 /// What Redis or the link said.
 pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
     const DOING: &str = "create the consumer groups";
-    for (stream, group) in [
-        (&keys.requests, LENDING_GROUP),
-        (&keys.returns, LENDING_GROUP),
-        (&keys.handoffs, SHELVING_GROUP),
-    ] {
+    for (stream, group) in Stream::ALL.map(|stream| (stream.key(keys), stream.group())) {
         if let Some(found) = group_of(connection, stream, group)? {
             match ahead(connection, stream, group, found)? {
                 Some(ahead) => return Err(Error::Unfit(ahead.to_string())),
@@ -198,11 +196,7 @@ pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Err
 /// # Errors
 /// What Redis or the link said.
 pub fn make_known(connection: &mut Connection, keys: &Keys, name: &str) -> Result<(), Error> {
-    for (stream, group) in [
-        (&keys.requests, LENDING_GROUP),
-        (&keys.returns, LENDING_GROUP),
-        (&keys.handoffs, SHELVING_GROUP),
-    ] {
+    for (stream, group) in Stream::ALL.map(|stream| (stream.key(keys), stream.group())) {
         redis::cmd("XGROUP")
             .arg("CREATECONSUMER")
             .arg(stream)
@@ -221,8 +215,8 @@ pub fn make_known(connection: &mut Connection, keys: &Keys, name: &str) -> Resul
 pub fn note_kept_events(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
     let mut cmd = redis::cmd("HSET");
     cmd.arg(&keys.kept_events);
-    for stream in [&keys.requests, &keys.returns, &keys.handoffs] {
-        cmd.arg(stream).arg("decided events are kept");
+    for stream in Stream::ALL {
+        cmd.arg(stream.key(keys)).arg("decided events are kept");
     }
     cmd.query(connection).map_err(Error::redis("note that events are kept"))
 }

@@ -15,7 +15,7 @@ use redis::Connection;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::keeper::{self, Keeper, Order, STALL};
+use super::keeper::{self, Keeper, Order, STALL, Workers};
 use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
@@ -601,8 +601,10 @@ impl Connections {
         let keeper = Keeper {
             session,
             connection: self.keeper,
-            to_lending: Some(to_lending.clone()),
-            to_shelving: Some(to_shelving.clone()),
+            workers: Some(Workers {
+                to_lending: to_lending.clone(),
+                to_shelving: to_shelving.clone(),
+            }),
             orders,
         };
         let reading = |events: &Sender<Event>| {

@@ -22,7 +22,7 @@ use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::LENDING_GROUP;
 use crate::session::Session;
-use crate::stream::{self, Entry};
+use crate::stream::{self, Entry, Pending};
 
 /// How long a read waits for something new, in milliseconds. The read timeout is larger; a link on
 /// which nothing arrives any more is noticed after both.
@@ -215,20 +215,29 @@ fn read_own_pending(
         )?;
         let Some(last) = page.last() else { break };
         after = Some(last.id);
-        let (suspects, others): (Vec<_>, Vec<_>) =
-            page.into_iter().partition(|pending| pending.deliveries >= SUSPICIOUS_DELIVERIES);
-        let ids: Vec<EventId> = others.iter().map(|pending| pending.id).collect();
-        let entries = stream::contents(connection, stream, &ids)?;
-        let suspects =
-            suspects.iter().map(|one| Delivered::suspect(EventKey { id: one.id, action }));
-        let batch = entries
-            .iter()
-            .map(|entry| Delivered::read(action, entry, false))
-            .chain(suspects)
-            .collect();
+        let batch = read_pending(session, connection, action, &page)?;
         take_and_queue(session, batch, intake);
     }
     Ok(())
+}
+
+/// Reads what was delivered before. What several instances have died with is not looked at.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn read_pending(
+    session: &Session,
+    connection: &mut Connection,
+    action: Action,
+    pending: &[Pending],
+) -> Result<Vec<Delivered>, Error> {
+    let (suspects, others): (Vec<&Pending>, Vec<_>) =
+        pending.iter().partition(|one| one.deliveries >= SUSPICIOUS_DELIVERIES);
+    let ids: Vec<EventId> = others.iter().map(|one| one.id).collect();
+    let entries = stream::contents(connection, session.keys.stream(action), &ids)?;
+    let read = entries.iter().map(|entry| Delivered::read(action, entry, false));
+    let suspects = suspects.iter().map(|one| Delivered::suspect(EventKey { id: one.id, action }));
+    Ok(read.chain(suspects).collect())
 }
 
 /// A claimed event on its way to the worker.

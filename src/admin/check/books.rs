@@ -11,11 +11,11 @@ use super::{
 };
 use crate::admin::failure::Failure;
 use crate::admin::instances::instances;
-use crate::admin::options::Stream;
 use crate::admin::show::shown;
 use crate::error::Error;
 use crate::event::MAX_BOOKS;
 use crate::ids::BookId;
+use crate::keys::Stream;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Call, Script, lua, text};
 use crate::stream::{self, Lease};

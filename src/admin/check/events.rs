@@ -10,9 +10,9 @@ use std::thread;
 
 use super::{Check, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation};
 use crate::admin::failure::Failure;
-use crate::admin::options::Stream;
 use crate::error::Error;
 use crate::ids::EventId;
+use crate::keys::Stream;
 use crate::script::{Script, lua, text};
 use crate::stream;
 

@@ -9,12 +9,12 @@ use super::{
     books_of,
 };
 use crate::admin::failure::Failure;
-use crate::admin::options::Stream;
 use crate::admin::show::shown;
 use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
+use crate::keys::Stream;
 use crate::stream;
 
 /// A hand-off, and a book of it.

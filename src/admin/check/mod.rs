@@ -17,12 +17,12 @@ use std::time::Duration;
 use redis::{Connection, FromRedisValue};
 
 use super::failure::{DONE, Failure, UNSETTLED, WRONG};
-use super::options::{Run, Stream};
+use super::options::Run;
 use super::show::{Object, print, say, shown};
 use crate::connect::{self, AskAgain};
 use crate::error::Error;
 use crate::ids::BookId;
-use crate::keys::{BOOK_IDS_FIELD, Keys};
+use crate::keys::{BOOK_IDS_FIELD, Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
 use crate::stream::{self, Entry};
 use crate::text::counted;

@@ -11,11 +11,11 @@ use super::{
     bytes, wrong_type,
 };
 use crate::admin::failure::Failure;
-use crate::admin::options::Stream;
 use crate::admin::show::shown;
 use crate::error::Error;
 use crate::ids::BookId;
 use crate::keys::LENDING_GROUP;
+use crate::keys::Stream;
 use crate::script::{Script, lua};
 use crate::text::counted;
 
