@@ -27,6 +27,13 @@ pub enum Error {
         /// What came.
         got: String,
     },
+    /// The system gives no thread, or no file.
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The instance's lease is not ours any more: another process has taken the name, or it ran
     /// out. Nothing was changed.
     Fenced,
@@ -101,7 +108,7 @@ impl Error {
     /// What follows from this error.
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Fenced | Self::Reply { .. } => Remedy::Retry,
+            Self::Fenced | Self::Reply { .. } | Self::System { .. } => Remedy::Retry,
             Self::Unfit(_) => Remedy::Person,
             Self::Redis { source, .. } => {
                 if source.kind() == redis::ErrorKind::AuthenticationFailed {
@@ -134,6 +141,7 @@ impl fmt::Display for Error {
             Self::Reply { doing, got } => {
                 write!(f, "could not {doing}: unexpected reply {got}")
             }
+            Self::System { doing, source } => write!(f, "could not {doing}: {source}"),
             Self::Fenced => write!(f, "this process does not hold its lease any more"),
             Self::Unfit(why) => f.write_str(why),
         }

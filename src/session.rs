@@ -5,6 +5,7 @@
 //! begins with the events that are pending for this instance. Nothing that a connection which was
 //! given up still carries can do harm, since its token is not valid any more (I7).
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,15 +16,57 @@ use crate::event::EventKey;
 use crate::keys::Keys;
 use crate::lending::in_hand::InHand;
 
-/// The threads of a session, by name.
-pub const THREADS: [&str; 6] = [
-    "lending-reader",
-    "lending-worker",
-    "lending-listener",
-    "shelving-reader",
-    "shelving-worker",
-    "keeper",
-];
+/// The threads of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// Reads requests and returns.
+    LendingReader,
+    /// Decides them.
+    LendingWorker,
+    /// Hears of other instances.
+    LendingListener,
+    /// Reads hand-offs.
+    ShelvingReader,
+    /// Puts books on their shelves.
+    ShelvingWorker,
+    /// Renews the lease, and keeps house.
+    Keeper,
+}
+
+impl Thread {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::LendingReader,
+        Self::LendingWorker,
+        Self::LendingListener,
+        Self::ShelvingReader,
+        Self::ShelvingWorker,
+        Self::Keeper,
+    ];
+
+    /// Its name, for the system and the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LendingReader => "lending-reader",
+            Self::LendingWorker => "lending-worker",
+            Self::LendingListener => "lending-listener",
+            Self::ShelvingReader => "shelving-reader",
+            Self::ShelvingWorker => "shelving-worker",
+            Self::Keeper => "keeper",
+        }
+    }
+
+    /// Whether it blocks in Redis, and has to be woken.
+    pub fn is_reader(self) -> bool {
+        matches!(self, Self::LendingReader | Self::ShelvingReader)
+    }
+}
+
+impl fmt::Display for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// Shared by the threads of one session.
 pub struct Session {
@@ -37,18 +80,17 @@ pub struct Session {
     pub token: String,
     /// The events that this instance works on.
     pub in_hand: InHand,
-    /// The other instances, as the keeper last saw them.
-    pub neighbours: Mutex<Arc<Neighbours>>,
-    /// The events that are being tried under a note, if any; outlives the session.
-    pub tried: Arc<Mutex<Vec<EventKey>>>,
     /// Whether this is the first session of the process.
     pub first: bool,
     lock: String,
+    neighbours: Mutex<Arc<Neighbours>>,
+    // Outlives the session.
+    tried: Arc<Mutex<Vec<EventKey>>>,
     started: Instant,
     // Set once each, never taken back.
     stopping: AtomicBool,
     broken: AtomicBool,
-    pulses: [AtomicU64; THREADS.len()],
+    pulses: [AtomicU64; Thread::ALL.len()],
     replied_ms: AtomicU64,
     readers_client_ids: [AtomicU64; 2],
 }
@@ -128,20 +170,18 @@ impl Session {
     }
 
     /// Says that the loop of a thread has come round.
-    pub fn beat(&self, thread: &str) {
-        if let Some(n) = THREADS.iter().position(|name| *name == thread) {
-            let now = self.started.elapsed().as_millis() as u64;
-            self.pulses[n].store(now, Ordering::Relaxed);
-        }
+    pub fn beat(&self, thread: Thread) {
+        let now = self.started.elapsed().as_millis() as u64;
+        self.pulses[thread as usize].store(now, Ordering::Relaxed);
     }
 
     /// The thread whose loop has not come round for longest, and for how long.
-    pub fn slowest(&self) -> (&'static str, Duration) {
-        let (n, beat) = (0..THREADS.len())
-            .map(|n| (n, self.pulses[n].load(Ordering::Relaxed)))
-            .min_by_key(|(_, beat)| *beat)
-            .expect("there are threads");
-        (THREADS[n], self.started.elapsed().saturating_sub(Duration::from_millis(beat)))
+    pub fn slowest(&self) -> (Thread, Duration) {
+        let pulse = |thread: Thread| self.pulses[thread as usize].load(Ordering::Relaxed);
+        let of_each = Thread::ALL.map(|thread| (thread, pulse(thread)));
+        let (thread, beat) =
+            of_each.into_iter().min_by_key(|(_, beat)| *beat).expect("there are threads");
+        (thread, self.started.elapsed().saturating_sub(Duration::from_millis(beat)))
     }
 
     /// Says that Redis has answered.
@@ -170,6 +210,11 @@ impl Session {
     pub fn neighbours(&self) -> Arc<Neighbours> {
         // Whoever panicked left a whole Arc behind.
         Arc::clone(&self.neighbours.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes which other instances there are.
+    pub fn note_neighbours(&self, found: Neighbours) {
+        *self.neighbours.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(found);
     }
 
     /// The events that are being tried under a note, or were when the last session ended.

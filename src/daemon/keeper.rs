@@ -4,14 +4,14 @@
 //! otherwise hold up the refusals of all others for ever. It ends when its orders say so, after
 //! the workers: until then the lease must live.
 
-use std::collections::HashSet;
-use std::sync::{Arc, LazyLock, PoisonError};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 use redis::Connection;
 
+use super::neighbours::{note_neighbours, others, shown};
 use super::{lease, setup, takeover};
 use crate::daemon::LOG;
 use crate::error::Error;
@@ -20,9 +20,9 @@ use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
 use crate::lending;
 use crate::script::{self, Script, lua, text};
-use crate::session::{Neighbours, Session};
+use crate::session::{Session, Thread};
 use crate::shelving;
-use crate::stream::{self, Consumer, Entry, Lease, Pending};
+use crate::stream::{self, Entry, Lease, Pending};
 use crate::text::counted;
 
 static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "sweep")));
@@ -118,7 +118,7 @@ impl Keeper<'_> {
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => next_turn = Instant::now() + turn,
             }
-            self.session.beat("keeper");
+            self.session.beat(Thread::Keeper);
             let (thread, since) = self.session.slowest();
             if since > STALL {
                 if !stalled {
@@ -409,80 +409,5 @@ impl Keeper<'_> {
             _ => Vec::new(),
         });
         Ok(std::iter::from_fn(|| Some((words.next()?, words.next()?))).collect())
-    }
-}
-
-/// A consumer's name for the log, where it is escaped.
-fn shown(name: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(name)
-}
-
-/// Another instance, as a consumer of one stream.
-struct Other {
-    stream: Stream,
-    name: Vec<u8>,
-    pending: u64,
-    idle_ms: u64,
-    lease: Lease,
-}
-
-/// Finds out which other instances there are, before a session's first decision.
-///
-/// # Errors
-/// What Redis or the link said.
-pub fn meet_neighbours(session: &Session, connection: &mut Connection) -> Result<(), Error> {
-    note_neighbours(session, &others(session, connection)?);
-    Ok(())
-}
-
-fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, Error> {
-    let mut others = Vec::new();
-    for of in Stream::ALL {
-        let (name, group) = (of.key(&session.keys), of.group());
-        let mut consumers = stream::consumers(connection, name, group)?;
-        consumers.retain(|consumer| consumer.name != session.consumer().as_bytes());
-        let leases = stream::leases(connection, &session.keys, &consumers)?;
-        for (consumer, lease) in consumers.into_iter().zip(leases) {
-            let Consumer { name, pending, idle_ms } = consumer;
-            others.push(Other { stream: of, name, pending, idle_ms, lease });
-        }
-    }
-    Ok(others)
-}
-
-/// Notes which instances hold up no refusal, and which run the reference application.
-fn note_neighbours(session: &Session, others: &[Other]) {
-    let silent_ms = session.options.silent_after.as_millis() as u64;
-    // Who is heard of in one stream is not silent because of the others.
-    let heard: HashSet<&[u8]> =
-        others.iter().filter(|one| one.idle_ms <= silent_ms).map(|one| &one.name[..]).collect();
-    let mut found = Neighbours::default();
-    for other in others {
-        let list = match other.lease {
-            Lease::Left(_) => continue,
-            Lease::None if !heard.contains(&other.name[..]) => &mut found.silent,
-            Lease::None => &mut found.reference,
-            // Which kind it was, nobody knows any more.
-            Lease::Gone if other.pending > 0 => &mut found.reference,
-            Lease::Gone => continue,
-        };
-        if !list.contains(&other.name) {
-            list.push(other.name.clone());
-        }
-    }
-    let before = session.neighbours();
-    for name in found.silent.iter().filter(|name| !before.silent.contains(name)) {
-        if others.iter().any(|other| other.name == *name && other.pending > 0) {
-            warn!(
-                target: LOG,
-                "instance {:?} has events in hand, no lease, and did nothing for {} s: it holds \
-                 up no refusal any longer",
-                shown(name),
-                session.options.silent_after.as_secs()
-            );
-        }
-    }
-    if *before != found {
-        *session.neighbours.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(found);
     }
 }

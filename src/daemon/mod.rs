@@ -3,14 +3,16 @@
 pub mod keeper;
 pub mod lease;
 pub mod logging;
+pub mod neighbours;
 pub mod notify;
 pub mod options;
 pub mod readers;
 pub mod setup;
 pub mod supervisor;
 pub mod takeover;
+pub mod threads;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Args, Usage};
@@ -21,6 +23,8 @@ pub const LOG: &str = "libraryd";
 
 /// The command line or a file that it names is wrong.
 pub const EXIT_USAGE: u8 = 2;
+/// The help could not be written.
+const EXIT_OUTPUT: u8 = 74;
 
 /// `libraryd`.
 pub fn main() -> ExitCode {
@@ -28,20 +32,25 @@ pub fn main() -> ExitCode {
         Ok(command) => command,
         Err(usage) => return complain(&usage),
     };
-    // A closed pipe is no reason to complain about help.
     match command {
-        Command::Help => {
-            let _ = write!(std::io::stdout(), "{}", options::help());
-            ExitCode::SUCCESS
-        }
-        Command::Version => {
-            let _ = writeln!(std::io::stdout(), "libraryd {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
+        Command::Help => print(&options::help()),
+        Command::Version => print(&format!("libraryd {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Run(options) => match options.connect.resolve(&|name| std::env::var_os(name)) {
             Ok(target) => supervisor::run(*options, target),
             Err(usage) => complain(&usage),
         },
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever read it wants no more.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            logging::say(&format!("libraryd: could not write: {error}\n"));
+            ExitCode::from(EXIT_OUTPUT)
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 

@@ -114,8 +114,8 @@ usage: libraryd [OPTIONS] UNIQUE_NAME
   -V, --version           print the version
 
 Exit status: 0 stopped when asked to, 1 by a second signal, 2 wrong command
-line, 69 lease lost (or no Redis, with --exit-if-unavailable), 75 that name is
-running, 77 wrong password or missing permission, 78 unfit state or Redis
+line, 69 lease lost (or no Redis, with --exit-if-unavailable), 71 no thread, 74
+cannot write, 75 that name is running, 77 not permitted, 78 unfit state or Redis
 ",
         connect = ConnectArgs::HELP.trim_end()
     )

@@ -1,4 +1,4 @@
-//! Ending the blocking reads of whoever had this instance's name before.
+//! Ending blocking reads: those of our own readers, and those of whoever had this instance's name before.
 //!
 //! A process that hangs, or a link that was given up, leaves a read under way in Redis. What comes
 //! next is delivered to it, in this instance's name, and arrives nowhere; it would be found only
@@ -14,7 +14,7 @@ use log::debug;
 use redis::{Connection, ConnectionLike as _, RedisResult, Value};
 
 use crate::daemon::LOG;
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::session::Session;
 
 /// Gives a reader's connection its name.
@@ -67,6 +67,39 @@ fn try_to_end_others(session: &Session, connection: &mut Connection) -> RedisRes
     }
     pipe.query::<Value>(connection)?;
     Ok(others.len())
+}
+
+/// Ends the blocking reads. Where that is not permitted, they end by themselves soon after.
+///
+/// Redis 7.0 ends itself where a client is unblocked whose command it has put off because writes are paused
+/// (CLIENT PAUSE, FAILOVER), as it does with reads of a group. A script is put off as well, for it might
+/// write: so behind one, in one transaction, nobody is unblocked during a pause.
+///
+/// # Errors
+/// What the link said: it is not to be used again, for the replies may come later.
+pub fn wake(session: &Session, control: &mut Connection) -> Result<(), Error> {
+    const DOING: &str = "wake the readers";
+    let readers = session.reader_client_ids();
+    if readers.is_empty() {
+        return Ok(());
+    }
+    let mut pipe = redis::pipe();
+    pipe.atomic().cmd("EVAL").arg("return 0").arg(0);
+    for id in &readers {
+        pipe.cmd("CLIENT").arg("UNBLOCK").arg(id);
+    }
+    // Not as a query: that waits for each of the replies, even if the first one did not come in time.
+    // MULTI, EVAL and EXEC have one as well.
+    let replies = readers.len() + 3;
+    control.send_packed_command(&pipe.get_packed_pipeline()).map_err(Error::redis(DOING))?;
+    for _ in 0..replies {
+        match control.recv_response() {
+            // A second signal, say: redis-rs passes over the late reply.
+            Err(error) if error::is_interrupted(&error) => {}
+            reply => drop(reply.map_err(Error::redis(DOING))?),
+        }
+    }
+    Ok(())
 }
 
 /// What the names of this instance's readers begin with. Everything but letters and digits is

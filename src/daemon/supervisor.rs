@@ -15,28 +15,26 @@ use redis::Connection;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::keeper::{self, Keeper, Order, STALL, Workers};
+use super::keeper::{Order, STALL};
 use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
 use super::takeover::{self, TryStep};
-use super::{logging, readers, setup};
+use super::threads::{Connections, Report};
+use super::{logging, neighbours, readers, setup};
 use crate::connect::{self, Target};
 use crate::daemon::LOG;
-use crate::error::{self, Error, Remedy};
+use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;
-use crate::lending;
-use crate::lending::intake::Intake;
-use crate::lending::worker::Worker;
-use crate::lending::worker_thread::{self, Channels};
-use crate::session::Session;
-use crate::shelving;
+use crate::session::{Session, Thread};
 
 /// Stopped at once by a second signal.
 const EXIT_AT_ONCE: i32 = 1;
 /// The lease was lost to another process; or Redis is not there, for those who do not want to wait.
 const EXIT_UNAVAILABLE: u8 = 69;
+/// The system does not give what every process needs.
+const EXIT_SYSTEM: u8 = 71;
 /// An instance of that name is running.
 const EXIT_RUNNING: u8 = 75;
 /// Wrong password or missing permission.
@@ -63,10 +61,6 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a graceful end may take before what is in work is left to others.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Batches on their way from a reader to a worker: one to work on, one behind it, one more so that
-/// the reader can go on.
-const BATCHES: usize = 3;
 
 /// Why the process ends.
 enum End {
@@ -102,7 +96,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         Ok(signals) => signals,
         Err(why) => {
             error!(target: LOG, "cannot watch signals: {why}");
-            return ExitCode::FAILURE;
+            return ExitCode::from(EXIT_SYSTEM);
         }
     };
     let notifier = Notifier::from_env();
@@ -349,9 +343,12 @@ impl Supervisor {
         std::thread::scope(|scope| {
             let (sender, events) = unbounded();
             let (orders, keeper_orders) = unbounded();
-            threads.spawn(scope, &session, &sender, keeper_orders);
+            let started = threads.spawn(scope, &session, &sender, keeper_orders);
             drop(sender);
-            let over = self.oversee(&session, &events, &orders, &mut control);
+            let over = match started {
+                Ok(()) => self.oversee(&session, &events, &orders, &mut control),
+                Err(error) => Err(error.into()),
+            };
             self.answered = session.last_reply();
             if let Err(Over::Trouble(error)) = &over
                 && error.remedy() == Remedy::Retry
@@ -362,7 +359,7 @@ impl Supervisor {
             // Whatever happened, every thread ends now: at the scope's end they are all joined.
             session.give_up();
             let _ = orders.send(Order::End);
-            let _ = wake_readers(&session, &mut control);
+            let _ = readers::wake(&session, &mut control);
             over
         })
     }
@@ -390,7 +387,7 @@ impl Supervisor {
         if session.first {
             setup::warn_of_settings(control);
         }
-        keeper::meet_neighbours(session, control)?;
+        neighbours::meet_neighbours(session, control)?;
         Ok(())
     }
 
@@ -398,7 +395,7 @@ impl Supervisor {
     fn oversee(
         &mut self,
         session: &Session,
-        events: &Receiver<Event>,
+        events: &Receiver<Report>,
         orders: &Sender<Order>,
         control: &mut Connection,
     ) -> Result<(), Over> {
@@ -412,7 +409,7 @@ impl Supervisor {
                     return self.stop(session, events, orders, control);
                 }
                 recv(events) -> event => match event {
-                    Ok(Event::Reading) => {
+                    Ok(Report::Reading) => {
                         reading += 1;
                         if reading == 2 && !self.ready {
                             self.ready = true;
@@ -422,12 +419,12 @@ impl Supervisor {
                         }
                     }
                     // It ends with the worker, which has yet to tell why it ended.
-                    Ok(Event::Ended(lending::listener::NAME, Ok(()))) => {}
-                    Ok(Event::Ended(thread, Ok(()))) => {
+                    Ok(Report::Ended(Thread::LendingListener, Ok(()))) => {}
+                    Ok(Report::Ended(thread, Ok(()))) => {
                         let doing = "keep all threads running";
                         return Err(Error::Reply { doing, got: format!("{thread} ended") }.into());
                     }
-                    Ok(Event::Ended(thread, Err(error))) => {
+                    Ok(Report::Ended(thread, Err(error))) => {
                         debug!(target: LOG, "{thread}: {error}");
                         return Err(error.into());
                     }
@@ -455,13 +452,14 @@ impl Supervisor {
     fn stop(
         &mut self,
         session: &Session,
-        events: &Receiver<Event>,
+        events: &Receiver<Report>,
         orders: &Sender<Order>,
         control: &mut Connection,
     ) -> Result<(), Over> {
         session.stop();
         let until = Instant::now() + PATIENCE;
         let _ = orders.send(Order::LetGo);
+        // Workers and readers.
         let mut running = 4;
         let mut readers = 2;
         let leave_to_others = |error: Error| {
@@ -471,23 +469,23 @@ impl Supervisor {
         while running > 0 && Instant::now() < until {
             // Again and again: a reader may be just about to block.
             if readers > 0
-                && let Err(error) = wake_readers(session, control)
+                && let Err(error) = readers::wake(session, control)
             {
                 return leave_to_others(error);
             }
             match events.recv_timeout(Duration::from_millis(10)) {
                 // It ends with the worker, soon, and has nothing in work.
-                Ok(Event::Ended(lending::listener::NAME, _)) => {}
-                Ok(Event::Ended(thread, result)) => {
+                Ok(Report::Ended(Thread::LendingListener, _)) => {}
+                Ok(Report::Ended(thread, result)) => {
                     running -= 1;
-                    if thread.ends_with("reader") {
+                    if thread.is_reader() {
                         readers -= 1;
                     }
                     if let Err(error) = result {
                         return leave_to_others(error);
                     }
                 }
-                Ok(Event::Reading) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Report::Reading) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -497,151 +495,5 @@ impl Supervisor {
             Err(error) => warn!(target: LOG, "{error}; it will run out"),
         }
         Ok(())
-    }
-}
-
-/// Ends the blocking reads. Where that is not permitted, they end by themselves soon after.
-///
-/// Redis 7.0 ends itself where a client is unblocked whose command it has put off because writes are paused
-/// (CLIENT PAUSE, FAILOVER), as it does with reads of a group. A script is put off as well, for it might
-/// write: so behind one, in one transaction, nobody is unblocked during a pause.
-///
-/// # Errors
-/// What the link said: it is not to be used again, for the replies may come later.
-fn wake_readers(session: &Session, control: &mut Connection) -> Result<(), Error> {
-    const DOING: &str = "wake the readers";
-    let readers = session.reader_client_ids();
-    if readers.is_empty() {
-        return Ok(());
-    }
-    let mut pipe = redis::pipe();
-    pipe.atomic().cmd("EVAL").arg("return 0").arg(0);
-    for id in &readers {
-        pipe.cmd("CLIENT").arg("UNBLOCK").arg(id);
-    }
-    // Not as a query: that waits for each of the replies, even if the first one did not come in time.
-    // MULTI, EVAL and EXEC have one as well.
-    let replies = readers.len() + 3;
-    control.send_packed_command(&pipe.get_packed_pipeline()).map_err(Error::redis(DOING))?;
-    for _ in 0..replies {
-        match control.recv_response() {
-            // A second signal, say: redis-rs passes over the late reply.
-            Err(error) if error::is_interrupted(&error) => {}
-            reply => drop(reply.map_err(Error::redis(DOING))?),
-        }
-    }
-    Ok(())
-}
-
-/// What the threads tell the supervisor.
-enum Event {
-    /// A reader has passed on what was pending and reads what is new.
-    Reading,
-    /// A thread has ended.
-    Ended(&'static str, Result<(), Error>),
-}
-
-/// The connections of a session's threads, opened before any of them starts.
-struct Connections {
-    lending_reader: Connection,
-    lending_worker: Connection,
-    lending_listener: Connection,
-    shelving_reader: Connection,
-    shelving_worker: Connection,
-    keeper: Connection,
-}
-
-impl Connections {
-    fn open(target: &Target, session: &Session) -> Result<Self, Error> {
-        let block = Duration::from_millis(lending::reader::BLOCK_MS);
-        let reader = |n: usize| {
-            let mut connection = target.connect(block)?;
-            let id = redis::cmd("CLIENT").arg("ID").query(&mut connection);
-            // Without it the reader cannot be woken, only waited for.
-            session.register_reader(n, id.unwrap_or(0));
-            readers::mark(session, &mut connection);
-            Ok::<_, Error>(connection)
-        };
-        Ok(Self {
-            lending_reader: reader(0)?,
-            shelving_reader: reader(1)?,
-            lending_worker: target.connect(Duration::ZERO)?,
-            lending_listener: target.connect(Duration::ZERO)?,
-            shelving_worker: target.connect(Duration::ZERO)?,
-            keeper: target.connect(Duration::ZERO)?,
-        })
-    }
-
-    /// Starts the threads. Each ends as its module says, and tells how; the scope joins them.
-    fn spawn<'scope>(
-        self,
-        scope: &'scope std::thread::Scope<'scope, '_>,
-        session: &'scope Session,
-        events: &Sender<Event>,
-        orders: Receiver<Order>,
-    ) {
-        let (to_lending, lending_events) = bounded(BATCHES);
-        let (to_shelving, shelving_work) = bounded(BATCHES);
-        let (to_room, shelved) = bounded(1);
-        let (to_listener, wanted) = bounded(1);
-        let (ring, rung) = bounded(1);
-        let start =
-            |name: &'static str, body: Box<dyn FnOnce() -> Result<(), Error> + Send + 'scope>| {
-                let events = events.clone();
-                session.beat(name);
-                std::thread::Builder::new()
-                    .name(name.into())
-                    .spawn_scoped(scope, move || {
-                        let result = body();
-                        let _ = events.send(Event::Ended(name, result));
-                    })
-                    .expect("the system can start a handful of threads");
-            };
-        let worker = Arc::new(Mutex::new(Worker::new(session, self.lending_worker)));
-        let keeper = Keeper {
-            session,
-            connection: self.keeper,
-            workers: Some(Workers {
-                to_lending: to_lending.clone(),
-                to_shelving: to_shelving.clone(),
-            }),
-            orders,
-        };
-        let reading = |events: &Sender<Event>| {
-            let events = events.clone();
-            move || drop(events.send(Event::Reading))
-        };
-        let (lending_reading, shelving_reading) = (reading(events), reading(events));
-        start("keeper", Box::new(move || keeper.run()));
-        start("lending-worker", {
-            let worker = Arc::clone(&worker);
-            let channels = Channels { events: lending_events, shelved, rung, to_listener };
-            Box::new(move || worker_thread::run(session, &worker, channels))
-        });
-        start(
-            lending::listener::NAME,
-            Box::new(move || {
-                lending::listener::run(session, self.lending_listener, &wanted, &ring)
-            }),
-        );
-        start(
-            "shelving-worker",
-            Box::new(move || {
-                shelving::worker::run(session, self.shelving_worker, &shelving_work, &to_room)
-            }),
-        );
-        let intake = Intake::new(&session.in_hand, worker, to_lending);
-        start(
-            "lending-reader",
-            Box::new(move || {
-                lending::reader::run(session, self.lending_reader, &intake, lending_reading)
-            }),
-        );
-        start(
-            "shelving-reader",
-            Box::new(move || {
-                shelving::reader::run(session, self.shelving_reader, &to_shelving, shelving_reading)
-            }),
-        );
     }
 }

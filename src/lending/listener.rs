@@ -16,10 +16,7 @@ use super::LOG;
 use crate::connect::{self, REPLY_TIMEOUT};
 use crate::error::Error;
 use crate::script::text;
-use crate::session::Session;
-
-/// Its name as a thread.
-pub const NAME: &str = "lending-listener";
+use crate::session::{Session, Thread};
 
 /// How long it goes on listening when the worker waits no more: what waited once may do so again.
 const LINGER: Duration = Duration::from_millis(300);
@@ -49,7 +46,7 @@ pub fn run(
     let is_permitted = is_permitted(session, &mut connection)?;
     let mut bell = connection.as_pubsub();
     while !session.is_broken() {
-        session.beat(NAME);
+        session.beat(Thread::LendingListener);
         match wanted.recv_timeout(IDLE) {
             Ok(()) if is_permitted => listen(session, &mut bell, wanted, heard)?,
             Ok(()) => {}
@@ -111,7 +108,7 @@ fn listen(
     let _ = heard.try_send(());
     let (mut wanted_at, mut heard_at) = (Instant::now(), Instant::now());
     while !session.is_broken() {
-        session.beat(NAME);
+        session.beat(Thread::LendingListener);
         match wanted.try_recv() {
             Ok(()) => wanted_at = Instant::now(),
             Err(TryRecvError::Empty) if wanted_at.elapsed() < LINGER => {}

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::LENDING_GROUP;
-use crate::session::Session;
+use crate::session::{Session, Thread};
 use crate::stream::{self, Entry, Pending};
 
 /// How long a read waits for something new, in milliseconds. The read timeout is larger; a link on
@@ -65,7 +65,7 @@ pub fn run(
     let mut merge = Merge::default();
     let mut looks_left: usize = 0;
     while !session.is_stopping() {
-        session.beat("lending-reader");
+        session.beat(Thread::LendingReader);
         let room = session.in_hand.room();
         let behind = merge.behind();
         // Where both streams have as much, they are read on side by side: instances that each read
@@ -196,7 +196,7 @@ fn read_own_pending(
     if session.first {
         let own = session.consumer().as_bytes();
         return takeover::claim_all(session, connection, stream, LENDING_GROUP, own, |claimed| {
-            session.beat("lending-reader");
+            session.beat(Thread::LendingReader);
             let batch = claimed.into_iter().map(|one| delivered(action, one)).collect();
             take_and_queue(session, batch, intake);
             !session.is_stopping()
@@ -204,7 +204,7 @@ fn read_own_pending(
     }
     let mut after: Option<EventId> = None;
     while !session.is_stopping() {
-        session.beat("lending-reader");
+        session.beat(Thread::LendingReader);
         let page = stream::pending(
             connection,
             stream,

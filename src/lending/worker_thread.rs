@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 use super::Delivered;
 use super::worker::Worker;
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::{Session, Thread};
 
 /// How often an idle worker looks up, to show that it is alive, and its link too.
 const IDLE: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub fn run(
     mut channels: Channels,
 ) -> Result<(), Error> {
     while !session.is_broken() {
-        session.beat("lending-worker");
+        session.beat(Thread::LendingWorker);
         let mut at_work = lock(worker);
         let is_open = channels.take_what_has_come(&mut at_work);
         if !is_open && at_work.has_finished() {

@@ -14,7 +14,7 @@ use crate::event::{Fault, HandOff};
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
 use crate::lending::reader::BLOCK_MS;
-use crate::session::Session;
+use crate::session::{Session, Thread};
 use crate::stream::{self, Entry};
 
 /// The most hand-offs that one read takes. A hand-off nearly always has a few books.
@@ -47,7 +47,7 @@ pub fn run(
     let consumer = session.consumer();
     let mut after = None;
     while !session.is_stopping() {
-        session.beat("shelving-reader");
+        session.beat(Thread::ShelvingReader);
         let count = MOST_IN_A_READ;
         let page =
             stream::pending(&mut connection, stream, SHELVING_GROUP, consumer, after, count)?;
@@ -59,7 +59,7 @@ pub fn run(
     }
     reading();
     while !session.is_stopping() {
-        session.beat("shelving-reader");
+        session.beat(Thread::ShelvingReader);
         let reads = stream::read_new(
             &mut connection,
             SHELVING_GROUP,

@@ -18,7 +18,7 @@ use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
 use crate::lending::reject::{self, Rejected};
 use crate::script::{self, Reply, Script, lua, text};
-use crate::session::Session;
+use crate::session::{Session, Thread};
 use crate::shelving::LOG;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("shelve")));
@@ -40,7 +40,7 @@ pub fn run(
     shelved: &Sender<()>,
 ) -> Result<(), Error> {
     while !session.is_broken() {
-        session.beat("shelving-worker");
+        session.beat(Thread::ShelvingWorker);
         let batch = match from_readers.recv_timeout(IDLE) {
             Ok(batch) => batch,
             Err(RecvTimeoutError::Timeout) => {

@@ -1,5 +1,7 @@
 //! An instance's start, its lease, its end.
 
+use std::fs::{self, File};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -496,4 +498,32 @@ fn a_redis_that_dies_and_comes_back_is_worked_on_again() {
     redis.assert_at_rest();
     assert!(daemon.is_running());
     assert_eq!(daemon.stop(), 0);
+}
+
+/// Where the system gave no thread, the process panicked, and ended with SIGABRT; or with 1, which a second
+/// signal stands for.
+#[test]
+fn a_system_that_gives_no_thread_is_waited_for_and_told() {
+    let redis = Redis::new();
+    // Each thread takes a gigabyte for its stack: one, and none more, or not even one.
+    let within = |gibibytes: u64| {
+        let log = redis.directory().join(format!("log-{gibibytes}"));
+        let limit = format!("ulimit -v {}; exec \"$@\"", gibibytes << 20 | 1 << 19);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &limit, "sh", env!("CARGO_BIN_EXE_libraryd")])
+            .args(["-a", &redis.address(), "worker1"])
+            .env("RUST_MIN_STACK", (1_u64 << 30).to_string())
+            .stderr(File::create(&log).unwrap());
+        (Process::spawn(&mut command), log)
+    };
+    let (mut hindered, log) = within(2);
+    let told = || fs::read_to_string(&log).unwrap();
+    assert!(eventually(DEADLINE, || told().contains("could not start a thread")), "{}", told());
+    assert!(stays(Duration::from_millis(300), || hindered.ended().is_none()), "{}", told());
+    hindered.signal(Signal::TERM);
+    assert_eq!(hindered.wait(DEADLINE).and_then(|status| status.code()), Some(0), "{}", told());
+    assert_eq!(told().matches("could not start a thread").count(), 1, "{}", told());
+    let (mut hopeless, _) = within(0);
+    assert_eq!(hopeless.wait(DEADLINE).and_then(|status| status.code()), Some(71));
 }

@@ -1,0 +1,96 @@
+//! The other instances: which there are, whether they live, and which of them decisions have to know about.
+
+use std::collections::HashSet;
+
+use log::warn;
+use redis::Connection;
+
+use crate::daemon::LOG;
+use crate::error::Error;
+use crate::keys::Stream;
+use crate::session::{Neighbours, Session};
+use crate::stream::{self, Consumer, Lease};
+
+/// Another instance, as a consumer of one stream.
+pub struct Other {
+    /// The stream.
+    pub stream: Stream,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// How many entries it has in hand.
+    pub pending: u64,
+    /// Milliseconds since it was last heard of there.
+    pub idle_ms: u64,
+    /// Its lease.
+    pub lease: Lease,
+}
+
+/// Finds out which other instances there are, before a session's first decision.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn meet_neighbours(session: &Session, connection: &mut Connection) -> Result<(), Error> {
+    note_neighbours(session, &others(session, connection)?);
+    Ok(())
+}
+
+/// The other instances.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Other>, Error> {
+    let mut others = Vec::new();
+    for of in Stream::ALL {
+        let (name, group) = (of.key(&session.keys), of.group());
+        let mut consumers = stream::consumers(connection, name, group)?;
+        consumers.retain(|consumer| consumer.name != session.consumer().as_bytes());
+        let leases = stream::leases(connection, &session.keys, &consumers)?;
+        for (consumer, lease) in consumers.into_iter().zip(leases) {
+            let Consumer { name, pending, idle_ms } = consumer;
+            others.push(Other { stream: of, name, pending, idle_ms, lease });
+        }
+    }
+    Ok(others)
+}
+
+/// Notes which instances hold up no refusal, and which run the reference application.
+pub fn note_neighbours(session: &Session, others: &[Other]) {
+    let silent_ms = session.options.silent_after.as_millis() as u64;
+    // Who is heard of in one stream is not silent because of the others.
+    let heard: HashSet<&[u8]> =
+        others.iter().filter(|one| one.idle_ms <= silent_ms).map(|one| &one.name[..]).collect();
+    let mut found = Neighbours::default();
+    for other in others {
+        let list = match other.lease {
+            Lease::Left(_) => continue,
+            Lease::None if !heard.contains(&other.name[..]) => &mut found.silent,
+            Lease::None => &mut found.reference,
+            // Which kind it was, nobody knows any more.
+            Lease::Gone if other.pending > 0 => &mut found.reference,
+            Lease::Gone => continue,
+        };
+        if !list.contains(&other.name) {
+            list.push(other.name.clone());
+        }
+    }
+    let before = session.neighbours();
+    for name in found.silent.iter().filter(|name| !before.silent.contains(name)) {
+        if others.iter().any(|other| other.name == *name && other.pending > 0) {
+            warn!(
+                target: LOG,
+                "instance {:?} has events in hand, no lease, and did nothing for {} s: it holds \
+                 up no refusal any longer",
+                shown(name),
+                session.options.silent_after.as_secs()
+            );
+        }
+    }
+    if *before != found {
+        session.note_neighbours(found);
+    }
+}
+
+/// A consumer's name for the log, where it is escaped.
+pub fn shown(name: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}
