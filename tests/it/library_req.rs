@@ -1,4 +1,4 @@
-//! `library-req` and `libraryd` together. What the command does by itself is tested beside it.
+//! `library-req` and `libraryd` together. Alone it is tried in tests/request.
 
 use std::fs;
 

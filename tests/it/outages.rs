@@ -417,17 +417,17 @@ fn a_pause_of_a_command_is_told_as_no_outage() {
     let redis = Redis::new();
     for command in ["status", "check"] {
         redis.signal(Signal::STOP);
-        let run = TestCommand::library_admin_while(&redis, &[command], |command| {
-            // It may sleep for something else at first.
-            for _ in 0..20 {
-                assert!(eventually(DEADLINE, || state_of(command.pid()) == 'S'));
-                command.signal(Signal::STOP);
-                assert!(eventually(DEADLINE, || state_of(command.pid()) == 'T'));
-                command.signal(Signal::CONT);
-            }
-            redis.signal(Signal::CONT);
-        });
-        assert_eq!(run.exits(0).stderr, "");
+        let admin = env!("CARGO_BIN_EXE_library-admin");
+        let mut run = Running::start(&redis, admin, &[command], |_| ());
+        // It may sleep for something else at first.
+        for _ in 0..20 {
+            assert!(eventually(DEADLINE, || state_of(run.process.pid()) == 'S'));
+            run.process.signal(Signal::STOP);
+            assert!(eventually(DEADLINE, || state_of(run.process.pid()) == 'T'));
+            run.process.signal(Signal::CONT);
+        }
+        redis.signal(Signal::CONT);
+        assert_eq!(run.ends().exits(0).stderr, "");
     }
 }
 

@@ -1,17 +1,86 @@
-//! The commands, run once.
+//! The commands, each run to its end.
 
 use std::fmt;
 use std::fs::{self, File};
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::{Process, Redis};
 
+/// A command under way.
+pub struct Running {
+    shown: String,
+    pub process: Process,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Running {
+    /// Starts a program that is told where this Redis is, and which branch of it. `prepare` is for
+    /// what is not as usual: another input or output, more in the environment.
+    pub fn start(
+        redis: &Redis,
+        program: &str,
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        Self::start_alone(redis.directory(), program, args, |command| {
+            if let Some(branch) = redis.branch_name() {
+                command.args(["--branch", branch]);
+            }
+            command.envs(redis.environment());
+            prepare(command);
+        })
+    }
+
+    /// Starts a program that knows of no Redis, in this directory.
+    pub fn start_alone(
+        directory: &Path,
+        program: &str,
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let file = |kind: &str| directory.join(format!("command-{number}.{kind}"));
+        let (out, err) = (file("out"), file("err"));
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .env_clear()
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            // Files, because nobody reads while we wait.
+            .stdout(File::create(&out).unwrap())
+            .stderr(File::create(&err).unwrap());
+        prepare(&mut command);
+        let name = program.rsplit('/').next().unwrap_or(program);
+        let shown = format!("{name} {}", args.join(" "));
+        Self { shown, process: Process::spawn(&mut command), out, err }
+    }
+
+    /// What comes of it, once it ends.
+    pub fn ends(mut self) -> TestCommand {
+        /// Longer than any wait of the commands themselves, on a machine that has much else to do.
+        const PATIENCE: Duration = Duration::from_secs(120);
+        let exit = self.process.wait(PATIENCE);
+        // Whatever they were given, what they write is text.
+        let read = |file: &Path| match String::from_utf8(fs::read(file).unwrap()) {
+            Ok(text) => text,
+            Err(error) => panic!("{} wrote what is no UTF-8: {error}", self.shown),
+        };
+        let (stdout, stderr) = (read(&self.out), read(&self.err));
+        TestCommand { command: self.shown, exit, stdout, stderr }
+    }
+}
+
 /// What a command was and what came of it.
 pub struct TestCommand {
     command: String,
-    status: Option<i32>,
+    /// `None` if it did not end in time.
+    pub exit: Option<ExitStatus>,
     pub stdout: String,
     pub stderr: String,
 }
@@ -32,66 +101,19 @@ impl TestCommand {
         Self::run(redis, env!("CARGO_BIN_EXE_libraryd"), args)
     }
 
-    /// Runs `library-admin`, and does something to it once it has begun.
-    pub fn library_admin_while(
-        redis: &Redis,
-        args: &[&str],
-        meanwhile: impl FnOnce(&mut Process),
-    ) -> Self {
-        Self::run_while(redis, env!("CARGO_BIN_EXE_library-admin"), args, meanwhile)
-    }
-
     fn run(redis: &Redis, program: &str, args: &[&str]) -> Self {
-        Self::run_while(redis, program, args, |_| ())
-    }
-
-    fn run_while(
-        redis: &Redis,
-        program: &str,
-        args: &[&str],
-        meanwhile: impl FnOnce(&mut Process),
-    ) -> Self {
-        /// Longer than any wait of the commands themselves.
-        const PATIENCE: Duration = Duration::from_secs(30);
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let file = |kind: &str| redis.directory().join(format!("command-{number}.{kind}"));
-        let mut command = Command::new(program);
-        command.args(args);
-        if let Some(branch) = redis.branch_name() {
-            command.args(["--branch", branch]);
-        }
-        command
-            .env_clear()
-            .envs(redis.environment())
-            .current_dir(redis.directory())
-            .stdin(Stdio::null())
-            // Files, because nobody reads while we wait.
-            .stdout(File::create(file("out")).unwrap())
-            .stderr(File::create(file("err")).unwrap());
-        let mut process = Process::spawn(&mut command);
-        meanwhile(&mut process);
-        let status = process.wait(PATIENCE);
-        let read =
-            |kind: &str| String::from_utf8_lossy(&fs::read(file(kind)).unwrap()).into_owned();
-        let name = program.rsplit('/').next().unwrap_or(program);
-        Self {
-            command: format!("{name} {}", args.join(" ")),
-            status: status.and_then(|status| status.code()),
-            stdout: read("out"),
-            stderr: read("err"),
-        }
+        Running::start(redis, program, args, |_| ()).ends()
     }
 
     /// Its exit status, if it ended in time and by itself.
     pub fn status(&self) -> Option<i32> {
-        self.status
+        self.exit.and_then(|exit| exit.code())
     }
 
     /// Fails, with all that the command printed, unless it ended with this status.
     #[track_caller]
     pub fn exits(self, status: i32) -> Self {
-        assert_eq!(self.status, Some(status), "{self}");
+        assert_eq!(self.status(), Some(status), "{self}");
         self
     }
 }
@@ -101,8 +123,8 @@ impl fmt::Display for TestCommand {
         writeln!(f, "$ {}", self.command)?;
         writeln!(f, "stdout: {}", self.stdout)?;
         writeln!(f, "stderr: {}", self.stderr)?;
-        match self.status {
-            Some(status) => write!(f, "exit status {status}"),
+        match self.exit {
+            Some(exit) => write!(f, "{exit}"),
             None => write!(f, "did not end in time"),
         }
     }

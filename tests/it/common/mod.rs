@@ -11,7 +11,7 @@ mod state;
 
 use std::time::{Duration, Instant};
 
-pub use command::TestCommand;
+pub use command::{Running, TestCommand};
 pub use daemon::Daemon;
 pub use events::{
     DEAD_LETTERS, Fields, LENT_BOOKS, OUTCOMES, Other, REQUESTS, RETURNS, SHELVES, SHELVING,

@@ -1,0 +1,267 @@
+//! Redis that cannot be reached, is lost or slow, and commands that are stopped meanwhile.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread;
+
+use library_lending::keys::Keys;
+use redis::Commands as _;
+
+use crate::common::*;
+use crate::harness::*;
+
+#[test]
+fn no_redis_a_wrong_password_and_a_missing_permission_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("none.sock").display().to_string();
+    let ended = bare(&["-a", &socket, "request", "u", "b"]);
+    ended.is(
+        4,
+        "",
+        &format!(
+            "library-req: Redis at {socket}: could not connect to Redis: No such file or \
+             directory (os error 2) (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says \
+             where it is); nothing was sent\n"
+        ),
+    );
+    let redis = Redis::new();
+    redis.cmd(&["CONFIG", "SET", "requirepass", "secret"]);
+    for (args, refusal) in [
+        (&["request", "u", "b"][..], "a password is wanted"),
+        (&["request", "u", "b", "--password", "wrong"], "the user or the password was refused"),
+    ] {
+        let ended = req(&redis, args);
+        assert_eq!(ended.status(), Some(4), "{ended}");
+        for words in [refusal, "--password-file", "nothing was sent"] {
+            assert!(ended.stderr.contains(words), "{ended}");
+        }
+        assert_eq!(ended.stderr.lines().count(), 1);
+    }
+    let known = start_with(&redis, &["request", "u", "b", "--no-wait"], |command| {
+        command.env("LIBRARY_PASSWORD", "secret");
+    });
+    known.ends().is(0, "OK\n", "");
+}
+
+#[test]
+fn a_redis_that_restarts_while_somebody_waits_does_not_lose_the_answer() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let child = start(&redis, &["request", "u", "geb", "--timeout", "30", "--id", "x"]);
+    let id = wait_for_entry(&mut db, REQUESTS);
+    // Before that it might not know yet that its event is queued, and would send it again.
+    until_blocked(&mut db, "blmove");
+    redis.kill9();
+    redis.restart();
+    let mut db = redis.connect().unwrap();
+    let fields = ["user_id", "u", "outcome", "accepted", "book_ids", "geb", "in_hand", "1"];
+    answer(&mut db, &format!("request:{id}"), &fields);
+    let ended = child.ends();
+    assert_eq!((ended.status(), &*ended.stdout), (Some(0), "lent to u: geb (1 in hand)\n"));
+    assert!(ended.stderr.contains("lost Redis at"), "{ended}");
+}
+
+#[test]
+fn a_redis_that_is_gone_for_good_says_that_the_event_is_queued() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let child = start(&redis, &["request", "u", "geb", "--timeout", "1"]);
+    let id = wait_for_entry(&mut db, REQUESTS);
+    until_blocked(&mut db, "blmove");
+    redis.kill9();
+    let ended = child.ends();
+    assert_eq!(ended.status(), Some(4), "{ended}");
+    assert!(ended.stderr.contains(&format!("queued as request {id}")), "{ended}");
+}
+
+/// A Redis that takes every command and answers none: whether it has done it, nobody knows.
+fn a_redis_that_hangs_up(socket: &Path) {
+    let listener = UnixListener::bind(socket).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let _ = client.unwrap().read(&mut [0; 1 << 16]);
+        }
+    });
+}
+
+/// Sent again without a name it would be a second event, which finds the books lent to its own user.
+#[test]
+fn whether_an_event_may_be_sent_again_after_a_lost_reply_depends_on_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("redis.sock");
+    a_redis_that_hangs_up(&socket);
+    let socket = socket.to_str().unwrap();
+    let request = ["-a", socket, "request", "--timeout", "0.2"];
+    for (user, id, advice) in [
+        (
+            "u",
+            &[][..],
+            "before sending it again, look with library-req loans -a SOCKET u or library-req \
+             history -a SOCKET --user u (with --id from the first time on it can be run again \
+             safely)\n",
+        ),
+        (
+            "-d m",
+            &[],
+            "before sending it again, look with library-req loans -a SOCKET -- '-d m' or \
+             library-req history -a SOCKET --user '-d m' (with --id from the first time on it can \
+             be run again safely)\n",
+        ),
+        (
+            "u",
+            &["--id", "mine"],
+            "the same command may be run again, under its --id it is queued once\n",
+        ),
+    ] {
+        let args = [&request, id, &["--", user, "geb"]].concat();
+        let ended = bare(&args);
+        assert_eq!((ended.status(), &*ended.stdout), (Some(4), ""), "{ended}");
+        let advice = advice.replace("SOCKET", socket);
+        let unknown = format!("; it is not known whether it was queued: {advice}");
+        assert!(ended.stderr.ends_with(&unknown), "{ended}");
+    }
+}
+
+/// What a run had sent on a link that was lost, it took for that of an earlier run.
+#[test]
+fn only_what_an_earlier_run_has_sent_is_told_to_be_from_one() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let keys = Keys::new(None);
+    let socket = redis.directory().join("lossy.sock");
+    let lossy = UnixListener::bind(&socket).unwrap();
+    let address = redis.address();
+    let lines = many_lines(2_000);
+    // Lost is the reply of the script to the first chunk; or one to the second, which goes past it.
+    for lost in ["ADDED", "request:"] {
+        redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+        let (lossy, address) = (lossy.try_clone().unwrap(), address.clone());
+        let link = thread::spawn(move || {
+            pass_on_until(lost, lossy.accept().unwrap().0, &address);
+            pass_on(lossy.accept().unwrap().0, &address);
+        });
+        let args = ["-a", socket.to_str().unwrap(), "batch", "--no-wait", "--batch-id", "b"];
+        let ended = req_fed(&redis, &args, lines.as_bytes());
+        link.join().unwrap();
+        ended.is(0, &"OK\n".repeat(2_000), "library-req: 2000 events queued\n");
+        assert!(sent_lines(&mut db) == lines, "{lost}");
+    }
+    // Of four chunks the second is known: it shuts out one that goes past the script, and those that
+    // were sent behind it are in.
+    let names = [0, 2, 3].map(|number| keys.batch_chunk(&"b".parse().unwrap(), number));
+    let _: () = db.del(&names[..]).unwrap();
+    let ended = req_fed(&redis, &["batch", "--no-wait", "--batch-id", "b"], lines.as_bytes());
+    let told = "library-req: 2000 events queued (500 of them by an earlier run)\n";
+    ended.is(0, &"OK\n".repeat(2_000), told);
+}
+
+#[test]
+fn a_batch_goes_on_after_redis_was_restarted_under_it() {
+    let redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut db = redis.connect().unwrap();
+    let args = ["batch", "--json", "--timeout", "30"];
+    let child = start_fed(&redis, &args, b"request u a\nreturn u a\n");
+    wait_for_entry(&mut db, RETURNS);
+    until_blocked(&mut db, "blmove");
+    redis.kill9();
+    redis.restart();
+    answer_all(&mut redis.connect().unwrap());
+    let ended = child.ends();
+    assert_eq!(ended.status(), Some(0), "{ended}");
+    assert_eq!(ended.stdout.lines().count(), 2);
+}
+
+/// It ended with "Interrupted system call", as if Redis were lost.
+#[test]
+fn who_is_stopped_for_longer_than_the_timeout_looks_for_the_outcome_once_more() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    for args in [&["request", "u", "geb", "--timeout", "0.5"][..], &["batch", "--timeout", "0.5"]] {
+        for is_decided in [false, true] {
+            redis::cmd("FLUSHALL").exec(&mut db).unwrap();
+            let mut child = start_fed(&redis, args, b"request u geb\n");
+            let id = wait_for_entry(&mut db, REQUESTS);
+            until_blocked(&mut db, "blmove");
+            child.process.signal(Signal::STOP);
+            // Redis ends the read that is under way; the timeout is over too by then.
+            until("nobody waits any more", || {
+                let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut db).unwrap();
+                !clients.contains("flags=b")
+            });
+            if is_decided {
+                answer(&mut db, &format!("request:{id}"), &["outcome", "accepted"]);
+            }
+            child.process.signal(Signal::CONT);
+            let ended = child.ends();
+            assert_eq!(ended.status(), Some(if is_decided { 0 } else { 3 }), "{ended}");
+            assert!(!ended.stderr.contains("Interrupted"), "{ended}");
+        }
+    }
+}
+
+/// It ended with 4, and said that Redis could not be reached.
+#[test]
+fn a_batch_that_is_stopped_while_it_connects_goes_on() {
+    let redis = Redis::new();
+    redis.cmd(&["CONFIG", "SET", "requirepass", "secret"]);
+    let socket = redis.directory().join("slow.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let accept = || {
+        let mut client = None;
+        until("it connects", || {
+            client = listener.accept().ok();
+            client.is_some()
+        });
+        client.unwrap().0
+    };
+    let file = redis.directory().join("events");
+    fs::write(&file, "request u geb\n").unwrap();
+    let args = ["-a", socket.to_str().unwrap(), "--password", "secret", "batch", "--no-wait"];
+    let mut child = start(&redis, &[&args[..], &[file.to_str().unwrap()]].concat());
+    let stat = format!("/proc/{}/stat", child.process.pid());
+    let is_in = |state: &str| fs::read_to_string(&stat).unwrap().contains(state);
+    // While it waits for the reply to AUTH, and then to its first question.
+    for has_authenticated in [false, true] {
+        let mut link = accept();
+        let mut words = [0; 1 << 12];
+        assert_ne!(link.read(&mut words).unwrap(), 0);
+        if has_authenticated {
+            link.write_all(b"+OK\r\n").unwrap();
+            assert_ne!(link.read(&mut words).unwrap(), 0);
+        }
+        until("it waits for the reply", || is_in(") S "));
+        child.process.signal(Signal::STOP);
+        until("it is stopped", || is_in(") T "));
+        child.process.signal(Signal::CONT);
+    }
+    pass_on(accept(), &redis.address());
+    child.ends().is(0, "OK\n", "library-req: 1 event queued\n");
+}
+
+/// Lets a client speak with the Redis at this address.
+fn pass_on(client: UnixStream, address: &str) {
+    pass_on_until("\0", client, address);
+}
+
+/// The same until Redis says these words, which are lost then, and the link with them.
+fn pass_on_until(lost: &str, mut client: UnixStream, address: &str) {
+    let mut redis = UnixStream::connect(address).unwrap();
+    let (mut from, mut to) = (client.try_clone().unwrap(), redis.try_clone().unwrap());
+    let there = thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Both);
+    });
+    let mut said = [0; 1 << 16];
+    while let Ok(length @ 1..) = redis.read(&mut said) {
+        if String::from_utf8_lossy(&said[..length]).contains(lost) {
+            break;
+        }
+        client.write_all(&said[..length]).unwrap();
+    }
+    let _ = client.shutdown(Shutdown::Both);
+    there.join().unwrap();
+}
