@@ -6,18 +6,23 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::ErrorKind::{
+    BrokenPipe, ConnectionReset, PermissionDenied, UnexpectedEof, WouldBlock,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, Cmd, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, ErrorKind,
-    FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, Value,
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    RedisConnectionInfo, RedisError, Value,
 };
 
 use crate::cli::{Arg, Args, Usage, shell_word};
-use crate::error::{self, Error, Remedy};
+use crate::error::{Error, Remedy};
+use crate::link::{Connection, unless_of_server};
+use crate::text::push_escaped;
 
 /// Where Redis is expected when nobody says otherwise.
 pub const DEFAULT_ADDRESS: &str = "redis://localhost:6379";
@@ -142,11 +147,15 @@ impl ConnectArgs {
                 })
                 .transpose()
         };
-        let address = match &self.address {
-            Some(address) => address.clone(),
-            None => text("LIBRARY_ADDRESS")?.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()),
+        let (address, whose) = match &self.address {
+            Some(address) => (address.clone(), "the address"),
+            None => (
+                text("LIBRARY_ADDRESS")?.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()),
+                "the address in $LIBRARY_ADDRESS",
+            ),
         };
-        let mut info = parse_address(&address)?;
+        let mut info = parse_address(&address)
+            .map_err(|Usage(fault)| Usage(fault.replacen("the address", whose, 1)))?;
         // The library's name is shown in CLIENT LIST only, and telling it costs a round trip. An address
         // may ask for RESP3, in which Redis puts some replies into other types; nothing here needs those.
         let mut settings = info
@@ -231,9 +240,10 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
         return Err(Usage("the port in the address is no number up to 65535".into()));
     }
     if address.contains("://") {
-        return address.into_connection_info().map_err(|e| {
+        let info = address.into_connection_info().map_err(|e| {
             fault(&e.detail().unwrap_or("write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]"))
-        });
+        })?;
+        return with_query(info, address);
     }
     if !address.contains('/') {
         // What is in front of an @ may be a password.
@@ -244,6 +254,41 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
         });
     }
     ConnectionAddr::Unix(address.into()).into_connection_info().map_err(|e| fault(&e))
+}
+
+/// What stands behind the `?` of a URL. redis-rs passes over what it does not know there, and knows a
+/// database only in the URL of a socket: whoever named one for a host worked on another.
+fn with_query(info: ConnectionInfo, address: &str) -> Result<ConnectionInfo, Usage> {
+    let url =
+        redis::parse_redis_url(address).ok_or_else(|| Usage("the address is no URL".to_owned()))?;
+    if url.fragment().is_some() {
+        return Err(Usage("the address has a # in it, which has to be written as %23".into()));
+    }
+    let is_socket = matches!(info.addr(), ConnectionAddr::Unix(_));
+    let mut db = None;
+    for (name, value) in url.query_pairs() {
+        match &*name {
+            "protocol" => {}
+            "user" | "pass" if is_socket => {}
+            "db" => {
+                db = Some(value.parse().map_err(|_| "the database in the address is no number"))
+            }
+            // What stands behind it may be a password.
+            _ => {
+                let mut fault = "the address has a parameter that is not known: '".to_owned();
+                push_escaped(&mut fault, &name);
+                return Err(Usage(fault + "'"));
+            }
+        }
+    }
+    let Some(db) = db.transpose().map_err(|fault: &str| Usage(fault.to_owned()))? else {
+        return Ok(info);
+    };
+    if !is_socket && !url.path().trim_matches('/').is_empty() {
+        return Err(Usage("the address names a database twice, by /DB and by ?db=DB".into()));
+    }
+    let settings = info.redis_settings().clone().set_db(db);
+    Ok(info.set_redis_settings(settings))
 }
 
 /// Whether this is a URL of a server whose port is none.
@@ -401,10 +446,17 @@ impl Target {
             _ if is_tls && error.lacks_certificate() => {
                 " (we have none: set tls-auth-clients no, or optional, in that Redis)"
             }
-            _ if error.is_unanswered() => "",
-            Error::Redis { source, .. } if source.is_io_error() => {
-                " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)"
-            }
+            Error::Redis { source, .. } if source.is_io_error() => match error.io_kind() {
+                Some(PermissionDenied) => " (may this user use that socket?)",
+                Some(ConnectionReset | BrokenPipe | UnexpectedEof) => {
+                    " (it closed the connection: has it too many clients, or does it want --ssl?)"
+                }
+                // Nothing came for as long as an answer is waited for: the link stands.
+                Some(WouldBlock) => "",
+                // On this side.
+                _ if error.to_string().contains("Too many open files") => "",
+                _ => " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)",
+            },
             _ => "",
         }
     }
@@ -412,92 +464,17 @@ impl Target {
 
 /// A connection on which a reply is waited for as long as [`REPLY_TIMEOUT`], and `blocking` besides.
 fn open(info: ConnectionInfo, blocking: Duration) -> Result<Connection, RedisError> {
-    let connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
+    let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+    let mut connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
     // redis-rs takes the timeouts away once it is connected; a half-open link would then hang for ever.
     connection.set_read_timeout(Some(REPLY_TIMEOUT + blocking))?;
     connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
-    Ok(connection)
-}
-
-/// For a connection on which nothing else is said for a while. Redis closes those that are idle, if its
-/// `timeout` says so, and routers forget them: whoever comes next would have to wait for a new session. A
-/// link that has died is noticed by this as well, before somebody needs it.
-///
-/// # Errors
-/// What the link said. What Redis has to say to it does not matter.
-pub fn ping(connection: &mut Connection) -> Result<(), Error> {
-    pinged(redis::cmd("PING").query(connection))
-}
-
-/// The same, for a connection that has a PING of its own.
-///
-/// # Errors
-/// What the link said.
-pub fn pinged(reply: Result<Value, RedisError>) -> Result<(), Error> {
-    match reply {
-        Err(error) if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
-            Err(Error::redis("keep the link")(error))
-        }
-        _ => Ok(()),
+    if is_tls {
+        // They shake hands with the first command. If that is one which adds an event, and hands are not
+        // shaken, nobody could tell whether it was added.
+        unless_of_server(redis::cmd("PING").query::<Value>(&mut connection))?;
     }
-}
-
-/// Asks a question of a command: see [`AskAgain`].
-///
-/// # Errors
-/// What Redis or the link said.
-pub fn ask<T: FromRedisValue>(
-    connection: &mut Connection,
-    doing: &'static str,
-    question: &Cmd,
-) -> Result<T, Error> {
-    question.query(&mut AskAgain(connection)).map_err(Error::redis(doing))
-}
-
-/// A connection on which a question is asked again if it was interrupted: Linux ends a read that has a
-/// timeout with EINTR when a stopped process goes on (Ctrl-Z and `fg`), or a paused machine, and redis-rs
-/// passes over the late reply. For what changes nothing. libraryd begins a new session instead.
-pub struct AskAgain<'a>(pub &'a mut Connection);
-
-impl AskAgain<'_> {
-    fn again<T>(
-        &mut self,
-        ask: impl Fn(&mut Connection) -> Result<T, RedisError>,
-    ) -> Result<T, RedisError> {
-        loop {
-            match ask(self.0) {
-                Err(error) if error::is_interrupted(&error) => {}
-                reply => return reply,
-            }
-        }
-    }
-}
-
-impl ConnectionLike for AskAgain<'_> {
-    fn req_packed_command(&mut self, cmd: &[u8]) -> Result<Value, RedisError> {
-        self.again(|connection| connection.req_packed_command(cmd))
-    }
-
-    fn req_packed_commands(
-        &mut self,
-        cmd: &[u8],
-        offset: usize,
-        count: usize,
-    ) -> Result<Vec<Value>, RedisError> {
-        self.again(|connection| connection.req_packed_commands(cmd, offset, count))
-    }
-
-    fn get_db(&self) -> i64 {
-        self.0.get_db()
-    }
-
-    fn check_connection(&mut self) -> bool {
-        self.0.check_connection()
-    }
-
-    fn is_open(&self) -> bool {
-        self.0.is_open()
-    }
+    Ok(connection.into())
 }
 
 /// The address without user and password.
@@ -560,6 +537,34 @@ mod tests {
         for bad in ["", "localhost", "http://x", "redis://", "redis://h/x"] {
             assert!(shown(bad).is_err(), "{bad}");
         }
+    }
+
+    /// A request went into database 0, whatever the URL of a host said behind its `?`.
+    #[test]
+    fn what_a_url_says_behind_its_question_mark_is_done_or_refused() {
+        let db = |address: &str| resolve(&["-a", address], &[]).map(|target| target.db());
+        assert_eq!(db("redis://h?db=3"), Ok(3));
+        assert_eq!(db("rediss://h:7000/?db=4&protocol=resp3"), Ok(4));
+        assert_eq!(db("unix:///run/redis.sock?db=5&user=u&pass=p"), Ok(5));
+        assert_eq!(db("redis://h/3"), Ok(3));
+        for (address, fault) in [
+            ("redis://h/3?db=3", "twice"),
+            ("redis://h?db=x", "no number"),
+            ("redis://h?pass=secret", "'pass'"),
+            ("unix:///run/redis.sock?tls=yes", "'tls'"),
+            ("redis://h/3#secret", "%23"),
+        ] {
+            let Err(Usage(said)) = db(address) else { panic!("{address}") };
+            assert!(said.contains(fault) && !said.contains("secret"), "{address}: {said}");
+        }
+    }
+
+    #[test]
+    fn who_gave_no_address_is_told_where_the_wrong_one_stands() {
+        let Err(Usage(said)) = resolve(&[], &[("LIBRARY_ADDRESS", "nonsense:1")]) else { panic!() };
+        assert!(said.starts_with("the address in $LIBRARY_ADDRESS is no Redis URL"), "{said}");
+        let Err(Usage(said)) = resolve(&["-a", "redis://h:99999"], &[]) else { panic!() };
+        assert!(said.contains("in the address is"), "{said}");
     }
 
     #[test]

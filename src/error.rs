@@ -100,7 +100,8 @@ impl Error {
         self.to_string().contains("CertificateRequired")
     }
 
-    fn io_kind(&self) -> Option<io::ErrorKind> {
+    /// What happened to the link, if that is what went wrong.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
         let Self::Redis { source, .. } = self else { return None };
         io_kind(source)
     }

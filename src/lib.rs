@@ -9,10 +9,12 @@ pub mod event;
 pub mod outcome;
 pub mod clock;
 pub mod text;
-// How they are named in Redis, and how Redis is spoken to.
+// How they are named in Redis, how Redis is spoken to, and what the system hands over.
 pub mod keys;
 pub mod error;
 pub mod cli;
+pub mod signals;
+pub mod link;
 pub mod connect;
 pub mod script;
 pub mod stream;

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::LazyLock;
 
-use redis::{Connection, ConnectionLike, Value};
+use redis::{ConnectionLike, Value};
 
 use crate::error::Error;
 use crate::event::{self, Field};
 use crate::ids::EventId;
 use crate::keys::Keys;
+use crate::link::Connection;
 use crate::script::{self, Script, lua};
 
 static LAST_ID: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("last_given", "last_id")));

@@ -7,16 +7,17 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use redis::{Connection, Value};
+use redis::Value;
 
 use super::failure::{DONE, Failure};
 use super::options::Run;
 use super::show::{Object, array, print, shown};
 use crate::clock::rfc3339;
-use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::Stream;
+use crate::link::AskAgain;
+use crate::link::Connection;
 use crate::script::{Reply, Script, lua};
 use crate::stream::{self, Entry};
 

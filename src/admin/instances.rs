@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use redis::Connection;
-
-use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::keys::Stream;
+use crate::link::AskAgain;
+use crate::link::Connection;
 use crate::stream::{self, Consumer, Lease};
 
 /// An instance.

@@ -11,18 +11,16 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
-use redis::Connection;
-
 use super::check::{HAND_OFFS_IN_A_PAGE, books_of};
 use super::failure::{DONE, Failure, USAGE};
 use super::options::Run;
 use super::show::{Object, print, say};
 use super::status::waiting;
-use crate::connect::{AskAgain, ask};
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
 use crate::keys::Stream;
+use crate::link::{AskAgain, Connection, ask};
 use crate::script::{Script, lua};
 use crate::stream::{self, Entry};
 

@@ -3,17 +3,15 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use redis::Connection;
-
 use super::failure::{DONE, Failure};
 use super::instances::{Instance, instances};
 use super::options::Run;
 use super::show::{Object, array, print, shown, span};
-use crate::connect::{AskAgain, ask};
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::{Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
+use crate::link::{AskAgain, Connection, ask};
 use crate::script::{Script, lua, text};
 use crate::stream::{self, Lease};
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
-use redis::Connection;
 
 use super::neighbours::{note_neighbours, others, shown};
 use super::{lease, setup, takeover};
@@ -19,6 +18,7 @@ use crate::event::EventKey;
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
 use crate::lending;
+use crate::link::Connection;
 use crate::script::{self, Script, lua, text};
 use crate::session::{Session, Thread};
 use crate::shelving;

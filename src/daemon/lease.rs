@@ -7,10 +7,11 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, Value};
+use redis::Value;
 
 use crate::error::Error;
 use crate::keys::Stream;
+use crate::link::Connection;
 use crate::script::{Script, lua, text};
 use crate::session::Session;
 

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use log::warn;
-use redis::Connection;
 
 use crate::daemon::LOG;
 use crate::error::Error;
 use crate::keys::Stream;
+use crate::link::Connection;
 use crate::session::{Neighbours, Session};
 use crate::stream::{self, Consumer, Lease};
 

@@ -11,10 +11,11 @@
 use std::fmt::Write as _;
 
 use log::debug;
-use redis::{Connection, ConnectionLike as _, RedisResult, Value};
+use redis::{ConnectionLike as _, RedisResult, Value};
 
 use crate::daemon::LOG;
 use crate::error::{self, Error};
+use crate::link::Connection;
 use crate::session::Session;
 
 /// Gives a reader's connection its name.

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use log::warn;
-use redis::Connection;
 
 use crate::daemon::LOG;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::{Keys, Stream};
+use crate::link::Connection;
 use crate::script::{Script, lua, text};
 use crate::session::Session;
 use crate::stream::{ahead, group as group_of, is_used_up, last_id};

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
 use log::{debug, error, info, warn};
-use redis::Connection;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -22,12 +21,14 @@ use super::options::Options;
 use super::takeover::{self, TryStep};
 use super::threads::{Connections, Report};
 use super::{logging, neighbours, readers, setup};
-use crate::connect::{self, Target};
+use crate::connect::Target;
 use crate::daemon::LOG;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;
+use crate::link::{self, Connection};
 use crate::session::{Session, Thread};
+use crate::signals;
 
 /// Stopped at once by a second signal.
 const EXIT_AT_ONCE: i32 = 1;
@@ -134,7 +135,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
 /// A thread that waits for signals: the first goes to the channel, a second ends the process.
 fn watch_signals() -> std::io::Result<Receiver<i32>> {
     let (sender, receiver) = bounded(1);
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let mut signals = Signals::new(signals::heeded(&[SIGINT, SIGTERM, SIGHUP]))?;
     // Ends with the process.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut signals = signals.forever();
@@ -440,7 +441,7 @@ impl Supervisor {
                         self.notifier.alive();
                     }
                     if pinged.elapsed() > PING_EVERY {
-                        connect::ping(control)?;
+                        link::ping(control)?;
                         pinged = Instant::now();
                     }
                 }

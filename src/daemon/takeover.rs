@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{Connection, Value};
+use redis::Value;
 
 use crate::error::Error;
 use crate::event::EventKey;
@@ -10,6 +10,7 @@ use crate::ids::EventId;
 use crate::keys::LENDING_GROUP;
 use crate::lending::SUSPICIOUS_DELIVERIES;
 use crate::lending::suspects::DiedWith;
+use crate::link::Connection;
 use crate::script::{Script, lua, text};
 use crate::session::Session;
 use crate::stream::Entry;

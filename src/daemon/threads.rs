@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use redis::Connection;
 
 use super::keeper::{Keeper, Order, Workers};
 use super::readers;
@@ -14,6 +13,7 @@ use crate::lending;
 use crate::lending::intake::Intake;
 use crate::lending::worker::Worker;
 use crate::lending::worker_thread::{self, Channels};
+use crate::link::Connection;
 use crate::session::{Session, Thread};
 use crate::shelving;
 

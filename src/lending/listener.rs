@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use log::{Level, log};
-use redis::{Connection, PubSub, RedisResult, Value};
+use redis::{PubSub, RedisResult, Value};
 
 use super::LOG;
-use crate::connect::{self, REPLY_TIMEOUT};
+use crate::connect::REPLY_TIMEOUT;
 use crate::error::Error;
+use crate::link::{self, Connection};
 use crate::script::text;
 use crate::session::{Session, Thread};
 
@@ -50,7 +51,7 @@ pub fn run(
         match wanted.recv_timeout(IDLE) {
             Ok(()) if is_permitted => listen(session, &mut bell, wanted, heard)?,
             Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => connect::pinged(bell.ping())?,
+            Err(RecvTimeoutError::Timeout) => link::pinged(bell.ping())?,
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }

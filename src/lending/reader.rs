@@ -11,8 +11,6 @@
 
 use std::time::Duration;
 
-use redis::Connection;
-
 use super::in_hand::MOST_IN_HAND;
 use super::intake::Intake;
 use super::{Delivered, SUSPICIOUS_DELIVERIES};
@@ -21,6 +19,7 @@ use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
 use crate::keys::LENDING_GROUP;
+use crate::link::Connection;
 use crate::session::{Session, Thread};
 use crate::stream::{self, Entry, Pending};
 

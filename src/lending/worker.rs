@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use log::{debug, error, warn};
-use redis::{Cmd, Connection, Value};
+use redis::{Cmd, Value};
 
 use super::busy::Busy;
 use super::decide::{self, Fetched, Finality, Try, Verdict};
@@ -23,13 +23,13 @@ use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered, FEW};
-use crate::connect;
 use crate::daemon::logging::OutcomeLog;
 use crate::daemon::takeover::{self, TryStep};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::ids::{BookId, EventId};
 use crate::lending::LOG;
+use crate::link::{self, Connection};
 use crate::outcome;
 use crate::script::{Reply, unless_refused};
 use crate::session::{Neighbours, Session};
@@ -227,7 +227,7 @@ impl<'a> Worker<'a> {
         if self.has_failed || !self.under_way.is_empty() {
             return Ok(());
         }
-        let result = connect::ping(&mut self.connection);
+        let result = link::ping(&mut self.connection);
         self.has_failed = result.is_err();
         result
     }

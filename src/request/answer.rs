@@ -8,12 +8,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::Connection;
-
-use crate::connect::{AskAgain, Target, ask};
+use crate::connect::Target;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::{Keys, LENDING_GROUP};
+use crate::link::{AskAgain, Connection, ask};
 use crate::outcome::Outcome;
 use crate::stream;
 

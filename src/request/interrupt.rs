@@ -4,14 +4,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
 
 use super::show::say;
+use crate::signals;
 
-/// From its making to its end, SIGINT and SIGTERM say what is to be said before they do what they
-/// always do.
+/// From its making to its end, SIGINT, SIGTERM and SIGHUP (the terminal is closed) say what is to be said
+/// before they do what they always do.
 pub struct Interrupt {
     words: Arc<Mutex<String>>,
     handle: Handle,
@@ -22,7 +23,7 @@ pub struct Interrupt {
 impl Interrupt {
     /// Begins to listen. `None` if the system will not have it: then the signals just end us.
     pub fn listen(words: String) -> Option<Self> {
-        let mut signals = Signals::new([SIGINT, SIGTERM]).ok()?;
+        let mut signals = Signals::new(signals::heeded(&[SIGINT, SIGTERM, SIGHUP])).ok()?;
         let handle = signals.handle();
         let words = Arc::new(Mutex::new(words));
         let to_say = Arc::clone(&words);

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, ConnectionLike as _};
+use redis::ConnectionLike as _;
 
 use crate::cli::Args;
 use crate::error::Remedy;
 use crate::event::{AnswerWish, EventKey};
+use crate::link::Connection;
 
 // What was asked for.
 pub mod lines;
@@ -71,8 +72,14 @@ pub fn main() -> ExitCode {
 fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
     let deadline = Instant::now() + order.timeout;
     // From here on Ctrl-C says what is known to be sent.
-    let interrupt = Interrupt::listen(format!("interrupted; {}", told(run, order, Sent::Unknown)));
-    let (connection, event) = submit(run, order, deadline)?;
+    let interrupted = |sent| format!("interrupted; {}", told(run, order, sent));
+    let interrupt = Interrupt::listen(interrupted(Sent::Nothing));
+    let is_leaving = || {
+        if let Some(interrupt) = &interrupt {
+            interrupt.set(interrupted(Sent::Unknown));
+        }
+    };
+    let (connection, event) = submit(run, order, deadline, &is_leaving)?;
     let ask = run.command("library-req outcome", &[&event.to_string()]);
     if let Some(interrupt) = &interrupt {
         interrupt.set(format!(
@@ -164,8 +171,13 @@ fn told(run: &Run, order: &Send, sent: Sent) -> String {
 }
 
 /// Adds the event. Under a name (`--id`) it is safe to try again after a lost reply, and so it is
-/// tried until the deadline.
-fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, EventKey), Failure> {
+/// tried until the deadline. `is_leaving` is called before it is sent.
+fn submit(
+    run: &Run,
+    order: &Send,
+    deadline: Instant,
+    is_leaving: &dyn Fn(),
+) -> Result<(Connection, EventKey), Failure> {
     let name = order.id.as_ref().map(|id| Name {
         key: run.keys.submission(id),
         ttl_ms: order.remember.as_millis() as u64,
@@ -183,6 +195,7 @@ fn submit(run: &Run, order: &Send, deadline: Instant) -> Result<(Connection, Eve
     loop {
         let error = match run.target.connect(Duration::ZERO) {
             Ok(mut connection) => {
+                is_leaving();
                 match chunk.placed(connection.req_packed_command(&command), name.as_ref()) {
                     Ok(placed) => return Ok((connection, placed.first)),
                     Err(Refused::OtherContent(event)) => {

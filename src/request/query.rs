@@ -9,19 +9,19 @@ use std::io::{self, BufWriter, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use redis::{Cmd, Connection, FromRedisValue, Value};
+use redis::{Cmd, FromRedisValue, Value};
 
 use super::answer::{self, PAUSE};
 use super::failure::{DONE, Failure, OUTPUT, REFUSED, UNANSWERED};
 use super::options::{Filter, Run};
 use super::show::{self, Form, print, print_outcome, say};
 use crate::clock::{Since, rfc3339};
-use crate::connect::{AskAgain, ask};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::ids::{BookId, EventId, UserId};
 use crate::keys::LENDING_GROUP;
 use crate::lending::MOST_BOOKS_IN_HAND;
+use crate::link::{AskAgain, Connection, ask};
 use crate::outcome::{BOOK_LISTS, Outcome};
 use crate::script;
 use crate::stream::{self, number};
@@ -319,13 +319,26 @@ fn backward(
 
 /// `watch`: until Ctrl-C, or until whoever reads it goes away.
 pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
-    let mut connection = connect(run)?;
-    let mut mark = newest(run, &mut connection).map_err(failed(run))?;
+    const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+    let mut first = connect(run)?;
+    let mut mark = newest(run, &mut first).map_err(failed(run))?;
+    let mut connection = Some(first);
     let colours = show::colours();
+    // Of an outage, which is told once: how long the next pause is.
+    let mut outage: Option<Duration> = None;
     loop {
-        let step = watch_step(run, &mut connection, &mut mark);
+        let step = match &mut connection {
+            Some(connection) => watch_step(run, connection, &mut mark),
+            None => run.target.connect(SLICE).and_then(|new| {
+                let connection = connection.insert(new);
+                watch_step(run, connection, &mut mark)
+            }),
+        };
         match step {
             Ok((entries, trimmed)) => {
+                if outage.take().is_some() {
+                    say(&format!("Redis at {} is back", run.target));
+                }
                 if let Some(oldest) = trimmed {
                     say(&format!(
                         "outcomes before {} were dropped before they could be read",
@@ -343,28 +356,15 @@ pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
                 }
             }
             Err(error) if error.remedy() == Remedy::Retry => {
-                say(&format!("lost Redis at {}, trying again: {error}", run.target));
-                connection = reconnect(run)?;
-                say(&format!("Redis at {} is back", run.target));
+                if outage.is_none() {
+                    say(&format!("lost Redis at {}, trying again: {error}", run.target));
+                }
+                connection = None;
+                // Nothing tells when a server is back: asking again is all there is.
+                let pause = outage.unwrap_or(PAUSE);
+                thread::sleep(pause);
+                outage = Some((pause * 2).min(LONGEST_PAUSE));
             }
-            Err(error) => return Err(failed(run)(error)),
-        }
-    }
-}
-
-fn reconnect(run: &Run) -> Result<Connection, Failure> {
-    const LONGEST: Duration = Duration::from_secs(5);
-    let mut pause = PAUSE;
-    loop {
-        // Nothing tells when a server is back: asking again is all there is.
-        thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST);
-        match run.target.connect(SLICE).and_then(|mut connection| {
-            newest(run, &mut connection)?;
-            Ok(connection)
-        }) {
-            Ok(connection) => return Ok(connection),
-            Err(error) if error.remedy() == Remedy::Retry => {}
             Err(error) => return Err(failed(run)(error)),
         }
     }

@@ -7,13 +7,13 @@
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use redis::Connection;
 
 use crate::error::Error;
 use crate::event::{Fault, HandOff};
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
 use crate::lending::reader::BLOCK_MS;
+use crate::link::Connection;
 use crate::session::{Session, Thread};
 use crate::stream::{self, Entry};
 

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, warn};
-use redis::{Cmd, Connection};
+use redis::Cmd;
 
 use super::reader::Delivered;
-use crate::connect;
 use crate::error::Error;
 use crate::event::{Fault, HandOff};
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
 use crate::lending::reject::{self, Rejected};
+use crate::link::{self, Connection};
 use crate::script::{self, Reply, Script, lua, text};
 use crate::session::{Session, Thread};
 use crate::shelving::LOG;
@@ -44,7 +44,7 @@ pub fn run(
         let batch = match from_readers.recv_timeout(IDLE) {
             Ok(batch) => batch,
             Err(RecvTimeoutError::Timeout) => {
-                connect::ping(&mut connection)?;
+                link::ping(&mut connection)?;
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,

@@ -527,3 +527,21 @@ fn a_system_that_gives_no_thread_is_waited_for_and_told() {
     let (mut hopeless, _) = within(0);
     assert_eq!(hopeless.wait(DEADLINE).and_then(|status| status.code()), Some(71));
 }
+
+/// nohup was of no use: whoever closed the terminal stopped the library.
+#[test]
+fn a_signal_that_was_ignored_from_the_start_stays_so() {
+    let redis = Redis::new();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_libraryd")])
+        .args(["-a", &redis.address(), "worker1"])
+        .stderr(File::create(redis.directory().join("log")).unwrap());
+    let mut daemon = Process::spawn(&mut command);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    daemon.signal(Signal::HUP);
+    redis.outcome_of_return(&redis.give_back("user1", "geb"));
+    assert!(stays(Duration::from_millis(300), || daemon.ended().is_none()));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(DEADLINE).and_then(|status| status.code()), Some(0));
+}

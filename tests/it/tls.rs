@@ -67,5 +67,9 @@ fn what_certificates_are_missing_is_said() {
         let redis = redis.trusting(trusted);
         let run = TestCommand::library_admin(&redis, &["status", "-a", url]).exits(4);
         assert!(run.stderr.contains(said) && run.stderr.ends_with(hint), "{run}");
+        // It was not known whether this was queued, though no hands had been shaken.
+        let run = TestCommand::library_req(&redis, &["request", "u", "b", "-a", url]).exits(4);
+        assert!(run.stderr.contains("could not connect to Redis"), "{run}");
+        assert!(run.stderr.ends_with("; nothing was sent\n"), "{run}");
     }
 }

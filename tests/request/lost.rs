@@ -4,8 +4,10 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use library_lending::keys::Keys;
 use redis::Commands as _;
@@ -264,4 +266,52 @@ fn pass_on_until(lost: &str, mut client: UnixStream, address: &str) {
     }
     let _ = client.shutdown(Shutdown::Both);
     there.join().unwrap();
+}
+
+/// Before anything had left, Ctrl-C said that it was not known whether the event was queued; and a terminal
+/// that was closed later ended the command without a word about what was.
+#[test]
+fn who_is_interrupted_says_what_is_known_to_be_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("silent.sock");
+    let silent = UnixListener::bind(&socket).unwrap();
+    let address = socket.display().to_string();
+    // The password is asked about first, in vain.
+    let args = ["request", "u", "b", "-a", &address, "--password", "secret"];
+    let mut child = Running::start_alone(dir.path(), LIBRARY_REQ, &args, |_| ());
+    let (mut link, _) = silent.accept().unwrap();
+    link.read_exact(&mut [0]).unwrap();
+    child.process.signal(Signal::INT);
+    let ended = child.ends();
+    assert_eq!(ended.stderr, "library-req: interrupted; nothing was sent\n", "{ended}");
+
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        redis.cmd(&["FLUSHALL"]);
+        let mut child = start(&redis, &["request", "u", "geb"]);
+        let id = wait_for_entry(&mut db, REQUESTS);
+        until_blocked(&mut db, "blmove");
+        child.process.signal(signal);
+        let ended = child.ends();
+        let told = format!("library-req: interrupted; request {id} stays queued");
+        assert!(ended.stderr.contains(&told), "{ended}");
+        assert_eq!(ended.exit.and_then(|exit| exit.signal()), Some(signal.as_raw()), "{ended}");
+    }
+}
+
+/// Each reply of a pipeline was waited for, though none had come to the one before: this took 43 s, and
+/// libraryd, which reads what it has in hand in one, took 5 s for each event of it to leave a link that had
+/// fallen silent.
+#[test]
+fn a_redis_that_is_silent_is_waited_for_once_however_many_replies_are_due() {
+    let redis = Redis::new();
+    redis.signal(Signal::STOP);
+    let begin = Instant::now();
+    let ended = req(&redis, &["where", "geb"]);
+    let took = begin.elapsed();
+    redis.signal(Signal::CONT);
+    assert_eq!(ended.status(), Some(4), "{ended}");
+    assert!(ended.stderr.contains("no answer in time"), "{ended}");
+    assert!(took < Duration::from_secs(15), "it took {took:?}");
 }

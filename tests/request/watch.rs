@@ -163,3 +163,31 @@ fn watch_that_was_stopped_goes_on_without_a_word() {
     let ended = child.ends();
     assert_eq!(ended.stderr, "", "{ended}");
 }
+
+/// Where connecting works and nothing behind it, ten pairs of lines a second said that Redis was lost, and
+/// back.
+#[test]
+fn watch_tells_an_outage_and_its_end_once_each() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let (mut child, mut lines) = watch(&redis);
+    until_blocked(&mut db, "xread");
+    // The connection that is open goes on; whoever comes new is accepted and turned away.
+    redis::cmd("CONFIG").arg(&["SET", "maxclients", "1"]).exec(&mut db).unwrap();
+    redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).exec(&mut db).unwrap();
+    let turned_away = |db: &mut Connection| -> usize {
+        let stats: String = redis::cmd("INFO").arg("stats").query(db).unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("rejected_connections:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    until("it has tried a few times", || turned_away(&mut db) >= 3);
+    redis::cmd("CONFIG").arg(&["SET", "maxclients", "100"]).exec(&mut db).unwrap();
+    record(&mut db, "1000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "geb"]);
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains("geb"), "{line}");
+    child.process.kill9();
+    let ended = child.ends();
+    assert_eq!(ended.stderr.matches("lost Redis at").count(), 1, "{ended}");
+    assert_eq!(ended.stderr.matches("is back").count(), 1, "{ended}");
+}

@@ -16,7 +16,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
 use std::thread;
 
-use redis::{Connection, Value};
+use redis::Value;
 
 use super::{
     CHANGED_MEANWHILE, Check, Fact, MOST_LOOKS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
@@ -25,10 +25,11 @@ use super::{
 use crate::admin::failure::Failure;
 use crate::admin::instances::has_reference;
 use crate::admin::show::shown;
-use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::lending::MOST_BOOKS_IN_HAND;
+use crate::link::AskAgain;
+use crate::link::Connection;
 use crate::outcome::Verdict;
 use crate::script::{Script, lua, text};
 use crate::stream::{self, Entry};

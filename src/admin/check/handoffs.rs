@@ -10,11 +10,11 @@ use super::{
 };
 use crate::admin::failure::Failure;
 use crate::admin::show::shown;
-use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
 use crate::keys::Stream;
+use crate::link::AskAgain;
 use crate::stream;
 
 /// A hand-off, and a book of it.

@@ -14,16 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
-use redis::{Connection, FromRedisValue};
+use redis::FromRedisValue;
 
 use super::failure::{DONE, Failure, UNSETTLED, WRONG};
 use super::options::Run;
 use super::show::{Object, print, say, shown};
-use crate::connect::{self, AskAgain};
 use crate::error::Error;
 use crate::ids::BookId;
 use crate::keys::{BOOK_IDS_FIELD, Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
+use crate::link::{self, AskAgain, Connection};
 use crate::stream::{self, Entry};
 use crate::text::counted;
 
@@ -331,7 +331,7 @@ impl Check<'_> {
         command: &redis::Cmd,
         doing: &'static str,
     ) -> Result<T, Error> {
-        connect::ask(self.connection.0, doing, command)
+        link::ask(self.connection.0, doing, command)
     }
 
     /// Goes through a hash, a set or all keys, page by page: `command` without its cursor, which

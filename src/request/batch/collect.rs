@@ -5,9 +5,9 @@ use std::io;
 use std::time::Instant;
 
 use super::courier::{Courier, Placed, SLICE};
-use crate::connect::AskAgain;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
+use crate::link::AskAgain;
 use crate::outcome::Outcome;
 use crate::request::answer;
 use crate::request::failure::{DONE, Failure};

@@ -6,12 +6,13 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, RedisResult, Value};
+use redis::{RedisResult, Value};
 
 use crate::error::{Error, Remedy};
 use crate::event::{AnswerWish, EventKey};
 use crate::ids::{EventId, SubmissionId};
 use crate::keys::Keys;
+use crate::link::Connection;
 use crate::request::answer::PAUSE;
 use crate::request::failure::{Failure, OUTPUT};
 use crate::request::options::{Batch, Run};
