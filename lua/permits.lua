@@ -1,4 +1,4 @@
--- permits.lua: whether the scripts of the daemon may run every command that is in them.
+-- permits.lua: whether the scripts of the daemon can run every command that is in them.
 --
 -- Lua has no rollback: a script that finds in the middle that it may not go on has acknowledged
 -- events whose outcomes it cannot write any more (I4). So each command is tried before there is
@@ -8,7 +8,8 @@
 --
 -- KEYS  1 the instance's lock   2 a key that is not there
 -- ARGV  1 token of the lease
--- Returns {"FENCED"} | {"PERMITTED"} | {"DENIED", command}
+-- Returns {"FENCED"} | {"PERMITTED"} | {"DENIED", command} | {"MISSING", command}, which was taken away
+--       by `rename-command`
 
 local lock, absent = KEYS[1], KEYS[2]
 
@@ -19,9 +20,16 @@ local function is_denied(reply)
     or string.find(err, 'ACL failure in script', 1, true) or string.find(err, 'NOPERM', 1, true)
 end
 
+local function is_missing(reply)
+  local err = type(reply) == 'table' and reply.err or ''
+  return string.find(err, '[Uu]nknown command') or string.find(err, '[Uu]nknown Redis command')
+end
+
 local held = redis.pcall('GET', lock)
 if is_denied(held) then
   return {'DENIED', 'GET'}
+elseif is_missing(held) then
+  return {'MISSING', 'GET'}
 end
 if held ~= ARGV[1] then
   return {'FENCED'}
@@ -42,8 +50,11 @@ local harmless = {
 }
 
 for _, call in ipairs(harmless) do
-  if is_denied(redis.pcall(unpack(call))) then
+  local reply = redis.pcall(unpack(call))
+  if is_denied(reply) then
     return {'DENIED', call[1]}
+  elseif is_missing(reply) then
+    return {'MISSING', call[1]}
   end
 end
 return {'PERMITTED'}

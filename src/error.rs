@@ -121,6 +121,9 @@ impl Error {
                 if is_unauthenticated(source) {
                     return Remedy::Credentials;
                 }
+                if is_unknown_command(source) {
+                    return Remedy::Person;
+                }
                 match code_within(source) {
                     Some("WRONGPASS" | "NOPERM") => Remedy::Credentials,
                     // A wrong type on a key that all share: no event is at fault, and working on
@@ -178,6 +181,14 @@ fn code_within(error: &RedisError) -> Option<&str> {
         "ERR" if detail.contains(": WRONGTYPE ") => Some("WRONGTYPE"),
         code => Some(code),
     }
+}
+
+/// Whether the server has no such command, or has had it taken away by `rename-command`.
+fn is_unknown_command(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    ["unknown command", "Unknown command called", "Unknown Redis command called"]
+        .iter()
+        .any(|words| detail.contains(words))
 }
 
 /// A server that wants a password says so, to a command of more than ten words by the way, and to

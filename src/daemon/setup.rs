@@ -75,6 +75,10 @@ pub fn check_permissions(connection: &mut Connection, session: &Session) -> Resu
             let what = format!("this user may not run {command} in scripts");
             Err(Error::redis(DOING)(redis::make_extension_error("NOPERM".into(), Some(what))))
         }
+        ("MISSING", Some(command)) => Err(Error::Unfit(format!(
+            "this Redis has no {command}, without which scripts would stop in the middle of their \
+             work: take its rename-command out of redis.conf"
+        ))),
         _ => Err(reply.unexpected(DOING)),
     }
 }

@@ -171,3 +171,18 @@ fn why_user_and_password_are_refused_is_said() {
         TestCommand::library_admin(&redis, &[&args[..], &["status"]].concat()).exits(2);
     }
 }
+
+/// Some disable commands by rename-command. A script that met one had acknowledged its event already: the
+/// outcome was there and no loan, or the book in two places.
+#[test]
+fn a_redis_without_a_command_of_the_scripts_is_refused_before_anything_is_decided() {
+    for command in ["DEL", "PEXPIRE", "SREM", "RPUSH", "XTRIM", "EVALSHA"] {
+        let redis = Redis::with(&["--rename-command", command, ""]);
+        let id = redis.request("user1", "geb");
+        let mut daemon = Daemon::spawn(&redis, &["worker1"]);
+        assert_eq!(daemon.exit_status(), 78, "{command}: {}", daemon.log());
+        assert!(daemon.log().contains(command) || command == "EVALSHA", "{}", daemon.log());
+        assert_eq!(redis.entries(REQUESTS)[0].0, id, "{command}");
+        assert_eq!(redis.length(OUTCOMES), 0, "{command}");
+    }
+}
