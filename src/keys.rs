@@ -112,6 +112,9 @@ pub struct Keys {
     pub kept_events: String,
     /// ShelvingService's hash of answers: instance -> the last one to it, for its next call to find.
     pub fetch_answers: String,
+    /// Hash of instances that have noticed that a consumer group is lost: instance -> the token with which
+    /// it did. Empty but for the time until the group is made again.
+    pub lost_groups: String,
     /// Channel, no key: instances ring here when they have decided something or put books on their
     /// shelves, for those that wait for it. A message is the name of the one that rings.
     pub bell: String,
@@ -137,6 +140,7 @@ impl Keys {
             books_of_users: key("lending_books_of_users"),
             kept_events: key("lending_kept_events"),
             fetch_answers: key("shelving_service_answers"),
+            lost_groups: key("lending_lost_groups"),
             bell: key("lending_bell"),
             prefix,
         }
@@ -151,7 +155,7 @@ impl Keys {
     }
 
     /// The keys that all share, and the type of each.
-    pub fn types(&self) -> [(&str, &'static str); 14] {
+    pub fn types(&self) -> [(&str, &'static str); 15] {
         [
             (&self.requests, "stream"),
             (&self.returns, "stream"),
@@ -167,6 +171,7 @@ impl Keys {
             (&self.books_of_users, "hash"),
             (&self.kept_events, "hash"),
             (&self.fetch_answers, "hash"),
+            (&self.lost_groups, "hash"),
         ]
     }
 

@@ -3,6 +3,7 @@
 pub mod keeper;
 pub mod lease;
 pub mod logging;
+pub mod lost_group;
 pub mod neighbours;
 pub mod notify;
 pub mod options;

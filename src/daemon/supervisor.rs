@@ -20,7 +20,7 @@ use super::notify::Notifier;
 use super::options::Options;
 use super::takeover::{self, TryStep};
 use super::threads::{Connections, Report};
-use super::{logging, neighbours, readers, setup};
+use super::{logging, lost_group, neighbours, readers, setup};
 use crate::connect::Target;
 use crate::daemon::LOG;
 use crate::error::{Error, Remedy};
@@ -51,8 +51,16 @@ const ONE_WISH: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a consumer group that was lost stays so: longer than its absence can go unnoticed.
+/// How long a consumer group that was lost stays so at least. Instances of the reference application,
+/// which leave no word, notice within it.
 const REGROUP_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the others may take to notice: longer than whatever an instance waits for, and than the usual
+/// lease.
+const NOTICED_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often others' locks are looked at, where something waits for them.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A session that lasted so long was a good one: an outage before it is over.
 const PROVEN: Duration = Duration::from_millis(500);
@@ -255,7 +263,6 @@ impl Supervisor {
     /// Takes the lease. The first time, a lock that is held is watched for as long as it lasts: an
     /// instance that died leaves one behind.
     fn acquire(&mut self, connection: &mut Connection) -> Result<String, Over> {
-        const LOOK_EVERY: Duration = Duration::from_millis(50);
         let first = self.sessions == 0;
         let name = self.options.name.clone();
         let mut watch: Option<Watch> = None;
@@ -328,6 +335,7 @@ impl Supervisor {
         );
         if let Err(error) = self.prepare(&session, &mut control) {
             // Whoever starts next need not wait for a lease that nobody uses.
+            let _ = lost_group::forget(&session, &mut control);
             let _ = lease::resign(&session, &mut control);
             return Err(error);
         }
@@ -373,13 +381,14 @@ impl Supervisor {
         setup::check_permissions(control, session)?;
         setup::check_ids(control, &self.keys, true)?;
         self.notifier.alive();
-        if setup::is_group_lost(control, &self.keys)? {
-            // The others notice at once, on their blocking reads; till then their workers go on
-            // with events that are about to be delivered anew.
-            warn!(target: LOG, "a consumer group is lost: it is made again in a moment");
-            self.wait(REGROUP_PAUSE).map_err(|()| Over::End(End::Stopped))?;
+        let is_lost = setup::is_group_lost(control, &self.keys)?;
+        if is_lost {
+            self.wait_until_noticed(session, control)?;
         }
         setup::ensure_groups(control, &self.keys)?;
+        if is_lost {
+            lost_group::forget(session, control)?;
+        }
         self.notifier.alive();
         setup::make_known(control, &self.keys, self.options.name.as_str())?;
         if self.options.keep_events {
@@ -390,6 +399,30 @@ impl Supervisor {
         }
         neighbours::meet_neighbours(session, control)?;
         Ok(())
+    }
+
+    /// Waits until all instances have noticed that a group is lost, or somebody has made it again.
+    fn wait_until_noticed(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
+        warn!(target: LOG, "a consumer group is lost: it is made again when all instances know");
+        lost_group::notice(session, control)?;
+        let until = Instant::now() + NOTICED_WITHIN;
+        let mut pause = REGROUP_PAUSE;
+        loop {
+            self.wait(pause).map_err(|()| Over::End(End::Stopped))?;
+            pause = LOOK_EVERY;
+            // Nobody else does so before the session begins.
+            lease::renew(session, control)?;
+            self.notifier.alive();
+            let unaware = lost_group::unaware(session, control)?;
+            if unaware.is_empty() || !setup::is_group_lost(control, &self.keys)? {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let name = String::from_utf8_lossy(&unaware[0]).into_owned();
+                warn!(target: LOG, "instance {name:?} has not noticed, and is not waited for any longer");
+                return Ok(());
+            }
+        }
     }
 
     /// Watches a session until it is over.

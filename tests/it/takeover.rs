@@ -385,3 +385,31 @@ fn a_paused_instance_loses_its_events_to_another_and_recovers_when_it_goes_on() 
     assert!(paused.is_running());
     assert_eq!(paused.stop(), 0);
 }
+
+/// It was made again after half a second. What an instance whose link stalled had sent before the loss had a
+/// valid token still: it fetched books for a request that was decided by then, and they were nowhere.
+#[test]
+fn a_lost_group_is_made_again_when_every_lease_is_one_that_was_taken_since() {
+    let (redis, daemon) = library(&Ledger::new());
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    let other = ["XGROUP", "CREATECONSUMER", RETURNS, "lending_service", "other"];
+    redis.cmd(&other);
+    let lock_for = |ms: &str| redis.cmd(&["SET", "instance_lock:other", "token:1", "PX", ms]);
+    let is_there = || redis.everything().stream(REQUESTS).groups.contains_key("lending_service");
+    for notices in [false, true] {
+        lock_for(if notices { "600000" } else { "2500" });
+        redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+        let holds = || redis.ask::<bool>(&["EXISTS", "instance_lock:other"]);
+        assert!(stays(Duration::from_millis(1_500), || !is_there()), "{}", daemon.log());
+        assert!(holds());
+        if notices {
+            redis.cmd(&["HSET", "lending_lost_groups", "other", "token:1"]);
+        }
+        assert!(eventually(DEADLINE, is_there), "{}", daemon.log());
+        assert_eq!(holds(), notices);
+        let outcome = redis.outcome_of_request(&redis.request("user1", "momo"));
+        assert_eq!(outcome["action"], "request", "{}", daemon.log());
+    }
+    let noticed = redis.everything().hash("lending_lost_groups");
+    assert_eq!(noticed.keys().collect::<Vec<_>>(), ["other"], "each takes its own word back");
+}

@@ -1,0 +1,85 @@
+//! A consumer group that was lost: somebody has destroyed it, or Redis came back without it. It is made
+//! again from the beginning of its stream, and all that is undecided is delivered anew.
+//!
+//! Before that every instance has to have noticed. What one of them has sent while it had not (a link can
+//! stall for as long as a lease) still has a valid token, and would be done to events that others decide
+//! by then. So each that notices takes its lease with a new token first and leaves that here, and a group
+//! is made again once every lease that runs is one of those.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::Error;
+use crate::keys::Stream;
+use crate::link::Connection;
+use crate::session::Session;
+use crate::stream;
+
+const DOING: &str = "find out who has noticed that a consumer group is lost";
+
+/// Leaves word that this instance has noticed.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn notice(session: &Session, connection: &mut Connection) -> Result<(), Error> {
+    redis::cmd("HSET")
+        .arg(&session.keys.lost_groups)
+        .arg(session.consumer())
+        .arg(&session.token)
+        .query(connection)
+        .map_err(Error::redis(DOING))
+}
+
+/// Takes that word back: the next loss is another one.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn forget(session: &Session, connection: &mut Connection) -> Result<(), Error> {
+    redis::cmd("HDEL")
+        .arg(&session.keys.lost_groups)
+        .arg(session.consumer())
+        .query(connection)
+        .map_err(Error::redis(DOING))
+}
+
+/// Those that may not have noticed: their locks run out some time, and have not.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Vec<Vec<u8>>, Error> {
+    let keys = &session.keys;
+    let mut names: HashSet<Vec<u8>> = HashSet::new();
+    for stream in Stream::ALL {
+        let (name, group) = (stream.key(keys), stream.group());
+        if stream::group(connection, name, group)?.is_some() {
+            let consumers = stream::consumers(connection, name, group)?;
+            names.extend(consumers.into_iter().map(|consumer| consumer.name));
+        }
+    }
+    // Where all three groups are lost, these are known still, and the answers of the main storage are
+    // what a late call could do most harm with.
+    let answers: HashMap<Vec<u8>, Vec<u8>> = all_of(connection, &keys.fetch_answers)?;
+    names.extend(answers.into_keys());
+    names.remove(session.consumer().as_bytes());
+    let noticed = all_of(connection, &keys.lost_groups)?;
+    let mut unaware = Vec::new();
+    for name in names {
+        let lock = keys.lock_of(&name);
+        let (token, left_ms): (Option<Vec<u8>>, i64) = redis::pipe()
+            .cmd("GET")
+            .arg(&lock)
+            .cmd("PTTL")
+            .arg(&lock)
+            .query(connection)
+            .map_err(Error::redis(DOING))?;
+        // An instance of the reference application has no token that could be waited for.
+        let runs_out = token.is_some() && left_ms >= 0;
+        if runs_out && noticed.get(&name) != token.as_ref() {
+            unaware.push(name);
+        }
+    }
+    Ok(unaware)
+}
+
+fn all_of(connection: &mut Connection, hash: &str) -> Result<HashMap<Vec<u8>, Vec<u8>>, Error> {
+    redis::cmd("HGETALL").arg(hash).query(connection).map_err(Error::redis(DOING))
+}
