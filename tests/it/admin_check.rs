@@ -12,6 +12,9 @@ use crate::common::*;
 
 const WELL: &str = "nothing is wrong\n";
 
+const GROUPS: [(&str, &str); 3] =
+    [(REQUESTS, "lending_service"), (RETURNS, "lending_service"), (SHELVING, "shelving_service")];
+
 fn check(redis: &Redis) -> TestCommand {
     TestCommand::library_admin(redis, &["check"])
 }
@@ -57,6 +60,9 @@ fn healthy(redis: &Redis) {
         ("outcome", b"denied"),
     ];
     redis.add(OUTCOMES, "*", &fields);
+    for (stream, group) in GROUPS {
+        redis.cmd(&["XGROUP", "CREATE", &redis.key(stream), group, "0", "MKSTREAM"]);
+    }
 }
 
 /// Commands that spoil a library, with what the check then says: at its end how many violations
@@ -90,7 +96,6 @@ const SPOILED: &[(&[&str], &str)] = &[
     (
         &[
             "XADD books_for_shelving_event_stream 4-0 book_ids stored1",
-            "XGROUP CREATE books_for_shelving_event_stream shelving_service 0",
             "XREADGROUP GROUP shelving_service somebody STREAMS books_for_shelving_event_stream >",
         ],
         "I1: stored1 is in automated storage and on its way to its shelf in hand-off 4-0\n",
@@ -210,7 +215,7 @@ const SPOILED: &[(&[&str], &str)] = &[
     (
         &[
             "XADD lending_requests_event_stream 9-0 user_id u book_ids geb",
-            "XGROUP CREATE lending_requests_event_stream lending_service 99-0",
+            "XGROUP SETID lending_requests_event_stream lending_service 99-0",
         ],
         "I4: the consumer group lending_service of lending_requests_event_stream is ahead of its stream: \
          it is at 99-0, the last event is 9-0, ",
@@ -229,7 +234,6 @@ const SPOILED: &[(&[&str], &str)] = &[
     (
         &[
             "XADD lending_requests_event_stream 9-0 user_id u book_ids geb",
-            "XGROUP CREATE lending_requests_event_stream lending_service 0",
             "XREADGROUP GROUP lending_service somebody STREAMS lending_requests_event_stream >",
             "XADD lending_outcomes_event_stream * event_id 9-0 action request outcome denied",
         ],
@@ -473,6 +477,105 @@ fn a_count_that_fits_what_was_seen_of_a_busy_user_is_counted_again() {
     let run = check_while(&redis, &[], ("read counts", 1), meanwhile);
     let said = "I2: the count of user1 is 1, with 2 books lent\n1 violation\n";
     assert_eq!(run.exits(1).stdout, said);
+}
+
+/// Where decided events are kept and a group is lost, each of them was told as being worked on again, and
+/// that the group is lost was not.
+#[test]
+fn a_lost_group_is_told_as_such_and_none_of_its_events() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["--keep-events", "worker1"]);
+    let books: Vec<_> = (0..21).map(|n| format!("book{n}")).collect();
+    for (n, books) in books.chunks(5).enumerate() {
+        let user = format!("user{n}");
+        redis.outcome_of_request(&redis.request(&user, &books.join(",")));
+        redis.outcome_of_return(&redis.give_back(&user, &books.join(",")));
+    }
+    // Automated storage has no room for the last one: it was on its shelf in between, for a user.
+    assert!(eventually(DEADLINE, || !redis.everything().hash(SHELVES).contains_key("book20")));
+    redis.outcome_of_request(&redis.request("user9", "book20"));
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(check(&redis).exits(0).stdout, WELL);
+    for (stream, group) in GROUPS {
+        redis.cmd(&["XGROUP", "DESTROY", stream, group]);
+        let before = redis.everything();
+        let lost = format!(
+            "I4: the consumer group {group} of {stream} is lost, and events that were decided are still in \
+             that stream: libraryd does not make it anew, for they would be decided again. library-admin \
+             regroup tells which event is the first that is not decided, and how to go on"
+        );
+        assert_eq!(check(&redis).exits(1).stdout, format!("{lost}\n1 violation\n"));
+        let run = repair(&redis).exits(1);
+        let left = "; not mended: that cannot be done without guessing\n1 violation\n";
+        assert_eq!(run.stdout, format!("{lost}{left}"));
+        assert_eq!(redis.everything(), before);
+        redis.cmd(&["XGROUP", "CREATE", stream, group, "$"]);
+    }
+}
+
+#[test]
+fn a_group_that_is_lost_while_its_events_are_looked_at_is_told_as_such() {
+    let redis = Redis::new();
+    for (step, meanwhile, lost) in [
+        (
+            ("undone", 1),
+            &["XGROUP DESTROY lending_requests_event_stream lending_service"],
+            "I4: the consumer group lending_service of lending_requests_event_stream is lost, ",
+        ),
+        (
+            ("inspect", 3),
+            &["XGROUP DESTROY books_for_shelving_event_stream shelving_service"],
+            "I4: the consumer group shelving_service of books_for_shelving_event_stream is lost, ",
+        ),
+    ] {
+        redis.cmd(&["FLUSHALL"]);
+        healthy(&redis);
+        redis.request_at("1-0", "user1", "geb");
+        redis.hand_off("1-0", "geb");
+        for (stream, group) in GROUPS {
+            redis.cmd(&["HSET", "lending_kept_events", stream, "decided events are kept"]);
+            redis.cmd(&["XGROUP", "SETID", stream, group, "$"]);
+        }
+        assert_eq!(check(&redis).exits(0).stdout, WELL);
+        let run = check_while(&redis, &[], step, meanwhile).exits(1);
+        assert!(run.stdout.starts_with(lost) && run.stdout.ends_with("\n1 violation\n"), "{run}");
+    }
+}
+
+#[test]
+fn only_a_group_that_was_there_and_stays_away_is_lost() {
+    let redis = Redis::new();
+    // libraryd was never started.
+    redis.request("user9", "geb");
+    assert_eq!(check(&redis).exits(0).stdout, WELL);
+    redis.cmd(&["FLUSHALL"]);
+    healthy(&redis);
+    // Nothing is left to be decided twice, or passed over.
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    assert_eq!(check(&redis).exits(0).stdout, WELL);
+    let waiting = redis.request("user9", "geb,nancy");
+    assert_eq!(
+        TestCommand::library_admin(&redis, &["check", "--json"]).exits(1).stdout,
+        "{\"invariant\":\"I4\",\"fault\":\"group_lost\",\"stream\":\"requests\",\"group\":\"lending_service\"}\n"
+    );
+    let run = repair(&redis).exits(1);
+    assert!(
+        run.stdout.starts_with(
+            "I4: the consumer group lending_service of lending_requests_event_stream is lost: libraryd \
+             makes it anew when it starts; not mended: libraryd does that\n"
+        ),
+        "{run}"
+    );
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(&waiting);
+    // A running one is at it.
+    for _ in 0..3 {
+        redis.pipeline(&[
+            ["XGROUP", "DESTROY", REQUESTS, "lending_service"].map(str::to_owned).to_vec(),
+            ["XADD", REQUESTS, "*", "user_id", "u", "book_ids", "x"].map(str::to_owned).to_vec(),
+        ]);
+        assert_eq!(check(&redis).exits(0).stdout, WELL);
+    }
 }
 
 #[test]

@@ -29,6 +29,10 @@ enum Place {
 impl Check<'_> {
     /// Looks at every book of a hand-off that is not done.
     pub(super) fn hand_offs(&mut self) -> Result<(), Failure> {
+        // With no group, those that are done count as undone where they are kept.
+        if self.lost.contains(&Stream::HandOffs) {
+            return Ok(());
+        }
         let run = self.run;
         let mut suspects = BTreeSet::new();
         let mut after = self.before_undone_hand_offs()?;
@@ -105,6 +109,9 @@ impl Check<'_> {
         // An instance of the reference application puts a book on its shelf first, and is done with the
         // hand-off in another step.
         thread::sleep(PAUSE);
+        if self.is_lost(Stream::HandOffs)? {
+            return Ok(());
+        }
         let suspects: Vec<Carried> = suspects.into_iter().collect();
         for ((id, book), place) in self.elsewhere(&suspects)? {
             let name = shown(&book);

@@ -112,6 +112,8 @@ struct Check<'a> {
     mended: u64,
     /// Suspects that changed too fast.
     unsettled: u64,
+    /// Streams whose group is lost: what was decided and is still there cannot be told from what was not.
+    lost: Vec<Stream>,
 }
 
 /// Holds the state against the invariants.
@@ -120,7 +122,8 @@ struct Check<'a> {
 /// What Redis or the link said, or the output.
 pub fn run(run: &Run, connection: &mut Connection, repair: bool) -> Result<u8, Failure> {
     let connection = AskAgain(connection);
-    let mut check = Check { run, connection, repair, wrong: 0, mended: 0, unsettled: 0 };
+    let mut check =
+        Check { run, connection, repair, wrong: 0, mended: 0, unsettled: 0, lost: Vec::new() };
     match check.everything() {
         // Who closes the pipe has seen what is wrong.
         Err(Failure::Closed) => Ok(WRONG),
@@ -221,12 +224,14 @@ impl Check<'_> {
         self.ask(redis::cmd("TYPE").arg(key), "look at the type of a key")
     }
 
-    /// No event is passed over (I4): a group that is ahead of its stream is not given what is added.
+    /// No event is passed over (I4): a group that is ahead of its stream is not given what is added. None is
+    /// decided twice: a group that is lost does not know what it was given.
     fn groups(&mut self) -> Result<(), Failure> {
         let run = self.run;
         for stream in Stream::ALL {
             let key = stream.key(&run.keys);
             let Some(group) = stream::group(&mut self.connection, key, stream.group())? else {
+                self.is_lost(stream)?;
                 continue;
             };
             let Some(ahead) = stream::ahead(&mut self.connection, key, stream.group(), group)?
@@ -246,6 +251,60 @@ impl Check<'_> {
             self.report(violation, NOT_WITHOUT_GUESSING)?;
         }
         Ok(())
+    }
+
+    /// Whether a stream's group is lost, as libraryd sees it when it starts: that is told once.
+    fn is_lost(&mut self, stream: Stream) -> Result<bool, Failure> {
+        if self.lost.contains(&stream) {
+            return Ok(true);
+        }
+        let run = self.run;
+        let (key, group) = (stream.key(&run.keys), stream.group());
+        let mut is_kept = false;
+        // An instance at work makes it anew within a second or so.
+        for look in 0..MOST_LOOKS {
+            if look > 0 {
+                thread::sleep(PAUSE);
+            }
+            if stream::group(&mut self.connection, key, group)?.is_some() {
+                return Ok(false);
+            }
+            let (length, outcomes, kept): (u64, u64, bool) = redis::pipe()
+                .cmd("XLEN")
+                .arg(key)
+                .cmd("XLEN")
+                .arg(&run.keys.outcomes)
+                .cmd("HEXISTS")
+                .arg(&run.keys.kept_events)
+                .arg(key)
+                .query(&mut AskAgain(self.connection.0))
+                .map_err(Error::redis("look for lost groups"))?;
+            // What waits for the first start of libraryd has no group yet. Nor needs it one where nothing
+            // is left: libraryd makes both.
+            if length == 0 || (outcomes == 0 && !kept) {
+                return Ok(false);
+            }
+            is_kept = kept;
+        }
+        self.lost.push(stream);
+        let lost = format!("the consumer group {group} of {key} is lost");
+        let (words, mended) = if is_kept {
+            let words = format!(
+                "{lost}, and events that were decided are still in that stream: libraryd does not make \
+                 it anew, for they would be decided again. library-admin regroup{} tells which event is \
+                 the first that is not decided, and how to go on",
+                run.typed
+            );
+            (words, NOT_WITHOUT_GUESSING)
+        } else {
+            (
+                format!("{lost}: libraryd makes it anew when it starts"),
+                Mended::No("libraryd does that"),
+            )
+        };
+        let facts = vec![("stream", stream.word().into()), ("group", group.into())];
+        self.report(Violation { invariant: "I4", fault: "group_lost", facts, words }, mended)?;
+        Ok(true)
     }
 
     /// Automated storage has its limit (I3).
