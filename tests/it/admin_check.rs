@@ -663,6 +663,70 @@ fn what_could_only_be_guessed_is_left_alone() {
     assert_eq!(redis.everything(), before);
 }
 
+/// The loans expired: every lent book was put back on its shelf, and lent to another while its user had it
+/// at home, and every count set to 0. What is noted of each user told still who had them.
+#[test]
+fn books_whose_loans_were_lost_are_not_given_to_others() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    for (user, books) in [("user1", "geb,momo"), ("user2", "kim"), ("user3", "ulysses")] {
+        redis.outcome_of_request(&redis.request(user, books));
+    }
+    redis.outcome_of_return(&redis.give_back("user3", "ulysses"));
+    redis.assert_at_rest();
+    assert_eq!(daemon.stop(), 0);
+    let loans = redis.everything().hash(LENT_BOOKS);
+    redis.cmd(&["DEL", LENT_BOOKS]);
+    // Of these no user's notes and count tell that anybody has them.
+    redis.cmd(&["HSET", SHELVES, "lost", "1-0", "stale", "1-0"]);
+    redis.cmd(&["HSET", "lending_books_of_users", "user3", "stale"]);
+    redis.cmd(&["SET", "user:user4:count", "1"]);
+    let missing = |book, user| {
+        format!(
+            "I1: {book} is nowhere, and its loan is missing: it is noted as lent to {user}, whose count is \
+             more than what is lent; out of main storage since request "
+        )
+    };
+    let run = check(&redis).exits(1);
+    let all = [missing("geb", "user1"), missing("momo", "user1"), missing("kim", "user2")];
+    for said in &all {
+        assert!(run.stdout.contains(said), "{said}: {run}");
+    }
+    assert!(run.stdout.ends_with("\n8 violations\n"), "{run}");
+    let run = repair(&redis).exits(1);
+    for said in all {
+        let line = run.stdout.lines().find(|line| line.starts_with(&said)).unwrap();
+        assert!(line.ends_with("; not mended: that cannot be done without guessing"), "{run}");
+    }
+    for said in [
+        "lost is nowhere: out of main storage since request 1-0; mended: handed to shelving as ",
+        "stale is nowhere: out of main storage since request 1-0; mended: handed to shelving as ",
+        "the count of user1 is 2, with 0 books lent; not mended: a book that is nowhere is noted as lent ",
+        "the count of user2 is 1, with 0 books lent; not mended: a book that is nowhere is noted as lent ",
+        "the count of user4 is 1, with 0 books lent; mended: the count is 0 now\n",
+        "5 violations, 3 mended\n",
+    ] {
+        assert!(run.stdout.contains(said), "{said}: {run}");
+    }
+    let run = TestCommand::library_admin(&redis, &["check", "--json"]).exits(1);
+    let kim =
+        r#"{"invariant":"I1","fault":"loan_missing","book":"kim","user":"user2","fetched_by":""#;
+    assert!(run.stdout.contains(kim), "{run}");
+
+    // The loan is put back; or the count says that the user has no more.
+    redis.cmd(&["HSET", LENT_BOOKS, "geb", &loans["geb"], "kim", &loans["kim"]]);
+    redis.cmd(&["SET", "user:user1:count", "1"]);
+    let run = repair(&redis).exits(0);
+    assert!(run.stdout.starts_with("I1: momo is nowhere: "), "{run}");
+    assert!(run.stdout.ends_with("\nnothing is wrong, 1 mended\n"), "{run}");
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    redis.assert_at_rest();
+    assert_eq!(
+        redis.outcome_of_request(&redis.request("user9", "geb,momo,kim"))["book_ids"],
+        "momo"
+    );
+}
+
 #[test]
 fn what_the_instances_put_right_by_themselves_is_left_to_them() {
     let redis = Redis::new();

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::thread;
 
 use super::{
-    CHANGED_MEANWHILE, Check, HAND_OFFS_IN_A_PAGE, MOST_LOOKS, MOST_SUSPECTS, Mended,
+    CHANGED_MEANWHILE, Check, HAND_OFFS_IN_A_PAGE, MOST_LOOKS, MOST_NOWHERE, MOST_SUSPECTS, Mended,
     NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation, books_of, bytes,
 };
 use crate::admin::failure::Failure;
@@ -32,27 +32,28 @@ const PLACES: [&str; 4] = ["loans", "storage", "shelves", "states"];
 
 /// A book that looks wrong: everything that is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Suspect {
+pub(super) struct Suspect {
     fault: String,
     user: Vec<u8>,
     out: Vec<u8>,
     state: Vec<u8>,
 }
 
-type Suspects = BTreeMap<Vec<u8>, Suspect>;
+pub(super) type Suspects = BTreeMap<Vec<u8>, Suspect>;
 
 impl Check<'_> {
     /// Looks at every book that is in any of the four places.
     pub(super) fn books(&mut self) -> Result<(), Failure> {
         let run = self.run;
         for place in PLACES {
+            let most = if place == "shelves" { MOST_NOWHERE } else { MOST_SUSPECTS };
             let mut suspects = Suspects::new();
             let mut page = |check: &mut Self, books: Vec<Vec<u8>>| {
                 // A small hash comes whole, however large the page.
                 for books in books.chunks(PAGE) {
                     suspects.extend(check.inspect(place, books.iter().map(Vec::as_slice))?);
                 }
-                if suspects.len() >= MOST_SUSPECTS {
+                if suspects.len() >= most {
                     check.settle(place, std::mem::take(&mut suspects))?;
                 }
                 Ok(())
@@ -92,7 +93,7 @@ impl Check<'_> {
     }
 
     /// Those of a page of books that look wrong.
-    fn inspect<'b>(
+    pub(super) fn inspect<'b>(
         &mut self,
         place: &str,
         books: impl Iterator<Item = &'b [u8]>,
@@ -136,6 +137,16 @@ impl Check<'_> {
                         confirmed.push((book, now));
                     } else {
                         changed.insert(book, now);
+                    }
+                }
+            }
+            if place == "shelves" {
+                let books = confirmed.iter().map(|(book, _)| book.as_slice());
+                let mut holders = self.holders(books)?;
+                for (book, suspect) in &mut confirmed {
+                    if let Some(user) = holders.remove(book) {
+                        "loan_missing".clone_into(&mut suspect.fault);
+                        suspect.user = user;
                     }
                 }
             }
@@ -313,6 +324,14 @@ fn violation(book: &[u8], suspect: &Suspect) -> Violation {
             ("I1", "stored_on_shelf", format!("{name} is in automated storage and on its shelf"))
         }
         "nowhere" => ("I1", "nowhere", format!("{name} is nowhere: {fetched_by}")),
+        "loan_missing" => (
+            "I1",
+            "loan_missing",
+            format!(
+                "{name} is nowhere, and its loan is missing: it is noted as lent to {user}, whose count \
+                 is more than what is lent; {fetched_by}"
+            ),
+        ),
         "reserved_for_none" => (
             "I6",
             "reserved_for_none",

@@ -119,7 +119,7 @@ impl Counted {
 }
 
 /// A count as the services read it.
-fn number(count: &[u8]) -> Option<i64> {
+pub(super) fn number(count: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(count).ok()?;
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
@@ -444,7 +444,8 @@ impl Check<'_> {
                     counted(found.lent, "book")
                 ),
             };
-            let mended = if self.repair { self.set_right(watched, n)? } else { Mended::NotTried };
+            let mended =
+                if self.repair { self.set_right(watched, n, found)? } else { Mended::NotTried };
             self.report(violation, mended)?;
         }
         if found.lent > MOST_BOOKS_IN_HAND {
@@ -463,7 +464,16 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn set_right(&mut self, watched: &mut Watched, n: usize) -> Result<Mended, Error> {
+    fn set_right(
+        &mut self,
+        watched: &mut Watched,
+        n: usize,
+        found: &Counted,
+    ) -> Result<Mended, Error> {
+        let is_more = number(&found.count).is_some_and(|count| count > found.lent as i64);
+        if is_more && self.may_have_more(&watched.suspects[n].user)? {
+            return Ok(Mended::No("a book that is nowhere is noted as lent to that user"));
+        }
         if watched.beside_reference || has_reference(self.connection.0, &self.run.keys)? {
             return Ok(Mended::No(
                 "an instance of the reference application may be lending: stop it, or remove its \

@@ -31,6 +31,7 @@ mod books;
 mod counts;
 mod events;
 mod handoffs;
+mod missing;
 mod reservations;
 
 /// Books, users or keys that one step looks at: well under a millisecond of Redis.
@@ -41,6 +42,9 @@ pub const HAND_OFFS_IN_A_PAGE: usize = 20;
 
 /// Suspects that are kept until they are looked at again.
 const MOST_SUSPECTS: usize = 5_000;
+
+/// Books that look as if they were nowhere, likewise: for each time there is much to be gone through.
+const MOST_NOWHERE: usize = 100_000;
 
 /// How long a suspect is left alone before it is looked at again: longer than a script takes, and
 /// than a slow instance needs between two of its steps.
