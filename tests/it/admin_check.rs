@@ -727,6 +727,60 @@ fn books_whose_loans_were_lost_are_not_given_to_others() {
     );
 }
 
+/// Nobody noticed the TTL of a key that all share before it was gone.
+#[test]
+fn a_key_that_has_to_stay_is_told_if_it_expires_and_kept() {
+    const KEPT: [&str; 13] = [
+        REQUESTS,
+        RETURNS,
+        SHELVING,
+        OUTCOMES,
+        DEAD_LETTERS,
+        STORAGE,
+        LENT_BOOKS,
+        SHELVES,
+        "lending_book_states",
+        "lending_lone_tries",
+        "lending_books_of_users",
+        "lending_kept_events",
+        "shelving_service_answers",
+    ];
+    let redis = Redis::new();
+    healthy(&redis);
+    redis.add(DEAD_LETTERS, "*", &[("stream", b"none")]);
+    for hash in &KEPT[8..] {
+        redis.cmd(&["HSET", hash, "one", "=1-0"]);
+    }
+    // These expire by design.
+    redis.cmd(&["HSET", "lending_ties", "1-0", "x"]);
+    redis.cmd(&["SET", "instance_lock:worker1", "x"]);
+    redis.cmd(&["SET", "lending_submission:mine", "1-0"]);
+    redis.cmd(&["RPUSH", "lending_answer:request:1-0", "x"]);
+    let keys: Vec<String> = redis.ask(&["KEYS", "*"]);
+    for key in keys.iter().filter(|key| !key.starts_with("user:")) {
+        redis.cmd(&["EXPIRE", key, "1000"]);
+    }
+    let run = check(&redis).exits(1);
+    for key in KEPT {
+        assert!(
+            run.stdout.contains(&format!("ttl: the key {key} expires in 16 min\n")),
+            "{key}: {run}"
+        );
+    }
+    assert!(run.stdout.ends_with("\n13 violations\n"), "{run}");
+    let run = TestCommand::library_admin(&redis, &["check", "--json"]).exits(1);
+    let loans = r#"{"invariant":"ttl","fault":"expires","key":"lent_books","expires_in_ms":99"#;
+    assert!(run.stdout.contains(loans), "{run}");
+
+    let run = repair(&redis).exits(0);
+    assert_eq!(run.stdout.matches("; mended: it stays\n").count(), 13, "{run}");
+    assert!(run.stdout.ends_with("\nnothing is wrong, 13 mended\n"), "{run}");
+    assert_eq!(check(&redis).exits(0).stdout, WELL);
+    let ttl = |key: &str| redis.ask::<i64>(&["TTL", key]);
+    assert_eq!(KEPT.map(ttl), [-1; 13]);
+    assert!(ttl("lending_ties") > 0 && ttl("instance_lock:worker1") > 0);
+}
+
 #[test]
 fn what_the_instances_put_right_by_themselves_is_left_to_them() {
     let redis = Redis::new();

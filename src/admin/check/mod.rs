@@ -33,6 +33,7 @@ mod events;
 mod handoffs;
 mod missing;
 mod reservations;
+mod ttls;
 
 /// Books, users or keys that one step looks at: well under a millisecond of Redis.
 const PAGE: usize = 250;
@@ -55,7 +56,7 @@ const MOST_LOOKS: usize = 8;
 
 /// Something that is wrong.
 struct Violation {
-    /// The invariant that it violates (I1 to I6), or `type`.
+    /// The invariant that it violates (I1 to I6), or `type` or `ttl`.
     invariant: &'static str,
     /// A word for programs.
     fault: &'static str,
@@ -141,6 +142,8 @@ impl Check<'_> {
     }
 
     fn everything(&mut self) -> Result<u8, Failure> {
+        // First of all: what expires while the rest is looked at is lost.
+        self.shared_ttls()?;
         if self.shared_types()? {
             self.groups()?;
             self.locks()?;
