@@ -727,10 +727,10 @@ fn books_whose_loans_were_lost_are_not_given_to_others() {
     );
 }
 
-/// Nobody noticed the TTL of a key that all share before it was gone.
+/// Nobody noticed the TTL of a key that all share, or of a count, before it was gone.
 #[test]
 fn a_key_that_has_to_stay_is_told_if_it_expires_and_kept() {
-    const KEPT: [&str; 13] = [
+    const KEPT: [&str; 14] = [
         REQUESTS,
         RETURNS,
         SHELVING,
@@ -744,11 +744,12 @@ fn a_key_that_has_to_stay_is_told_if_it_expires_and_kept() {
         "lending_books_of_users",
         "lending_kept_events",
         "shelving_service_answers",
+        "user:user2:count",
     ];
     let redis = Redis::new();
     healthy(&redis);
     redis.add(DEAD_LETTERS, "*", &[("stream", b"none")]);
-    for hash in &KEPT[8..] {
+    for hash in &KEPT[8..13] {
         redis.cmd(&["HSET", hash, "one", "=1-0"]);
     }
     // These expire by design.
@@ -760,6 +761,7 @@ fn a_key_that_has_to_stay_is_told_if_it_expires_and_kept() {
     for key in keys.iter().filter(|key| !key.starts_with("user:")) {
         redis.cmd(&["EXPIRE", key, "1000"]);
     }
+    redis.cmd(&["EXPIRE", "user:user2:count", "1000"]);
     let run = check(&redis).exits(1);
     for key in KEPT {
         assert!(
@@ -767,17 +769,17 @@ fn a_key_that_has_to_stay_is_told_if_it_expires_and_kept() {
             "{key}: {run}"
         );
     }
-    assert!(run.stdout.ends_with("\n13 violations\n"), "{run}");
+    assert!(run.stdout.ends_with("\n14 violations\n"), "{run}");
     let run = TestCommand::library_admin(&redis, &["check", "--json"]).exits(1);
     let loans = r#"{"invariant":"ttl","fault":"expires","key":"lent_books","expires_in_ms":99"#;
     assert!(run.stdout.contains(loans), "{run}");
 
     let run = repair(&redis).exits(0);
-    assert_eq!(run.stdout.matches("; mended: it stays\n").count(), 13, "{run}");
-    assert!(run.stdout.ends_with("\nnothing is wrong, 13 mended\n"), "{run}");
+    assert_eq!(run.stdout.matches("; mended: it stays\n").count(), 14, "{run}");
+    assert!(run.stdout.ends_with("\nnothing is wrong, 14 mended\n"), "{run}");
     assert_eq!(check(&redis).exits(0).stdout, WELL);
     let ttl = |key: &str| redis.ask::<i64>(&["TTL", key]);
-    assert_eq!(KEPT.map(ttl), [-1; 13]);
+    assert_eq!(KEPT.map(ttl), [-1; 14]);
     assert!(ttl("lending_ties") > 0 && ttl("instance_lock:worker1") > 0);
 }
 

@@ -11,7 +11,7 @@
 //! Memory: the first scan keeps a few bytes for each user, of [`LOANS_IN_A_PASS`] loans at a time;
 //! the second the books of [`SUSPECTS_IN_A_PASS`] users.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
 use std::thread;
@@ -19,8 +19,8 @@ use std::thread;
 use redis::Value;
 
 use super::{
-    CHANGED_MEANWHILE, Check, Fact, MOST_LOOKS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE,
-    Violation, bytes, wrong_type,
+    CHANGED_MEANWHILE, Check, Fact, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE,
+    PAUSE, Violation, bytes, wrong_type,
 };
 use crate::admin::failure::Failure;
 use crate::admin::instances::has_reference;
@@ -252,12 +252,18 @@ impl Check<'_> {
             }
             Ok(())
         })?;
+        // A key can come twice: each is told once.
+        let mut expiring = BTreeSet::new();
         self.scan_keys(&run.keys.counts_pattern(), |check, mut keys| {
             let hash_of = |key: &Vec<u8>| run.keys.user_of_count(key).and_then(hash);
             keys.retain(|key| hash_of(key).is_some());
             for keys in keys.chunks(PAGE) {
                 let counts: Vec<Option<Vec<u8>>> =
                     check.ask(redis::cmd("MGET").arg(keys), "read counts")?;
+                expiring.extend(check.with_ttl(keys)?.into_iter().map(|(key, _)| key.clone()));
+                if expiring.len() >= MOST_SUSPECTS {
+                    check.report_ttls(std::mem::take(&mut expiring))?;
+                }
                 for (key, count) in keys.iter().zip(counts) {
                     let Some(user) = hash_of(key) else { continue };
                     // No count: it went away, or is of another type.
@@ -279,6 +285,7 @@ impl Check<'_> {
             }
             Ok(())
         })?;
+        self.report_ttls(expiring)?;
         let end = self.newest_outcome()?;
         let mut after = begin;
         while after < end {
