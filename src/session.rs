@@ -92,6 +92,7 @@ pub struct Session {
     broken: AtomicBool,
     pulses: [AtomicU64; Thread::ALL.len()],
     replied_ms: AtomicU64,
+    worked: AtomicBool,
     readers_client_ids: [AtomicU64; 2],
 }
 
@@ -130,6 +131,7 @@ impl Session {
             broken: AtomicBool::new(false),
             pulses: Default::default(),
             replied_ms: AtomicU64::new(0),
+            worked: AtomicBool::new(false),
             readers_client_ids: Default::default(),
         }
     }
@@ -187,6 +189,16 @@ impl Session {
     /// Says that Redis has answered.
     pub fn note_reply(&self) {
         self.replied_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Says that something was decided, or found to have to wait.
+    pub fn note_work(&self) {
+        self.worked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether anything was decided, or found to have to wait; or there is nothing to decide.
+    pub fn is_productive(&self) -> bool {
+        self.worked.load(Ordering::Relaxed) || self.in_hand.count() == 0
     }
 
     /// When Redis last answered, as far as it was noted: every two seconds or so even where nothing

@@ -65,6 +65,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A session that lasted so long was a good one: an outage before it is over.
 const PROVEN: Duration = Duration::from_millis(500);
 
+/// So many sessions in a row may fail before anything is decided: one can be a link that fell silent.
+const TIMES_IN_VAIN: u32 = 3;
+
 /// How often the connection on which threads are ended says that it is alive.
 const PING_EVERY: Duration = Duration::from_secs(1);
 
@@ -125,6 +128,8 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         ready: false,
         answered: Instant::now(),
         outage: None,
+        reading: 0,
+        in_vain: None,
     };
     let end = supervisor.run();
     supervisor.notifier.stopping();
@@ -176,6 +181,10 @@ struct Supervisor {
     answered: Instant,
     /// Since when there is no good session, once that was told.
     outage: Option<Instant>,
+    /// How many readers read what is new in this session, having read what was pending.
+    reading: usize,
+    /// The sessions in a row in which nothing was decided: since when, and how many.
+    in_vain: Option<(Instant, u32)>,
 }
 
 impl Supervisor {
@@ -195,7 +204,9 @@ impl Supervisor {
                 pause = FIRST_PAUSE;
             }
             self.tell_outage(&error);
-            if self.wait(pause).is_err() {
+            let waited =
+                if self.is_in_vain() { self.let_lease_run_out() } else { self.wait(pause) };
+            if waited.is_err() {
                 return End::Stopped;
             }
             pause = (pause * 2).min(LAST_PAUSE);
@@ -258,6 +269,25 @@ impl Supervisor {
             Err(RecvTimeoutError::Timeout) => Ok(()),
             _ => Err(()),
         }
+    }
+
+    /// Whether sessions have failed for longer than a lease, and nothing was decided in any of them.
+    fn is_in_vain(&self) -> bool {
+        let lease = self.options.lease;
+        self.in_vain.is_some_and(|(since, times)| times >= TIMES_IN_VAIN && since.elapsed() > lease)
+    }
+
+    /// Leaves what is in hand to others: while it is taken again and again, a lease does not run out, and
+    /// nobody takes over.
+    fn let_lease_run_out(&mut self) -> Result<(), ()> {
+        warn!(target: LOG, "sessions fail before anything is decided: the lease is left to run out");
+        self.in_vain = None;
+        // Others look three times a lease.
+        let until = Instant::now() + 2 * self.options.lease;
+        while Instant::now() < until {
+            self.wait(LAST_PAUSE.min(until - Instant::now()))?;
+        }
+        Ok(())
     }
 
     /// Takes the lease. The first time, a lock that is held is watched for as long as it lasts: an
@@ -324,6 +354,8 @@ impl Supervisor {
         setup::check_types(&mut control, &self.keys, self.lease.lock())?;
         self.notifier.alive();
         let token = self.acquire(&mut control)?;
+        self.reading = 0;
+        self.in_vain.get_or_insert_with(|| (Instant::now(), 0)).1 += 1;
         let first = self.sessions == 0;
         let session = Session::new(
             self.keys.clone(),
@@ -359,6 +391,9 @@ impl Supervisor {
                 Err(error) => Err(error.into()),
             };
             self.answered = session.last_reply();
+            if self.is_productive(&session) {
+                self.in_vain = None;
+            }
             if let Err(Over::Trouble(error)) = &over
                 && error.remedy() == Remedy::Retry
             {
@@ -425,6 +460,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether what was pending was read, and what there is to decide is being decided.
+    fn is_productive(&self, session: &Session) -> bool {
+        self.reading == 2 && session.is_productive()
+    }
+
     /// Watches a session until it is over.
     fn oversee(
         &mut self,
@@ -435,7 +475,7 @@ impl Supervisor {
     ) -> Result<(), Over> {
         let begin = Instant::now();
         let tick = self.notifier.interval().map_or(PROVEN, |interval| interval.min(PROVEN));
-        let (mut reading, mut pinged) = (0, begin);
+        let mut pinged = begin;
         loop {
             select! {
                 recv(self.signals) -> _ => {
@@ -444,8 +484,8 @@ impl Supervisor {
                 }
                 recv(events) -> event => match event {
                     Ok(Report::Reading) => {
-                        reading += 1;
-                        if reading == 2 && !self.ready {
+                        self.reading += 1;
+                        if self.reading == 2 && !self.ready {
                             self.ready = true;
                             info!(target: LOG, "{} is ready: lending and shelving", self.options.name);
                             self.notifier.status("lending and shelving");
@@ -465,7 +505,8 @@ impl Supervisor {
                     Err(_) => return Err(Error::Fenced.into()),
                 },
                 default(tick) => {
-                    if begin.elapsed() >= PROVEN && let Some(since) = self.outage.take() {
+                    let is_good = begin.elapsed() >= PROVEN && self.is_productive(session);
+                    if is_good && let Some(since) = self.outage.take() {
                         let length = (begin - since).as_secs_f64();
                         info!(target: LOG, "working again after {length:.1} s");
                         self.notifier.status("lending and shelving");

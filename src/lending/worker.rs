@@ -363,6 +363,7 @@ impl<'a> Worker<'a> {
             other => {
                 let reply = other.map_err(Error::redis("work on events"))?;
                 self.session.note_reply();
+                self.session.note_work();
                 Ok(Some(reply))
             }
         }

@@ -413,3 +413,25 @@ fn a_lost_group_is_made_again_when_every_lease_is_one_that_was_taken_since() {
     let noticed = redis.everything().hash("lending_lost_groups");
     assert_eq!(noticed.keys().collect::<Vec<_>>(), ["other"], "each takes its own word back");
 }
+
+/// An instance whose every session failed took its lease again each time, a second later at most. Its event
+/// was decided by nobody, and refusals waited for that for ever.
+#[test]
+fn who_decides_nothing_session_after_session_leaves_its_events_to_others() {
+    let redis = Redis::new();
+    let proxy =
+        Proxy::new(&redis, |command| (command.kind == "decide").then_some(Fault::CutBefore));
+    let failing = proxy.spawn(&redis, &["--lease", "1", "failing"]);
+    let id = redis.request("user1", "geb");
+    let is_in_hand = || {
+        let groups = redis.everything().stream(REQUESTS).groups;
+        groups.values().any(|group| !group.pending.is_empty())
+    };
+    assert!(eventually(DEADLINE, is_in_hand), "{}", failing.log());
+    let _other = Daemon::start(&redis, &["--lease", "1", "other"]);
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted", "{}", failing.log());
+    let told = failing.log();
+    assert!(told.contains("the lease is left to run out"), "{told}");
+    assert!(!told.contains("working again"), "{told}");
+    assert!(told.lines().count() < 20, "{told}");
+}
