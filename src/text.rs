@@ -7,15 +7,15 @@ pub fn counted<N: Copy + Display + From<u8> + PartialEq>(number: N, what: &str) 
     format!("{number} {what}{}", if number == N::from(1) { "" } else { "s" })
 }
 
-/// Appends `text` with everything escaped that could forge a line or send codes to a terminal:
-/// control characters, and the marks that turn the direction of writing.
+/// Appends `text` with everything escaped that could forge a line, send codes to a terminal, or make
+/// it look like another: control characters, and those that are [not seen](is_unseen).
 pub fn push_escaped(line: &mut String, text: &str) {
     if text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
         line.push_str(text);
         return;
     }
     for c in text.chars() {
-        if c.is_control() || turns(c) {
+        if c.is_control() || is_unseen(c) {
             line.extend(c.escape_unicode());
         } else {
             line.push(c);
@@ -33,7 +33,7 @@ pub fn push_json_name(json: &mut String, name: &str) {
 }
 
 /// Appends `text` as a JSON string. Control characters are escaped, as RFC 8259 asks, and so is what
-/// turns the direction of writing: somebody may look at it on a terminal.
+/// is [not seen](is_unseen): somebody may look at it on a terminal.
 pub fn push_json_string(json: &mut String, text: &str) {
     json.push('"');
     for c in text.chars() {
@@ -43,8 +43,11 @@ pub fn push_json_string(json: &mut String, text: &str) {
             '\n' => json.push_str("\\n"),
             '\r' => json.push_str("\\r"),
             '\t' => json.push_str("\\t"),
-            c if c.is_control() || turns(c) => {
-                let _ = write!(json, "\\u{:04x}", c as u32);
+            c if c.is_control() || is_unseen(c) => {
+                // Two of them beyond U+FFFF.
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(json, "\\u{unit:04x}");
+                }
             }
             c => json.push(c),
         }
@@ -52,10 +55,20 @@ pub fn push_json_string(json: &mut String, text: &str) {
     json.push('"');
 }
 
-/// Whether a character turns the direction of writing, or breaks a line.
-fn turns(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}' | '\u{2029}'
-        | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Whether a character breaks a line, turns the direction of writing, or may not be seen at all: with
+/// it, two different books look alike.
+///
+/// From the Unicode Character Database, version 16.0: the line and paragraph separators, all of the
+/// category Cf (`UnicodeData.txt`), and what has the property `Default_Ignorable_Code_Point`
+/// (`DerivedCoreProperties.txt`). Words of Persian and of Indic scripts, and emoji, do have U+200C,
+/// U+200D or U+FE0F in them: these are hard to read then, but cannot be taken for others.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+        | '\u{890}' | '\u{891}' | '\u{8e2}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -73,6 +86,27 @@ mod tests {
         let mut line = String::new();
         push_escaped(&mut line, "a\nb\u{1b}[31m\u{202e}é");
         assert_eq!(line, "a\\u{a}b\\u{1b}[31m\\u{202e}é");
+    }
+
+    /// Two books that differ in a character without a width were printed alike.
+    #[test]
+    fn what_is_not_seen_is_escaped_and_what_is_seen_is_not() {
+        for (text, words, json) in [
+            ("ge\u{200b}b", "ge\\u{200b}b", r#""ge\u200bb""#),
+            ("\u{ad}\u{180e}\u{2060}\u{feff}", "\\u{ad}\\u{180e}\\u{2060}\\u{feff}", ""),
+            ("\u{200c}\u{200d}\u{fffb}", "\\u{200c}\\u{200d}\\u{fffb}", ""),
+            ("\u{e0041}", "\\u{e0041}", r#""\udb40\udc41""#),
+            ("\u{3164}\u{fe0f}", "\\u{3164}\\u{fe0f}", ""),
+            ("Märchen 童話 سلام 😀", "Märchen 童話 سلام 😀", r#""Märchen 童話 سلام 😀""#),
+        ] {
+            let mut line = String::new();
+            push_escaped(&mut line, text);
+            assert_eq!(line, words);
+            let mut string = String::new();
+            push_json_string(&mut string, text);
+            assert!(json.is_empty() || string == json, "{string}");
+            assert!(!string.chars().any(is_unseen), "{string}");
+        }
     }
 
     #[test]
