@@ -7,9 +7,28 @@ pub fn counted<N: Copy + Display + From<u8> + PartialEq>(number: N, what: &str) 
     format!("{number} {what}{}", if number == N::from(1) { "" } else { "s" })
 }
 
-/// Appends `text` with everything escaped that could forge a line, send codes to a terminal, or make
-/// it look like another: control characters, and those that are [not seen](is_unseen).
+/// Appends what somebody has sent or typed, with everything escaped that could forge a line, send codes
+/// to a terminal, or make it look like another: control characters, those that are not seen, and the
+/// backslash, so that what is printed tells what was escaped.
 pub fn push_escaped(line: &mut String, text: &str) {
+    for (n, part) in text.split('\\').enumerate() {
+        if n > 0 {
+            line.push_str("\\\\");
+        }
+        push_printable(line, part);
+    }
+}
+
+/// The same by itself.
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    push_escaped(&mut escaped, text);
+    escaped
+}
+
+/// Appends a message as it goes out, in which what others have sent is escaped already, and commands
+/// are to be typed as they stand: backslashes stay.
+pub fn push_printable(line: &mut String, text: &str) {
     if text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
         line.push_str(text);
         return;
@@ -33,7 +52,7 @@ pub fn push_json_name(json: &mut String, name: &str) {
 }
 
 /// Appends `text` as a JSON string. Control characters are escaped, as RFC 8259 asks, and so is what
-/// is [not seen](is_unseen): somebody may look at it on a terminal.
+/// is not seen: somebody may look at it on a terminal.
 pub fn push_json_string(json: &mut String, text: &str) {
     json.push('"');
     for c in text.chars() {
@@ -86,6 +105,17 @@ mod tests {
         let mut line = String::new();
         push_escaped(&mut line, "a\nb\u{1b}[31m\u{202e}é");
         assert_eq!(line, "a\\u{a}b\\u{1b}[31m\\u{202e}é");
+        line.clear();
+        push_printable(&mut line, "a\nb\u{1b}[31m 'it'\\''s'");
+        assert_eq!(line, "a\\u{a}b\\u{1b}[31m 'it'\\''s'");
+    }
+
+    /// A user of six characters, `a\xffb`, and one of three bytes were printed alike.
+    #[test]
+    fn what_was_sent_with_a_backslash_is_not_taken_for_what_was_escaped() {
+        let mut line = String::new();
+        push_escaped(&mut line, "a\\u{a}b\\\n\\");
+        assert_eq!(line, r"a\\u{a}b\\\u{a}\\");
     }
 
     /// Two books that differ in a character without a width were printed alike.

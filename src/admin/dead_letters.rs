@@ -89,13 +89,16 @@ impl Letter {
     fn shown(&self, run: &Run, whole: bool) -> String {
         let id = self.ids[0];
         if run.json {
-            let mut object = Object::new().text("id", id.to_string());
+            let mut object = Object::new().text("id", id.to_string()).text("time", rfc3339(id.ms));
             if self.ids.len() > 1 {
                 let ids = self.ids.iter().map(|id| format!("\"{id}\""));
                 object = object.raw("parts", &array(ids));
             }
             for (name, value) in FRONT.iter().zip(self.front.iter().flatten()) {
-                object = object.text(name, value);
+                object = match number(value) {
+                    Some(number) if *name == "deliveries" => object.number(name, number),
+                    _ => object.text(name, value),
+                };
             }
             let pair = |(field, value): &(Vec<u8>, Vec<u8>)| {
                 Object::new().text("name", field).text("value", value).end()
@@ -107,11 +110,15 @@ impl Letter {
             let stream = self.stream(run).map_or_else(|| shown(stream), |it| it.word().to_owned());
             let _ = write!(
                 line,
-                " {stream} {}: {}, deliveries: {};",
+                " {stream} {}: {}, deliveries: {}",
                 shown(event),
                 shown(cause),
                 shown(deliveries)
             );
+        }
+        // Of an event that has vanished there is no more to tell.
+        if self.front.is_some() && !self.fields.is_empty() {
+            line.push(';');
         }
         if self.ids.len() > 1 {
             let _ = write!(line, " {} letters;", self.ids.len());
@@ -126,6 +133,12 @@ impl Letter {
         }
         line + "\n"
     }
+}
+
+/// A number, if it is written as this program would write it.
+fn number(text: &[u8]) -> Option<u64> {
+    let number: u64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == text).then_some(number)
 }
 
 fn cut(bytes: &[u8], whole: bool) -> String {

@@ -1,7 +1,6 @@
 //! How a run of `library-admin` ends: its exit statuses, and the words that tell a person what
 //! went wrong and what to do about it.
 
-use super::show::shown;
 use crate::connect::Target;
 use crate::error::Error;
 
@@ -53,5 +52,5 @@ pub fn redis_failed(error: &Error, target: &Target) -> String {
         _ if error.code() == Some("WRONGTYPE") => " (library-admin check says which key it is)",
         _ => target.advice(error),
     };
-    shown(format!("Redis at {target}: {error}{hint}").as_bytes())
+    format!("Redis at {target}: {error}{hint}")
 }

@@ -1,11 +1,12 @@
 //! What is printed, and where it goes: lines for people on which nothing that a client sent can
 //! pass for something else, JSON objects for programs.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use super::failure::{Failure, OUTPUT};
-use crate::text::{push_escaped, push_json_name, push_json_string};
+use crate::text::{push_escaped, push_json_name, push_json_string, push_printable};
 
 /// Writes to stdout.
 ///
@@ -21,12 +22,17 @@ pub fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
-/// Writes one line to stderr. If nobody can read even that, nothing is left to be done.
+/// Writes one line to stderr, whatever is in it: what was typed and words of a server are in messages
+/// too. If nobody can read even that, nothing is left to be done.
 pub fn say(line: &str) {
-    let _ = io::stderr().lock().write_all(format!("library-admin: {line}\n").as_bytes());
+    let mut said = String::from("library-admin: ");
+    push_printable(&mut said, line);
+    said.push('\n');
+    let _ = io::stderr().lock().write_all(said.as_bytes());
 }
 
-/// What a client sent, fit for a line: what is no plain text is escaped.
+/// What a client sent, fit for a line: what is no plain text is escaped, and so are backslashes, so
+/// that no two texts are shown alike.
 pub fn shown(bytes: &[u8]) -> String {
     let mut line = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -49,10 +55,21 @@ impl Object {
         Self(String::from("{"))
     }
 
-    /// Adds a text. Bytes that are not UTF-8 are replaced: JSON has no place for them.
+    /// Adds a text. JSON has no place for bytes that are not UTF-8: they are replaced, and the whole
+    /// follows in hexadecimal, under the name with `_hex` behind it.
     pub fn text(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        let text = String::from_utf8_lossy(value);
         push_json_name(&mut self.0, name);
-        push_json_string(&mut self.0, &String::from_utf8_lossy(value.as_ref()));
+        push_json_string(&mut self.0, &text);
+        if matches!(text, Cow::Owned(_)) {
+            push_json_name(&mut self.0, &format!("{name}_hex"));
+            self.0.push('"');
+            for byte in value {
+                let _ = write!(self.0, "{byte:02x}");
+            }
+            self.0.push('"');
+        }
         self
     }
 
@@ -122,6 +139,20 @@ mod tests {
     fn what_a_client_sent_stays_on_its_line() {
         assert_eq!(shown(b"a\nb\xff\xc3\xa9\x1b"), "a\\u{a}b\\xff\u{e9}\\u{1b}");
         let json = Object::new().text("a", b"\n\xff").number("n", 3).raw("l", "[]").end();
-        assert_eq!(json, "{\"a\":\"\\n\u{fffd}\",\"n\":3,\"l\":[]}");
+        assert_eq!(json, "{\"a\":\"\\n\u{fffd}\",\"a_hex\":\"0aff\",\"n\":3,\"l\":[]}");
+    }
+
+    /// In words `a\xffb` could be three bytes or six, and in JSON nobody could tell 0xFF from 0xFE.
+    #[test]
+    fn no_two_texts_are_shown_alike() {
+        for (text, words, json) in [
+            (&b"a\xffb"[..], r"a\xffb", "{\"a\":\"a\u{fffd}b\",\"a_hex\":\"61ff62\"}"),
+            (b"a\xfeb", r"a\xfeb", "{\"a\":\"a\u{fffd}b\",\"a_hex\":\"61fe62\"}"),
+            (br"a\xffb", r"a\\xffb", r#"{"a":"a\\xffb"}"#),
+            ("\u{fffd}".as_bytes(), "\u{fffd}", "{\"a\":\"\u{fffd}\"}"),
+        ] {
+            assert_eq!(shown(text), words);
+            assert_eq!(Object::new().text("a", text).end(), json);
+        }
     }
 }

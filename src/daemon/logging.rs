@@ -21,7 +21,7 @@ use simple_logger::SimpleLogger;
 use super::options::LogOutcomes;
 use crate::clock::rfc3339;
 use crate::event::EventKey;
-use crate::text::push_escaped;
+use crate::text::{push_escaped, push_printable};
 
 /// Sets up `log` for this process.
 pub fn start(level: LevelFilter) {
@@ -132,7 +132,7 @@ impl OutcomeLog {
             self.push_head(Level::Warn);
             // Writing to a string cannot fail.
             let _ = write!(self.lines, "WARN  [{}] ", crate::lending::LOG);
-            push_escaped(&mut self.lines, warning);
+            push_printable(&mut self.lines, warning);
             self.lines.push('\n');
         }
     }

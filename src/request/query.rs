@@ -25,7 +25,7 @@ use crate::link::{AskAgain, Connection, ask};
 use crate::outcome::{BOOK_LISTS, Outcome};
 use crate::script;
 use crate::stream::{self, number};
-use crate::text::{push_escaped, push_json_string};
+use crate::text::{escaped, push_escaped, push_json_string, push_printable};
 
 /// How many entries one command reads: a few milliseconds of the server's time.
 const STEP: usize = 1_000;
@@ -507,8 +507,9 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
         // An event may have been decided between our reading of one and the other.
         let perhaps = if counted.is_some() { "it changes right now, or " } else { "" };
         say(&format!(
-            "the count of {} is {count}: {perhaps}{} tells why",
-            user.as_str(),
+            "the count of {} is {}: {perhaps}{} tells why",
+            escaped(user.as_str()),
+            escaped(&count),
             run.command("library-admin check", &[])
         ));
     }
@@ -587,7 +588,7 @@ pub fn whereabouts(run: &Run, book: &BookId, show_user: bool) -> Result<u8, Fail
         push_escaped(&mut line, book.as_str());
         let _ = write!(line, ": {words}");
         if place == Place::Unknown {
-            push_escaped(&mut line, &format!(" ({})", run.command("library-admin check", &[])));
+            push_printable(&mut line, &format!(" ({})", run.command("library-admin check", &[])));
         }
         if let Some(user) = holder {
             line.push_str(" to ");

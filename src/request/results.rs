@@ -1,5 +1,6 @@
 //! The results of a batch: one for every line, as CSV or as JSON lines.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -8,7 +9,7 @@ use super::private_file::PrivateFile;
 use super::progress;
 use crate::event::EventKey;
 use crate::outcome::{BOOK_LISTS, Outcome};
-use crate::text::{push_escaped, push_json_string};
+use crate::text::{escaped, push_json_string};
 
 /// What became of one line.
 #[derive(Debug)]
@@ -168,19 +169,16 @@ impl Results {
 /// somebody wants to forge a line or to send codes to a terminal.
 fn push_csv(record: &mut String, value: &str) {
     record.push(',');
-    let mut escaped = String::new();
-    let value = if value.contains(char::is_control) {
-        push_escaped(&mut escaped, value);
-        &escaped
-    } else {
-        value
+    let value = match value.contains(char::is_control) {
+        true => Cow::Owned(escaped(value)),
+        false => Cow::Borrowed(value),
     };
     if value.contains([',', '"']) {
         record.push('"');
         record.push_str(&value.replace('"', "\"\""));
         record.push('"');
     } else {
-        record.push_str(value);
+        record.push_str(&value);
     }
 }
 

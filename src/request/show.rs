@@ -7,7 +7,7 @@ use super::failure::{DONE, Failure, OUTPUT, REFUSED};
 use super::progress;
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{Outcome, Verdict};
-use crate::text::push_escaped;
+use crate::text::{push_escaped, push_printable};
 
 /// How answers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ pub fn print(text: &str) -> Result<bool, Failure> {
 /// messages too. If nobody can read even that, nothing is left to be done.
 pub fn say(line: &str) {
     let mut said = String::from("library-req: ");
-    push_escaped(&mut said, line);
+    push_printable(&mut said, line);
     said.push('\n');
     progress::clear();
     let _ = io::stderr().lock().write_all(said.as_bytes());

@@ -284,6 +284,56 @@ fn a_dropped_letter_is_printed_whole_and_gone() {
     admin(&redis, &["dead-letters", "drop", &dropped]).exits(1);
 }
 
+/// Two letters whose users differ were the same in JSON, where both bytes became one sign, and `drop`
+/// removed for good what it had shown so; in words the second could not be told from the third.
+#[test]
+fn letters_that_differ_are_shown_differently_in_words_and_in_json() {
+    let redis = Redis::new();
+    let letter = |user: &[u8], deliveries: &[u8]| {
+        let fields: [(&str, &[u8]); 5] = [
+            ("stream", REQUESTS.as_bytes()),
+            ("event_id", b"1-0"),
+            ("cause", b"user_id_not_utf8"),
+            ("deliveries", deliveries),
+            ("user_id", user),
+        ];
+        redis.add(DEAD_LETTERS, "*", &fields)
+    };
+    let letters = [letter(b"a\xfeb", b"3"), letter(b"a\xffb", b"many"), letter(br"a\xffb", b"03")];
+    let list = admin(&redis, &["dead-letters", "list"]).exits(0).stdout;
+    let words = [r"3; user_id=a\xfeb", r"many; user_id=a\xffb", r"03; user_id=a\\xffb"];
+    assert_eq!(list.lines().count(), words.len(), "{list}");
+    for (line, words) in list.lines().zip(words) {
+        assert!(line.ends_with(&format!(" deliveries: {words}")), "{line}");
+    }
+    for ((id, line), (deliveries, value)) in letters.iter().zip(list.lines()).zip([
+        ("3", r#""value":"a�b","value_hex":"61fe62"}"#),
+        (r#""many""#, r#""value":"a�b","value_hex":"61ff62"}"#),
+        (r#""03""#, r#""value":"a\\xffb"}"#),
+    ]) {
+        let time = line.split(' ').nth(1).unwrap();
+        let json = format!(
+            r#"{{"id":"{id}","time":"{time}","stream":"{REQUESTS}","event_id":"1-0","cause":"user_id_not_utf8","deliveries":{deliveries},"fields":[{{"name":"user_id",{value}]}}"#
+        );
+        let run = admin(&redis, &["dead-letters", "drop", id, "--json"]).exits(0);
+        assert_eq!(run.stdout, json + "\n");
+    }
+}
+
+#[test]
+fn a_letter_without_fields_ends_without_a_semicolon() {
+    let redis = Redis::new();
+    let vanished: [(&str, &[u8]); 4] = [
+        ("stream", REQUESTS.as_bytes()),
+        ("event_id", b"1-0"),
+        ("cause", b"vanished"),
+        ("deliveries", b"1"),
+    ];
+    redis.add(DEAD_LETTERS, "*", &vanished);
+    let said = admin(&redis, &["dead-letters", "list"]).exits(0).stdout;
+    assert!(said.ends_with(" requests 1-0: vanished, deliveries: 1\n"), "{said}");
+}
+
 #[test]
 fn nothing_is_put_back_into_a_key_that_is_no_stream_of_the_library() {
     let redis = Redis::new();

@@ -140,12 +140,14 @@ fn where_tells_the_place_of_a_book_and_only_when_asked_who_has_it() {
     req(&redis, &["where", "lent", "--json"]).is(0, json, "");
 }
 
-/// The second book has a character in it that has no width: both were printed alike.
+/// The second book has a character in it that has no width, and the third its escape, spelt out: the
+/// first two were printed alike, and so would be the last two.
 #[test]
 fn two_books_that_differ_are_never_printed_alike() {
     let redis = Redis::new();
     req(&redis, &["where", "geb"]).is(0, "geb: on its shelf\n", "");
     req(&redis, &["where", "ge\u{200b}b"]).is(0, "ge\\u{200b}b: on its shelf\n", "");
+    req(&redis, &["where", r"ge\u{200b}b"]).is(0, "ge\\\\u{200b}b: on its shelf\n", "");
     let json = "{\"book_id\":\"ge\\u200bb\",\"where\":\"shelf\"}\n";
     req(&redis, &["where", "ge\u{200b}b", "--json"]).is(0, json, "");
 }
