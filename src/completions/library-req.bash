@@ -45,7 +45,7 @@ _library_req() {
         options='--timeout --no-wait --partial --results --rejected --batch-id --remember'
         options+=' --json -q --quiet'
         ;;
-    outcome) options='--json -q --quiet' ;;
+    outcome) options='--show-user --json -q --quiet' ;;
     loans) options='--json' ;;
     where) options='--show-user --json' ;;
     history) options='--user --book --since --last --show-user --json' ;;

@@ -25,7 +25,7 @@ complete -c library-req -n '__fish_seen_subcommand_from history watch' -l user -
 complete -c library-req -n '__fish_seen_subcommand_from history watch' -l book -x -d 'Only what concerns this book'
 complete -c library-req -n '__fish_seen_subcommand_from history' -l since -x -a '90m 12h 7d' -d 'Only from then on'
 complete -c library-req -n '__fish_seen_subcommand_from history' -l last -x -d 'Only the last N'
-complete -c library-req -n '__fish_seen_subcommand_from where history watch' -l show-user -d 'Tell who has or had a book'
+complete -c library-req -n '__fish_seen_subcommand_from outcome where history watch' -l show-user -d 'Tell who has or had a book'
 complete -c library-req -n "__fish_seen_subcommand_from $commands" -l json -d 'Print JSON, one object a line'
 complete -c library-req -n '__fish_seen_subcommand_from request return batch outcome' -s q -l quiet -d 'Print nothing'
 

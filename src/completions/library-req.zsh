@@ -62,7 +62,7 @@ _library-req() {
                 '--batch-id=[name the batch]:id' \
                 '--remember=[for how long it is known]:time' '1:file:_files'
             ;;
-        outcome) _arguments -S : $common $json $quiet '1:event' ;;
+        outcome) _arguments -S : $common $json $quiet $show '1:event' ;;
         loans) _arguments -S : $common $json '1:user' ;;
         where) _arguments -S : $common $json $show '1:book' ;;
         history)

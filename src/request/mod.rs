@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
         Task::Run(run) => match &run.job {
             Job::Send(order) => send(&run, order),
             Job::Batch(order) => batch::run(&run, order),
-            Job::Outcome(events) => query::outcome(&run, events),
+            Job::Outcome { events, show_user } => query::outcome(&run, events, *show_user),
             Job::Loans(user) => query::loans(&run, user),
             Job::Where { book, show_user } => query::whereabouts(&run, book, *show_user),
             Job::History { filter, since, last } => query::history(&run, filter, *since, *last),

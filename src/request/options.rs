@@ -62,7 +62,7 @@ pub const COMMANDS: [Command; 8] = [
         name: "outcome",
         arguments: "EVENT_ID",
         about: "tell what became of request:ID or return:ID",
-        options: &["json", "quiet"],
+        options: &["show-user", "json", "quiet"],
     },
     Command {
         name: "loans",
@@ -196,8 +196,13 @@ pub enum Job {
     Send(Send),
     /// `batch`.
     Batch(Batch),
-    /// `outcome`: the events that may be meant; a bare id can be that of a request and of a return.
-    Outcome(Vec<EventKey>),
+    /// `outcome`.
+    Outcome {
+        /// The events that may be meant; a bare id can be that of a request and of a return.
+        events: Vec<EventKey>,
+        /// Whether to tell whose it is.
+        show_user: bool,
+    },
     /// `loans`.
     Loans(UserId),
     /// `where`.
@@ -408,7 +413,10 @@ impl Typed {
         let words = &self.positionals[1..];
         Ok(match command {
             "batch" => Job::Batch(self.batch(at_most_one(words)?)?),
-            "outcome" => Job::Outcome(event_ids(exactly_one(words, "the event's id")?)?),
+            "outcome" => {
+                let events = event_ids(exactly_one(words, "the event's id")?)?;
+                Job::Outcome { events, show_user: self.has("show-user") }
+            }
             "loans" => {
                 let user = exactly_one(words, "the user")?;
                 Job::Loans(check("user id", user, UserId::from_bytes(user.as_bytes()))?)

@@ -49,10 +49,13 @@ fn connect(run: &Run) -> Result<Connection, Failure> {
 }
 
 /// `outcome EVENT_ID`: from its own answer, else from the stream of outcomes.
-pub fn outcome(run: &Run, events: &[EventKey]) -> Result<u8, Failure> {
+pub fn outcome(run: &Run, events: &[EventKey], show_user: bool) -> Result<u8, Failure> {
     let mut connection = connect(run)?;
     let connection = &mut connection;
-    let tell = |outcome: Outcome| {
+    let tell = |mut outcome: Outcome| {
+        if !show_user {
+            show::hide_user(&mut outcome, run.form);
+        }
         print_outcome(&outcome, run.form)?;
         Ok(show::status(&outcome))
     };
@@ -71,10 +74,13 @@ pub fn outcome(run: &Run, events: &[EventKey]) -> Result<u8, Failure> {
     if let Some(outcome) = find(run, connection, events, false).map_err(failed(run))? {
         return tell(outcome);
     }
-    let id = events.first().map(|event| event.id.to_string()).unwrap_or_default();
+    let event = match events {
+        [event] => format!("{} {}", event.action, event.id),
+        _ => events.first().map(|event| format!("event {}", event.id)).unwrap_or_default(),
+    };
     Err(Failure {
         message: format!(
-            "nothing is known about event {id}: there was none, or its outcome is not kept any more"
+            "nothing is known about {event}: there was none, or its outcome is not kept any more"
         ),
         status: REFUSED,
     })
@@ -194,18 +200,15 @@ impl Filter {
     /// The line about an outcome.
     fn line(&self, form: Form, id: EventId, mut outcome: Outcome, colours: bool) -> String {
         let time = rfc3339(id.ms);
+        if !self.show_user {
+            show::hide_user(&mut outcome, form);
+        }
         if form == Form::Json {
-            if !self.show_user {
-                outcome.user_id.clear();
-            }
             let mut line = String::from("{\"time\":");
             push_json_string(&mut line, &time);
             line.push(',');
             line.push_str(&outcome.to_json()[1..]);
             return line + "\n";
-        }
-        if !self.show_user {
-            outcome.user_id = "a user".into();
         }
         let mut line = time + " ";
         push_escaped(&mut line, &outcome.action);

@@ -9,6 +9,9 @@ use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{Outcome, Verdict};
 use crate::text::{push_escaped, push_printable};
 
+/// The cause of a denial that has a line of its own.
+const TOO_MANY_BOOKS: &str = "too_many_books";
+
 /// How answers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -27,6 +30,15 @@ pub fn status(outcome: &Outcome) -> u8 {
         // Nobody has the books any more: what was wanted is so.
         Verdict::Unchanged if outcome.list("lent_to_another").is_empty() => DONE,
         Verdict::Unchanged | Verdict::Denied | Verdict::Rejected => REFUSED,
+    }
+}
+
+/// Takes the user out of an outcome: who has a book is told only where that is asked for.
+pub fn hide_user(outcome: &mut Outcome, form: Form) {
+    if form == Form::Json {
+        outcome.user_id.clear();
+    } else if !outcome.user_id.is_empty() {
+        outcome.user_id = "a user".into();
     }
 }
 
@@ -55,8 +67,12 @@ pub fn words(outcome: &Outcome, colours: bool) -> String {
             line.push_str(reason);
         }
     }
-    if let (Some(in_hand), true) = (outcome.in_hand, outcome.cause.is_none()) {
-        let _ = write!(line, " ({in_hand} in hand)");
+    match outcome.in_hand {
+        // Where there were too many, it is told already.
+        Some(in_hand) if outcome.cause.as_deref() != Some(TOO_MANY_BOOKS) => {
+            let _ = write!(line, " ({in_hand} in hand)");
+        }
+        _ => {}
     }
     line
 }
@@ -67,7 +83,7 @@ fn push_head(line: &mut String, outcome: &Outcome) {
         (Verdict::Accepted, _) => ("lent to ", "book_ids", ": "),
         (Verdict::Returned, _) => ("taken back from ", "book_ids", ": "),
         (Verdict::Unchanged, _) => ("nothing to take back from ", "", ""),
-        (Verdict::Denied, Some("too_many_books")) => {
+        (Verdict::Denied, Some(TOO_MANY_BOOKS)) => {
             let more = outcome.list("put_back").len();
             let in_hand = outcome.in_hand.unwrap_or_default();
             push_escaped(line, &outcome.user_id);
@@ -79,7 +95,13 @@ fn push_head(line: &mut String, outcome: &Outcome) {
         }
         (Verdict::Denied, _) => ("nothing was lent to ", "", ""),
         (Verdict::Rejected, cause) => {
-            line.push_str("rejected: ");
+            line.push_str("rejected");
+            // An event may have none.
+            if !outcome.user_id.is_empty() {
+                line.push_str(", for ");
+                push_escaped(line, &outcome.user_id);
+            }
+            line.push_str(": ");
             push_escaped(line, &cause.unwrap_or("no cause given").replace('_', " "));
             line.push_str("; the event is kept in the dead letters");
             return;
@@ -182,7 +204,7 @@ mod tests {
                     ("lent_to_another", "geb"),
                     ("in_hand", "0"),
                 ],
-                "nothing was lent to u; geb: lent to someone else",
+                "nothing was lent to u; geb: lent to someone else (0 in hand)",
                 REFUSED,
             ),
             (
@@ -219,7 +241,17 @@ mod tests {
             ),
             (
                 &[("action", "request"), ("outcome", "rejected"), ("cause", "book_id_empty")],
-                "rejected: book id empty; the event is kept in the dead letters",
+                "rejected, for u: book id empty; the event is kept in the dead letters",
+                REFUSED,
+            ),
+            (
+                &[
+                    ("user_id", ""),
+                    ("action", "request"),
+                    ("outcome", "rejected"),
+                    ("cause", "user_id_missing"),
+                ],
+                "rejected: user id missing; the event is kept in the dead letters",
                 REFUSED,
             ),
         ] {

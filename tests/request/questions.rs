@@ -10,10 +10,47 @@ fn an_outcome_is_found_in_the_stream_too_and_an_unknown_event_is_said_to_be_unkn
     let redis = Redis::new();
     let mut db = redis.connect().unwrap();
     record(&mut db, "5000-0", "return:4000-0", "u", &["outcome", "returned", "book_ids", "geb"]);
-    req(&redis, &["outcome", "4000-0"]).is(0, "taken back from u: geb\n", "");
-    let ended = req(&redis, &["outcome", "request:4000-0"]);
-    assert_eq!(ended.status(), Some(1), "{ended}");
-    assert!(ended.stderr.contains("nothing is known about event"), "{ended}");
+    req(&redis, &["outcome", "4000-0"]).is(0, "taken back from a user: geb\n", "");
+    for (asked, named) in
+        [("request:4000-0", "request 4000-0"), ("return:1-1", "return 1-1"), ("1-1", "event 1-1")]
+    {
+        let why = "there was none, or its outcome is not kept any more";
+        let told = format!("library-req: nothing is known about {named}: {why}\n");
+        req(&redis, &["outcome", asked]).is(1, "", &told);
+    }
+}
+
+/// `outcome` named the user to everybody, which `history` does not.
+#[test]
+fn an_outcome_names_its_user_only_when_asked_who_it_was() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let fields = ["outcome", "denied", "cause", "too_many_books", "put_back", "geb"];
+    record(
+        &mut db,
+        "5000-0",
+        "request:4000-0",
+        "jorge",
+        &[&fields[..], &["in_hand", "5"]].concat(),
+    );
+    // By its answer too, not only by the stream of outcomes.
+    answer(&mut db, "return:4001-0", &["user_id", "jorge", "outcome", "returned"]);
+    let json = |event: &str, user: &str, fields: &str| {
+        let (action, id) = event.split_once(':').unwrap();
+        format!("{{\"event_id\":\"{id}\",\"action\":\"{action}\",{user}\"outcome\":{fields}}}\n")
+    };
+    let denied = r#""denied","cause":"too_many_books","put_back":["geb"],"in_hand":5"#;
+    for (event, status, words, fields) in [
+        ("request:4000-0", 1, "USER has 5 of 5, this asks for 1 more: nothing was lent\n", denied),
+        ("return:4001-0", 0, "taken back from USER: \n", "\"returned\""),
+    ] {
+        let ask = |options: &[&str]| req(&redis, &[&["outcome", event], options].concat());
+        ask(&[]).is(status, &words.replace("USER", "a user"), "");
+        ask(&["--json"]).is(status, &json(event, "", fields), "");
+        ask(&["--show-user"]).is(status, &words.replace("USER", "jorge"), "");
+        let shown = json(event, "\"user_id\":\"jorge\",", fields);
+        ask(&["--show-user", "--json"]).is(status, &shown, "");
+    }
 }
 
 /// The event of a batch or a request has the sequence number 1000000 and the outcome of the same
@@ -26,8 +63,9 @@ fn an_outcome_is_found_that_has_a_smaller_id_than_its_event() {
     let fields = ["outcome", "returned", "book_ids", "geb"];
     record(&mut db, "3000-0", "return:9000-0", "ahead", &fields);
     record(&mut db, "5000-0", "return:5000-1000000", "quick", &fields);
-    req(&redis, &["outcome", "5000-1000000"]).is(0, "taken back from quick: geb\n", "");
-    req(&redis, &["outcome", "9000-0"]).is(0, "taken back from ahead: geb\n", "");
+    let ask = |id| req(&redis, &["outcome", id, "--show-user"]);
+    ask("5000-1000000").is(0, "taken back from quick: geb\n", "");
+    ask("9000-0").is(0, "taken back from ahead: geb\n", "");
 }
 
 /// With `--keep-events` a decided event stays in its stream: it was "still queued" for ever, once its
@@ -190,6 +228,22 @@ fn history_tells_the_latest_outcomes_and_how_far_back_it_reaches() {
     );
     assert_eq!(req(&redis, &["history", "--since", "1970-01-01"]).stdout.lines().count(), 2_500);
     assert_eq!(req(&redis, &["history", "--book", "b7"]).stdout.lines().count(), 1);
+}
+
+/// Lines about rejected events left their user out, also where he was asked for.
+#[test]
+fn history_tells_whose_event_was_rejected() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let fields = ["outcome", "rejected", "cause", "no_book_ids"];
+    record(&mut db, "5000-0", "request:1-0", "jorge", &fields);
+    for (options, user) in [(&["--show-user"][..], "jorge"), (&[], "a user")] {
+        let told = format!(
+            "1970-01-01T00:00:05.000Z request 1-0: rejected, for {user}: no book ids; the event is \
+             kept in the dead letters\n"
+        );
+        assert_eq!(req(&redis, &[&["history"], options].concat()).stdout, told);
+    }
 }
 
 #[test]

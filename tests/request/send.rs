@@ -97,7 +97,7 @@ fn a_refusal_is_told_by_the_exit_status() {
         (
             &["outcome", "rejected", "cause", "wrong_type"],
             1,
-            "rejected: wrong type; the event is kept in the dead letters\n",
+            "rejected, for user1: wrong type; the event is kept in the dead letters\n",
         ),
     ] {
         let _: () = db.del(RETURNS).unwrap();
@@ -291,6 +291,6 @@ fn ctrl_c_while_waiting_says_that_the_event_stays_queued() {
     assert_eq!(still.status(), Some(3), "{still}");
     assert!(still.stderr.contains("still queued"), "{still}");
     answer_all(&mut db);
-    req(&redis, &["outcome", &event]).is(0, "lent to u: geb\n", "");
-    req(&redis, &["outcome", &id]).is(0, "lent to u: geb\n", "");
+    req(&redis, &["outcome", &event]).is(0, "lent to a user: geb\n", "");
+    req(&redis, &["outcome", &id]).is(0, "lent to a user: geb\n", "");
 }

@@ -24,7 +24,7 @@ fn a_terminal_gets_colours_unless_it_is_told_not_to() {
     let mut db = redis.connect().unwrap();
     record(&mut db, "5000-0", "return:4000-0", "u", &["outcome", "returned", "book_ids", "geb"]);
     let coloured = on_a_terminal(&redis, "outcome 4000-0", &[]);
-    assert!(coloured.contains("\u{1b}[32mtaken back from u: geb\u{1b}[0m"), "{coloured:?}");
+    assert!(coloured.contains("\u{1b}[32mtaken back from a user: geb\u{1b}[0m"), "{coloured:?}");
     for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
         let plain = on_a_terminal(&redis, "outcome 4000-0", &[variable]);
         assert!(plain.contains("taken back") && !plain.contains('\u{1b}'), "{plain:?}");
