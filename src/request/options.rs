@@ -118,7 +118,7 @@ pub const OPTIONS: [OptionSpec; 17] = [
     valued("id", "ID", "name it: sent again, it is queued once"),
     valued("remember", "TIME", "for how long it is known: 90m, 12h, 30d [default: 1d]"),
     flag("partial", "send the good lines of a file that has bad ones"),
-    valued("results", "FILE", "write the results there; JSON if it ends with .jsonl"),
+    valued("results", "FILE", "write them there; as JSON if it ends with .json[l]"),
     valued("rejected", "FILE", "write bad lines there [default: FILE.rejected]"),
     valued("batch-id", "ID", "name the batch [default: made from its content]"),
     valued("user", "USER", "only what concerns this user"),
@@ -462,8 +462,8 @@ impl Typed {
             timeout: self.timeout()?,
             wait: !self.has("no-wait"),
             partial: self.has("partial"),
-            results: self.file("results")?,
-            rejected: self.file("rejected")?,
+            results: self.file("results")?.filter(|path| path.as_os_str() != "-"),
+            rejected: self.rejected()?,
             id: self.id("batch-id", SubmissionId::from_bytes)?,
             remember: self.remember()?,
         })
@@ -476,6 +476,16 @@ impl Typed {
                 Err(wants(&format!("--{name}"), "the name of a file", raw))
             }
             raw => Ok(raw.map(PathBuf::from)),
+        }
+    }
+
+    /// Where bad lines go. `-` is stdout everywhere, which is for results: they would be mixed.
+    fn rejected(&self) -> Result<Option<PathBuf>, Usage> {
+        match self.file("rejected")? {
+            Some(path) if path.as_os_str() == "-" => {
+                Err(wants("--rejected", "the name of a file", path.as_os_str()))
+            }
+            path => Ok(path),
         }
     }
 

@@ -93,6 +93,27 @@ fn bad_lines_by_the_hundred_thousand_take_no_memory() {
     assert_eq!(results.lines().count(), LINES + 2);
 }
 
+/// It made a file of that name, where everybody else takes it for standard output.
+#[test]
+fn a_dash_is_standard_output_for_results_and_no_place_for_bad_lines() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let input = b"request u geb\nnonsense\n";
+    for options in [&["--results", "-"][..], &[]] {
+        let args = [&["batch", "--partial", "--timeout", "0"], options].concat();
+        let ended = req_fed(&redis, &args, input);
+        assert_eq!(ended.status(), Some(3), "{ended}");
+        assert!(ended.stdout.starts_with("line,action,"), "{ended}");
+        assert_eq!(ended.stdout.lines().count(), 3, "{ended}");
+    }
+    let ended = req_fed(&redis, &["batch", "--partial", "--rejected", "-"], input);
+    assert_eq!((ended.status(), &*ended.stdout), (Some(2), ""), "{ended}");
+    let fault = "library-req: --rejected wants the name of a file, not \"-\"\n";
+    assert!(ended.stderr.starts_with(fault), "{ended}");
+    assert_eq!(entries(&mut db, REQUESTS).len(), 1, "it is the same batch");
+    assert!(!redis.directory().join("-").exists());
+}
+
 #[test]
 fn results_that_cannot_be_written_say_what_was_sent() {
     let redis = Redis::new();
