@@ -31,6 +31,12 @@ check() {
 collect() {
     day=returns-$(date +%F)
     taken=$RETURNS.taken
+    # Not the same as one that is empty: a name mistyped, or a disk not mounted, would collect nothing for
+    # ever.
+    spool=$(dirname -- "$RETURNS")
+    if ! [ -d "$spool" ]; then
+        look "$spool, where returns are to be left, is no directory: nothing is collected until it is one"
+    fi
     # First within its directory, at one stroke: to another file system mv copies, and half a copy here
     # could not be told from a whole one if a new file were there.
     if is_there "$RETURNS" && ! is_there "$taken" && ! is_there incoming && ! [ -e "$day" ]; then

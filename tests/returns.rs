@@ -242,6 +242,24 @@ fn what_was_interrupted_while_it_was_collected_is_collected_later_and_whole() {
     assert_eq!(machine.night("2026-11-28", "0").1, format!("returns-2026-11-28: {RETURN}"));
 }
 
+/// With a name mistyped, or a disk not mounted, the unit ended well every night, and there was nothing to
+/// hand in, for ever. An empty spool is another thing.
+#[test]
+fn a_spool_that_is_not_there_is_told() {
+    let machine = Machine::new();
+    assert_eq!(machine.night("2026-11-26", "0"), (0, String::new()));
+    fs::remove_dir(machine.path("spool")).unwrap();
+    for _ in 0..2 {
+        let collected = machine.script("2026-11-27", &["collect"]);
+        assert_eq!(collected.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&collected.stderr);
+        assert!(said.contains("/spool, where returns are to be left, is no directory"), "{said}");
+        // Nor if a file is there.
+        machine.put("spool", "");
+    }
+    assert_eq!(machine.state(), [""; 0]);
+}
+
 /// The step is done as root, and others may write to the spool.
 #[test]
 fn only_a_file_of_its_own_is_taken() {
