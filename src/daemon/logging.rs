@@ -56,7 +56,10 @@ impl Log for Logger {
         let mut line = String::new();
         self.head.push_to(&mut line, record.level(), &now());
         // Writing to a string cannot fail.
-        let _ = writeln!(line, "{:<5} [{}] {}", record.level(), record.target(), record.args());
+        let _ = write!(line, "{:<5} [{}] ", record.level(), record.target());
+        // Whatever is in it: an address, words of a server.
+        push_printable(&mut line, &record.args().to_string());
+        line.push('\n');
         say(&line);
     }
 

@@ -17,6 +17,7 @@ use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Args, Usage};
+use crate::text::push_printable;
 use options::Command;
 
 /// How what is neither lending nor shelving is called in the log.
@@ -55,7 +56,9 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn complain(usage: &Usage) -> ExitCode {
-    logging::say(&format!("libraryd: {usage}\n{}\n", options::USAGE));
+fn complain(Usage(fault): &Usage) -> ExitCode {
+    let mut said = String::from("libraryd: ");
+    push_printable(&mut said, fault);
+    logging::say(&format!("{said}\n{}\n", options::USAGE));
     ExitCode::from(EXIT_USAGE)
 }

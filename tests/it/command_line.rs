@@ -33,6 +33,28 @@ fn a_wrong_command_line_is_told_in_one_line_and_the_usage_in_another() {
     assert!(redis.everything().0.is_empty(), "a wrong command line touches nothing");
 }
 
+/// What was typed went to the terminal as it was, and into the log.
+#[test]
+fn what_is_typed_sends_no_codes_to_a_terminal_nor_into_the_log() {
+    let redis = Redis::new();
+    let address = "\u{1b}[31m/x\nforged";
+    for (run, told) in [
+        (TestCommand::libraryd(&redis, &["--\u{1b}[31m"]).exits(2), "--\\u{1b}[31m\n"),
+        (TestCommand::library_admin(&redis, &["--\u{1b}[31m"]).exits(2), "--\\u{1b}[31m\n"),
+        (
+            TestCommand::libraryd(&redis, &["-a", address, "w", "--exit-if-unavailable"]).exits(69),
+            "w starts, on Redis at \\u{1b}[31m/x\\u{a}forged\n",
+        ),
+        (
+            TestCommand::library_admin(&redis, &["-a", address, "status"]).exits(4),
+            "Redis at \\u{1b}[31m/x\\u{a}forged: ",
+        ),
+    ] {
+        assert!(run.stderr.contains(told) && !run.stderr.contains('\u{1b}'), "{run}");
+        assert!(!run.stderr.contains("\nforged"), "{run}");
+    }
+}
+
 #[test]
 fn help_and_version_need_no_redis() {
     let redis = Redis::new();
