@@ -126,7 +126,7 @@ fn results_that_cannot_be_written_say_what_was_sent() {
     let args = ["batch", "--results", "/dev/full", "--timeout", "0.1"];
     let ended = req_fed(&redis, &args, b"request u b\n");
     assert_eq!(ended.status(), Some(74), "{ended}");
-    assert!(ended.stderr.contains("1 events are queued"), "{ended}");
+    assert!(ended.stderr.contains("; 1 event is queued; run the same again"), "{ended}");
 }
 
 #[test]

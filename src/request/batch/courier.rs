@@ -123,12 +123,20 @@ impl<'a> Courier<'a> {
         self.placed.iter().map(|placed| placed.events as u64).sum()
     }
 
+    /// The same in words, as far as it is known.
+    fn told(&self) -> String {
+        let queued = match (self.queued(), self.under_way.is_empty()) {
+            (0, true) => return "nothing was sent".to_owned(),
+            (0, false) => return "it is not known whether any event is queued".to_owned(),
+            (1, _) => "1 event is queued".to_owned(),
+            (queued, _) => format!("{queued} events are queued"),
+        };
+        if self.under_way.is_empty() { queued } else { format!("at least {queued}") }
+    }
+
     /// Redis failed for good. Running again is always safe.
     fn failure(&self, error: &Error) -> Failure {
-        let sent = format!(
-            "at least {} events are queued; run the same again to go on: none is queued twice",
-            self.queued()
-        );
+        let sent = format!("{}; run the same again to go on: none is queued twice", self.told());
         Failure::redis(error, &self.run.target, &sent)
     }
 
@@ -136,9 +144,9 @@ impl<'a> Courier<'a> {
     pub fn output(&self, error: &io::Error) -> Failure {
         Failure {
             message: format!(
-                "cannot write the results: {error}; {} events are queued; run the same again for \
-                 the results: none is queued twice",
-                self.queued()
+                "cannot write the results: {error}; {}; run the same again for the results: none \
+                 is queued twice",
+                self.told()
             ),
             status: OUTPUT,
         }
@@ -275,6 +283,7 @@ impl<'a> Courier<'a> {
             Err(Refused::OtherContent(event)) => {
                 let sent = match self.queued() {
                     0 => "nothing was sent".to_owned(),
+                    1 => "the first event is queued, nothing else was sent".to_owned(),
                     queued => {
                         format!("the first {queued} events are queued, nothing else was sent")
                     }

@@ -102,8 +102,10 @@ fn unwritable(path: &Path, error: &io::Error, sent: &str) -> Failure {
 /// What came of it all, in a line.
 fn summary(courier: &Courier<'_>, spool: &Spool, tally: &Tally) -> String {
     let mut text = format!("{} queued", counted(courier.queued(), "event"));
-    if courier.known > 0 {
-        text += &format!(" ({} of them by an earlier run)", courier.known);
+    match (courier.known, courier.queued()) {
+        (0, _) => {}
+        (_, 1) => text += " (by an earlier run)",
+        (known, _) => text += &format!(" ({known} of them by an earlier run)"),
     }
     if courier.order.wait {
         text += &format!(": {} done, {} refused", tally.done, tally.refused);
