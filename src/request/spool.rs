@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -71,10 +72,15 @@ pub struct Spool {
     pub bad: u64,
 }
 
+/// The directory for temporary files.
+pub fn directory() -> PathBuf {
+    std::env::temp_dir()
+}
+
 impl Filling {
     /// An empty one, in the directory for temporary files.
     pub fn new() -> io::Result<Self> {
-        let directory = std::env::temp_dir();
+        let directory = directory();
         let mut tries = 0_u32;
         let file = loop {
             let path = directory.join(format!("library-req.{}.{tries}", std::process::id()));

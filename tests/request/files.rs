@@ -129,6 +129,21 @@ fn results_that_cannot_be_written_say_what_was_sent() {
     assert!(ended.stderr.contains("; 1 event is queued; run the same again"), "{ended}");
 }
 
+/// Neither the directory nor what chooses it was named.
+#[test]
+fn a_temporary_file_that_cannot_be_made_names_its_place() {
+    let redis = Redis::new();
+    let ended = start_with(&redis, &["batch", "-"], |command| {
+        command.env("TMPDIR", "/nonexistent");
+    });
+    ended.ends().is(
+        74,
+        "",
+        "library-req: cannot keep the lines in a temporary file in /nonexistent (TMPDIR says \
+         where): No such file or directory (os error 2); nothing was sent\n",
+    );
+}
+
 #[test]
 fn a_full_disk_for_the_bad_lines_sends_nothing() {
     let redis = Redis::new();

@@ -11,7 +11,7 @@ use crate::request::lines::{Line, Lines, Words};
 use crate::request::options::Batch;
 use crate::request::private_file::{PrivateFile, identity, place, remove_left, unfinished};
 use crate::request::show::{Form, say};
-use crate::request::spool::{Filling, Spool};
+use crate::request::spool::{self, Filling, Spool};
 use crate::request::submit::Draft;
 
 /// Reads and checks all lines. Bad ones are told on stderr, and their text goes to a file of its
@@ -34,10 +34,14 @@ pub(super) fn lines(order: &Batch, rejected: Option<&Path>) -> Result<Spool, Fai
         }
     };
     let unspooled = |error: io::Error| Failure {
-        message: format!("cannot keep the lines in a temporary file: {error}; nothing was sent"),
+        message: format!(
+            "cannot keep the lines in a temporary file in {} (TMPDIR says where): {error}; nothing \
+             was sent",
+            spool::directory().display()
+        ),
         status: OUTPUT,
     };
-    let mut spool = Filling::new().map_err(unspooled)?;
+    let mut filling = Filling::new().map_err(unspooled)?;
     let mut rejects = Rejects::to(rejected);
     let is_text = |text: &[u8], line: u64| match text.contains(&0) {
         true => Err(Failure::usage(format!(
@@ -52,7 +56,7 @@ pub(super) fn lines(order: &Batch, rejected: Option<&Path>) -> Result<Spool, Fai
         let number = line.number;
         match line.parse(&mut words, &mut draft) {
             Ok(false) => {}
-            Ok(true) => spool.event(number, &draft).map_err(unspooled)?,
+            Ok(true) => filling.event(number, &draft).map_err(unspooled)?,
             Err(fault) => {
                 rejects.add(&line, &fault);
                 while let Some(piece) = lines.more().map_err(unreadable)? {
@@ -60,7 +64,7 @@ pub(super) fn lines(order: &Batch, rejected: Option<&Path>) -> Result<Spool, Fai
                     rejects.write(piece);
                 }
                 rejects.write(b"\n");
-                spool.bad(number, &fault).map_err(unspooled)?;
+                filling.bad(number, &fault).map_err(unspooled)?;
             }
         }
     }
@@ -78,7 +82,7 @@ pub(super) fn lines(order: &Batch, rejected: Option<&Path>) -> Result<Spool, Fai
         Err(unkept) => say(&unkept),
         Ok(()) => {}
     }
-    spool.done().map_err(unspooled)
+    filling.done().map_err(unspooled)
 }
 
 /// Where bad lines go.
