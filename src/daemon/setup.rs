@@ -98,8 +98,8 @@ pub fn check_types(connection: &mut Connection, keys: &Keys, lock: &str) -> Resu
     for ((key, wanted), is) in wanted.iter().zip(types) {
         if is != *wanted && is != "none" {
             return Err(Error::Unfit(format!(
-                "the key {key} is a {is} where a {wanted} is expected: nothing was consumed; \
-                 mend or remove it, then start again"
+                "the key {key} is a {is} where a {wanted} is expected: nothing is decided while it \
+                 is so; mend or remove it, then start again"
             )));
         }
     }

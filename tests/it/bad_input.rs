@@ -386,6 +386,19 @@ fn a_wrong_type_on_a_shared_key_refuses_the_start() {
     }
 }
 
+/// It said that nothing was consumed, also after it had lent.
+#[test]
+fn a_key_that_goes_bad_later_is_told_in_words_that_are_true_then_too() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    redis.cmd(&["SET", "lent_books", "no hash"]);
+    redis.request("user2", "momo");
+    assert_eq!(daemon.exit_status(), 78, "{}", daemon.log());
+    let said = "where a hash is expected: nothing is decided while it is so; mend or remove it";
+    assert!(daemon.log().contains(said), "{}", daemon.log());
+}
+
 /// An earlier version could make a stream of its own lock.
 #[test]
 fn a_wrong_type_of_the_lock_is_told_with_its_name() {
