@@ -275,9 +275,9 @@ fn with_query(info: ConnectionInfo, address: &str) -> Result<ConnectionInfo, Usa
             }
             // What stands behind it may be a password.
             _ => {
-                let mut fault = "the address has a parameter that is not known: '".to_owned();
+                let mut fault = "the address has a parameter that is not known: \"".to_owned();
                 push_escaped(&mut fault, &name);
-                return Err(Usage(fault + "'"));
+                return Err(Usage(fault + "\""));
             }
         }
     }
@@ -550,8 +550,8 @@ mod tests {
         for (address, fault) in [
             ("redis://h/3?db=3", "twice"),
             ("redis://h?db=x", "no number"),
-            ("redis://h?pass=secret", "'pass'"),
-            ("unix:///run/redis.sock?tls=yes", "'tls'"),
+            ("redis://h?pass=secret", "\"pass\""),
+            ("unix:///run/redis.sock?tls=yes", "\"tls\""),
             ("redis://h/3#secret", "%23"),
         ] {
             let Err(Usage(said)) = db(address) else { panic!("{address}") };

@@ -187,9 +187,9 @@ pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task,
 }
 
 fn quoted(text: &str) -> String {
-    let mut quoted = String::from("'");
+    let mut quoted = String::from("\"");
     push_escaped(&mut quoted, text);
-    quoted + "'"
+    quoted + "\""
 }
 
 /// The complaint about a word that is none of `known`, with the one that was meant, or all of them.
@@ -369,24 +369,24 @@ mod tests {
     fn a_wrong_command_line_is_told_in_one_line_with_the_usage_of_its_command() {
         for (args, fault, usage) in [
             (&[][..], "a command is missing", "COMMAND"),
-            (&["frob"], "'frob'; there are status, check, dead-letters, regroup", "COMMAND"),
-            (&["chekc"], "'chekc': did you mean check?", "COMMAND"),
+            (&["frob"], "\"frob\"; there are status, check, dead-letters, regroup", "COMMAND"),
+            (&["chekc"], "\"chekc\": did you mean check?", "COMMAND"),
             (&["check", "--repiar"], "--repiar: did you mean --repair?", "check"),
             (&["check", "--adress", "x"], "--adress: did you mean --address?", "check"),
-            (&["status", "now"], "'now'", "status"),
+            (&["status", "now"], "\"now\"", "status"),
             (&["status", "--repair"], "check only", "status"),
             (&["check", "--last", "3"], "list only", "check"),
             (&["check", "--nonsense"], "--nonsense", "check"),
             (&["dead-letters"], "list, retry or drop", "dead-letters"),
-            (&["dead-letters", "retyr", "1-0"], "'retyr': did you mean retry?", "dead-letters"),
+            (&["dead-letters", "retyr", "1-0"], "\"retyr\": did you mean retry?", "dead-letters"),
             (&["dead-letters", "retry"], "retry which?", "dead-letters"),
-            (&["dead-letters", "drop", "all"], "'all'", "dead-letters"),
-            (&["dead-letters", "list", "--last", "0"], "'0'", "dead-letters"),
+            (&["dead-letters", "drop", "all"], "\"all\"", "dead-letters"),
+            (&["dead-letters", "list", "--last", "0"], "\"0\"", "dead-letters"),
             (&["regroup", "--before-outcomes"], "--from", "regroup"),
             (&["check", "--before-outcomes"], "regroup only", "check"),
-            (&["regroup", "--from", "now"], "'now'", "regroup"),
-            (&["regroup", "--from", "1-0", "--stream", "all"], "'all'", "regroup"),
-            (&["a\nb"], "'a\\u{a}b'", "COMMAND"),
+            (&["regroup", "--from", "now"], "\"now\"", "regroup"),
+            (&["regroup", "--from", "1-0", "--stream", "all"], "\"all\"", "regroup"),
+            (&["a\nb"], "\"a\\u{a}b\"", "COMMAND"),
         ] {
             let wrong = parse(args).expect_err("this command line is wrong");
             assert!(wrong.fault.0.contains(fault), "{args:?}: {}", wrong.fault);
