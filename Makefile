@@ -71,13 +71,18 @@ check: cargo ## formatting, lints and documentation, warnings as errors
 static: cargo ## the release: small static binaries in target/static
 	@exec sh tests/make/static.sh '$(STATIC)' $(BINARIES)
 
+# By the environment: what is in a path is no part of the recipe then, quotes for example.
+install uninstall: export BINDIR := $(BINDIR)
+install uninstall: export LIBEXECDIR := $(LIBEXECDIR)
+install uninstall: export DESTDIR := $(DESTDIR)
+install uninstall: export SETTINGS := $(SETTINGS)
+install uninstall: export INSTALLED := $(INSTALLED)
+
 install: ## put it all under PREFIX (/usr/local), or DESTDIR before that
-	@BINDIR='$(BINDIR)' LIBEXECDIR='$(LIBEXECDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
-		exec sh tests/make/install.sh install $(INSTALLED)
+	@exec sh tests/make/install.sh install
 
 uninstall: ## remove what make install put there
-	@BINDIR='$(BINDIR)' LIBEXECDIR='$(LIBEXECDIR)' DESTDIR='$(DESTDIR)' SETTINGS='$(SETTINGS)' \
-		exec sh tests/make/install.sh uninstall $(INSTALLED)
+	@exec sh tests/make/install.sh uninstall
 
 bench: redis-server cargo ## measure lending against a floor; QUICK=1: in a minute
 	QUICK='$(QUICK)' $(CARGO) bench --locked --bench lending

@@ -545,10 +545,11 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The quote ended in a syntax error of the shell, and the script's directory stayed.
 #[test]
 fn uninstall_removes_what_install_laid_down() {
     let tree = built();
-    let destination = tree.path("dest dir");
+    let destination = tree.path("it's a dest dir");
     let destdir = format!("DESTDIR={}", destination.display());
     let installed = output(&mut tree.make(&["install", &destdir, "PREFIX=/opt/library"]));
     assert!(installed.status.success(), "{}", text(&installed));
@@ -582,6 +583,16 @@ fn uninstall_removes_what_install_laid_down() {
     let uninstalled = output(&mut tree.make(&["uninstall", &destdir, "PREFIX=/opt/library"]));
     assert!(uninstalled.status.success(), "{}", text(&uninstalled));
     assert_eq!(files(&destination), Vec::<PathBuf>::new());
+    let own = destination.join("opt/library/libexec/library-lending");
+    assert!(!own.exists() && own.parent().unwrap().exists());
+    // What somebody else has put there is theirs.
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("theirs"), "").unwrap();
+    let uninstalled = output(&mut tree.make(&["uninstall", &destdir, "PREFIX=/opt/library"]));
+    assert!(uninstalled.status.success(), "{}", text(&uninstalled));
+    assert_eq!(files(&destination), [own.join("theirs")]);
+    let refused = output(&mut tree.make(&["install", "PREFIX=/it's"]));
+    assert!(text(&refused).contains("PREFIX must be a plain path"), "{}", text(&refused));
 }
 
 #[test]

@@ -1,11 +1,10 @@
-# install.sh install|uninstall SOURCE:DESTINATION:MODE...: what `make install` and `make uninstall`
-# do. BINDIR, LIBEXECDIR, DESTDIR and SETTINGS come from the Makefile.
+# install.sh install|uninstall: what `make install` and `make uninstall` do. BINDIR, LIBEXECDIR, DESTDIR,
+# SETTINGS and INSTALLED, words of the form SOURCE:DESTINATION:MODE, come from the Makefile.
 #
 # Nothing is compiled: what `make static` made is copied, so that installing as root needs no
 # toolchain and leaves nothing of root's in the source tree.
 
 action=$1
-shift
 settings=$DESTDIR$SETTINGS
 
 fail() {
@@ -19,6 +18,11 @@ case $BINDIR in
 /*) ;;
 *) fail "PREFIX must be an absolute path" ;;
 esac
+
+# Words, and no patterns.
+set -f
+# shellcheck disable=SC2086
+set -- $INSTALLED
 
 put() { # SOURCE DESTINATION MODE
     echo "  $2"
@@ -56,6 +60,12 @@ for file; do
         ;;
     esac
 done
+
+# The one directory that is nobody else's.
+own=$DESTDIR$LIBEXECDIR
+if [ "$action" = uninstall ] && [ -d "$own" ] && rmdir "$own" 2>/dev/null; then
+    echo "  $own"
+fi
 
 # The settings are the operator's: never overwritten, and removed only as we laid them down.
 default=systemd/libraryd.default
