@@ -219,7 +219,7 @@ impl<'a> Worker<'a> {
         result
     }
 
-    /// Keeps the link, see [`connect::ping`], if nothing is under way on it.
+    /// Keeps the link, see [`link::ping`], if nothing is under way on it.
     ///
     /// # Errors
     /// What the link said; the session is then over.

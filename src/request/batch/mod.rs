@@ -1,8 +1,8 @@
 //! `library-req batch`: the events of a file, for cron.
 //!
-//! Three passes: all lines are [checked](check) and kept in a [spool](super::spool); the good ones are
-//! sent in pipelined chunks by a [courier]; their outcomes are [collected](collect) in the order of the
-//! lines. Every chunk has a name, made from the batch's and its own number, under which Redis adds it
+//! Three passes: all lines are checked (`check.rs`) and kept in a [spool](super::spool); the good ones are
+//! sent in pipelined chunks (`courier.rs`); their outcomes are collected in the order of the lines
+//! (`collect.rs`). Every chunk has a name, made from the batch's and its own number, under which Redis adds it
 //! once. So a lost connection, a crash in the middle or a second run send nothing twice, and the second
 //! run finds the answers of the first.
 //!
