@@ -20,7 +20,7 @@ use redis::{
 };
 
 use crate::cli::{Arg, Args, Usage, shell_word};
-use crate::error::{Error, Remedy};
+use crate::error::{Error, Remedy, is_interrupted};
 use crate::link::{Connection, unless_of_server};
 use crate::text::push_escaped;
 
@@ -369,7 +369,14 @@ impl Target {
         static CRYPTO: Once = Once::new();
         // It fails only where one is installed already, which is as good.
         CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        open(self.info.clone(), blocking).map_err(|error| match self.missing_database(&error) {
+        // A signal or a pause of this process interrupts it: there is nothing yet that could be lost.
+        let opened = loop {
+            match open(self.info.clone(), blocking) {
+                Err(error) if is_interrupted(&error) => {}
+                opened => break opened,
+            }
+        };
+        opened.map_err(|error| match self.missing_database(&error) {
             Some(fault) => Error::Unfit(fault),
             None if error.kind() == ErrorKind::AuthenticationFailed => {
                 Error::redis("connect to Redis")(self.refusal(error))

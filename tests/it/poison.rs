@@ -231,7 +231,8 @@ fn a_try_that_a_broken_link_ended_does_not_count_wherever_it_broke() {
         let proxy = Proxy::new(&redis, move |command| {
             (kinds.contains(&command.kind) && command.number <= 5).then_some(fault)
         });
-        let mut daemon = proxy.spawn(&redis, &["worker1"]);
+        // It is not to be left to others meanwhile.
+        let mut daemon = proxy.spawn(&redis, &["--lease", "20", "worker1"]);
         let outcome = redis.outcome_of_request(POISON);
         assert_eq!(outcome["outcome"], "accepted", "{fault:?} of {kinds:?}");
         assert!(daemon.is_running());

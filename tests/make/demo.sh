@@ -152,7 +152,7 @@ play 3 library-req outcome "$event"
 start_libraryd
 echo '$ libraryd worker1 &'
 until_ 'it is decided' library-req outcome "$event"
-play 0 library-req outcome "$event"
+play 0 library-req outcome --show-user "$event"
 
 tell 'A reader that goes away is no failure.'
 echo '$ library-req history | head -n 1'

@@ -190,7 +190,7 @@ impl<'a> Courier<'a> {
                 (self.link, self.may_gate) = (Some(link), may_gate);
                 Ok(())
             }
-            // By a pause. On that link the late replies would be taken for those to other commands.
+            // The late replies would be taken for those to other commands on that link.
             Err(error) if error.is_interrupted() => self.connect(),
             Err(error) => Err(error),
         }
