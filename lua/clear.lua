@@ -2,8 +2,8 @@
 -- After order.lua, groups.lua and last_given.lua.
 --
 -- Instances of the reference application acknowledge and leave them. Where another consumer group
--- reads the stream, nothing is deleted. While decided events are in a stream, a note of it is
--- kept: should the consumer group be lost, it must not be recreated at 0.
+-- reads the stream, nothing is deleted. While decided events are in a stream, or such an instance may leave
+-- one at any time, a note of it is kept: should the consumer group be lost, it must not be recreated at 0.
 --
 -- What was delivered and is not pending is taken for decided. Where somebody has set the group to an id that
 -- the stream has not given yet, that is wrong: what is added up to there is never delivered, and nothing but
@@ -12,6 +12,7 @@
 --
 -- KEYS  1 the instance's lock   2 the stream   3 notes of kept events (hash)
 -- ARGV  1 token of the lease    2 group        3 most events to look at   4 "keep" or "delete"
+--       5 "reference" if an instance of the reference application may be running, else "none"
 -- Returns {"FENCED"} | {"CLEARED", how many, "more" or "done"} | an error that begins with AHEAD
 
 local group_of = groups().group_of
@@ -58,5 +59,9 @@ if #decided == most then
   redis.call('HSET', KEYS[3], stream, 'decided events are being cleared')
   return {'CLEARED', #decided, 'more'}
 end
-redis.call('HDEL', KEYS[3], stream)
+if ARGV[5] == 'reference' then
+  redis.call('HSET', KEYS[3], stream, 'the reference application leaves decided events')
+else
+  redis.call('HDEL', KEYS[3], stream)
+end
 return {'CLEARED', #decided, 'done'}

@@ -91,8 +91,33 @@ local function is_in_handoff(stream, group, book)
   return false
 end
 
+-- Of one consumer no more entries than these are looked at.
+local MOST_RESERVATIONS = 100
+-- The books that these consumers, which run the reference application, have reserved for the requests that
+-- they work on. They tell nobody, and take them out of automated storage, whoever had fetched them before.
+-- Their keys are `beginning`, a request's id, and ":temp". nil if there are too many to look through.
+local function reserved_by(stream, group, consumers, beginning)
+  local reserved = {}
+  for _, name in ipairs(consumers) do
+    local pending = redis.pcall('XPENDING', stream, group, '-', '+', MOST_RESERVATIONS, name)
+    if pending.err or #pending == MOST_RESERVATIONS then
+      return nil
+    end
+    for _, entry in ipairs(pending) do
+      local books = redis.pcall('SMEMBERS', beginning .. entry[1] .. ':temp')
+      if books.err then
+        return nil
+      end
+      for _, book in ipairs(books) do
+        reserved[book] = true
+      end
+    end
+  end
+  return reserved
+end
+
 return {
-  group_of = group_of, is_id = is_id, is_undone = is_undone, is_in_handoff = is_in_handoff,
+  group_of = group_of, reserved_by = reserved_by, is_id = is_id, is_undone = is_undone, is_in_handoff = is_in_handoff,
   handoffs_by_book = handoffs_by_book, MOST_HANDOFFS = MOST_HANDOFFS,
 }
 end

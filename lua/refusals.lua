@@ -392,29 +392,15 @@ local function is_handed_off(book)
 end
 
 -- No more requests than this are looked through; a reference instance works on one at a time.
-local MOST_RESERVATIONS = 100
-local reserved, too_many_reserved
--- Whether an instance of the reference application has a book reserved for a request that it works on. It
--- tells nobody, and takes it out of automated storage, whoever had fetched it before. Looked up where
--- hand-offs are. e is any request: the others' keys are named like its own.
+local reserved
+-- Whether an instance of the reference application has a book reserved for a request that it works on.
+-- e is any request: the others' keys are named like its own.
 local function is_reserved_by_reference(book, e)
-  if not reserved then
-    reserved = {}
+  if reserved == nil then
     local beginning = string.sub(e.temp, 1, #e.temp - #e.id - #':temp')
-    for _, name in ipairs(reference) do
-      local pending =
-        redis.pcall('XPENDING', requests, lending_group, '-', '+', MOST_RESERVATIONS, name)
-      too_many_reserved = too_many_reserved or pending.err or #pending == MOST_RESERVATIONS
-      for n = 1, too_many_reserved and 0 or #pending do
-        local books = redis.pcall('SMEMBERS', beginning .. pending[n][1] .. ':temp')
-        too_many_reserved = too_many_reserved or books.err
-        for _, other in ipairs(books) do
-          reserved[other] = true
-        end
-      end
-    end
+    reserved = groups.reserved_by(requests, lending_group, reference, beginning) or false
   end
-  return too_many_reserved or reserved[book]
+  return not reserved or reserved[book]
 end
 
 -- Whether what shelving said of a book has been overtaken: it is on its way to its shelf, or reserved, and

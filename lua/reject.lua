@@ -15,9 +15,10 @@
 -- ARGV  1 token of the lease    2 group
 --       3 "request", "return" or "handoff"
 --       4 "keep" or "delete" decided events              5 storage capacity
---       6 outcomes to keep      7 milliseconds to keep the answer
+--       6 outcomes to keep      7 milliseconds to keep an answer for which the event does not say it
 --       8 "look" (at one event) or "reject"              9 group of shelving
 --       10 channel of the bell  11 consumer of this instance
+--       12 n, then n consumers that run the reference application
 --       then for each event: its id, the cause
 -- Returns {"FENCED"} | {"MAY_HAVE", book, ...}
 --       | {"DONE", for each event 0 (somebody else has decided it), or the user that its outcome names,
@@ -147,6 +148,16 @@ local function give_back(reserved, may_have, reservation)
   redis.call('DEL', reservation)
 end
 
+-- How long the answer is kept, in milliseconds; nil if none is wished. As AnswerWish in src/event.rs.
+local MOST_KEPT_MS = 2592000000
+local function kept_ms(wish)
+  if wish == 'wait' or wish == 'keep' then
+    return ARGV[7]
+  end
+  local ms = tonumber(string.match(wish, '^keep:(%d+)$'))
+  return ms and ms >= 1 and ms <= MOST_KEPT_MS and string.format('%d', ms) or nil
+end
+
 -- Returns the user that the outcome names, or 1.
 local function tell(id, cause, fields, answer)
   local outcome = {'event_id', id, 'action', action}
@@ -162,13 +173,12 @@ local function tell(id, cause, fields, answer)
   end
   if action ~= 'handoff' then
     redis.call('XADD', KEYS[4], '*', unpack(outcome))
-    local wish = field(fields, 'answer') or ''
-    local is_wished = wish == 'wait' or string.find(wish, '^keep') ~= nil
+    local ms = kept_ms(field(fields, 'answer') or '')
     -- The answer is text, a line for each name and value.
-    if is_wished and not (user and string.find(user, '\n', 1, true)) then
+    if ms and not (user and string.find(user, '\n', 1, true)) then
       redis.call('DEL', answer)
       redis.call('RPUSH', answer, table.concat(outcome, '\n'))
-      redis.call('PEXPIRE', answer, ARGV[7])
+      redis.call('PEXPIRE', answer, ms)
     end
   end
   return is_named and user or 1
@@ -205,18 +215,23 @@ local function reject(id, cause, reservation, answer)
   return tell(id, cause, fields, answer)
 end
 
-local FIRST_EVENT, FIRST_KEY = 12, 11
+local FIRST_EVENT, FIRST_KEY = 13 + ARGV[12], 11
 if ARGV[8] == 'look' then
   local fields = look_up(ARGV[FIRST_EVENT])
   if not fields then
     return {'DONE', 0}
   end
-  local _, may_have = belongings(fields, KEYS[FIRST_KEY])
+  local id, reservation = ARGV[FIRST_EVENT], KEYS[FIRST_KEY]
+  local _, may_have = belongings(fields, reservation)
+  local reference = {unpack(ARGV, 13, FIRST_EVENT - 1)}
+  local beginning = string.sub(reservation, 1, #reservation - #id - #':temp')
+  local reserved = groups.reserved_by(stream, group, reference, beginning)
   local reply = {'MAY_HAVE'}
   for _, book in ipairs(may_have) do
-    -- Those of the reference application leave no mark. Where there are too many to look through,
-    -- it is more likely that the request has the book than that such a one has.
-    if not is_in_handoff(KEYS[5], ARGV[9], book) then
+    -- Hand-offs and reservations of the reference application leave no mark. Where there are too many
+    -- hand-offs to look through, it is more likely that the request has the book than that such a one has;
+    -- a reservation will be lent.
+    if reserved and not reserved[book] and not is_in_handoff(KEYS[5], ARGV[9], book) then
       reply[#reply + 1] = book
     end
   end

@@ -278,6 +278,8 @@ impl Keeper<'_> {
     /// Deletes decided events that are still in their streams.
     fn clear(&mut self) -> Result<(), Error> {
         const DOING: &str = "clear decided events away";
+        let neighbours = self.session.neighbours();
+        let has_reference = !(neighbours.reference.is_empty() && neighbours.silent.is_empty());
         let until = Instant::now() + TIDY_TIME;
         for stream in Stream::ALL {
             let (name, group) = (stream.key(&self.session.keys), stream.group());
@@ -288,6 +290,7 @@ impl Keeper<'_> {
                     .arg(group)
                     .arg(TIDY_PAGE)
                     .arg(self.session.decided_events())
+                    .arg(if has_reference { "reference" } else { "none" })
                     .run(&mut self.connection, DOING)?;
                 let more = reply.rest.get(1).and_then(text) == Some("more");
                 if !more || Instant::now() > until {

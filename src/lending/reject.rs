@@ -76,6 +76,8 @@ fn begin(
     cmd.arg(&session.token).arg(group).arg(action).arg(session.decided_events());
     cmd.arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept).arg(AnswerWish::Keep.ttl_ms());
     cmd.arg(step).arg(SHELVING_GROUP).arg(&keys.bell).arg(session.consumer());
+    let neighbours = session.neighbours();
+    cmd.arg(neighbours.reference.len()).arg(&neighbours.reference);
     cmd
 }
 

@@ -67,6 +67,17 @@ fn a_malformed_event_is_answered_as_well() {
     let rejected = redis.outcome_of_request(&id);
     assert_eq!(rejected["cause"], "no_book_ids");
     assert_eq!(answer(&redis, &key).0, rejected);
+    // It was kept for a day, whatever was wished: under the same --id somebody was told that it waits yet.
+    let (month, half) = (30 * 24 * HOUR_MS, HOUR_MS / 2);
+    for longest in [month, half] {
+        let (id, key) = send(&redis, REQUESTS, "user1", "", &format!("keep:{longest}"));
+        redis.outcome_of_request(&id);
+        let (_, left) = answer(&redis, &key);
+        assert!((longest - 60_000..=longest).contains(&left), "{longest}: {left}");
+    }
+    let (id, key) = send(&redis, REQUESTS, "user1", "", &format!("keep:{}", month + 1));
+    redis.outcome_of_request(&id);
+    assert!(!redis.ask::<bool>(&["EXISTS", &key]), "no wish of ours");
 }
 
 #[test]

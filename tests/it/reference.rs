@@ -275,3 +275,29 @@ fn a_book_that_goes_from_one_reservation_of_the_reference_to_the_next_is_waited_
     reference.finishes("3000-0");
     assert_eq!(redis.outcome_of_request(&ours)["outcome"], "accepted");
 }
+
+/// Between two looks of the keeper nothing was noted of what the reference application leaves. The group was
+/// made anew at 0, and lent a book once more that had been lent and taken back.
+#[test]
+fn a_group_that_is_lost_beside_the_reference_is_not_made_anew_over_what_that_has_left() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    let _reference = Other::of_the_reference(&redis, "reference1");
+    let is_noted = || redis.ask::<bool>(&["HEXISTS", "lending_kept_events", REQUESTS]);
+    redis.cmd(&["XGROUP", "CREATECONSUMER", REQUESTS, "lending_service", "reference1"]);
+    assert!(eventually(DEADLINE, is_noted), "{}", daemon.log());
+    // It does all this between two looks.
+    let commands = [
+        "MULTI",
+        "XADD REQUESTS 9000000000000-0 user_id user2 book_ids momo",
+        "XREADGROUP GROUP lending_service reference1 STREAMS REQUESTS >",
+        "XACK REQUESTS lending_service 9000000000000-0",
+        "XGROUP DESTROY REQUESTS lending_service",
+        "EXEC",
+    ];
+    let words = |line: &str| line.split(' ').map(|w| w.replace("REQUESTS", REQUESTS)).collect();
+    redis.pipeline(&commands.map(words));
+    assert_eq!(daemon.exit_status(), 78, "{}", daemon.log());
+    assert_eq!(redis.length(OUTCOMES), 1);
+}

@@ -6,6 +6,7 @@ use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
 use library_lending::lending::decide::{self, Fetched, Finality, Told, Try, Verdict};
 use library_lending::lending::reject::{self, Rejected};
 use library_lending::outcome;
+use library_lending::session::Neighbours;
 use library_lending::shelving::fetch::Answer;
 use redis::Value;
 
@@ -578,8 +579,8 @@ fn rejecting_a_return_leaves_the_reservation_of_a_request_with_its_id() {
 /// back: it was on its shelf, free to be lent, when the hand-off put it there once more.
 #[test]
 fn a_book_in_a_handoff_without_a_mark_is_not_taken_back_from_a_request_that_is_given_up() {
-    let check = "if not is_in_handoff(KEYS[5], ARGV[9], book) then";
-    guard("reject", &[(check, "if true then")], |library| {
+    let check = "and not is_in_handoff(KEYS[5], ARGV[9], book) then";
+    guard("reject", &[(check, "then")], |library| {
         let by = library.instance("worker1");
         let shelves = library.keys.shelves.clone();
         add_handoff(library, "6-0", "geb");
@@ -595,6 +596,31 @@ fn a_book_in_a_handoff_without_a_mark_is_not_taken_back_from_a_request_that_is_g
             ensure!(words == ["MAY_HAVE", "kim"], "{words:?}, delivered: {delivered}");
             library.take_handoffs("worker1", 1);
         }
+        Ok(())
+    });
+}
+
+/// What an instance of the reference application had reserved went onto its shelf with a request that had
+/// fetched it before: it was lent to two.
+#[test]
+fn a_book_that_the_reference_has_reserved_is_not_taken_back_from_a_request_that_is_given_up() {
+    let check = "if reserved and not reserved[book] and";
+    guard("reject", &[(check, "if")], |library| {
+        let by = library.instance("worker1");
+        let (shelves, theirs) = (library.keys.shelves.clone(), request(6, "user2", "geb"));
+        library.redis.ask::<()>(&["HSET", &shelves, "geb", "5-0", "kim", "5-0"]);
+        let given_up = request(5, "user1", "geb,kim");
+        give(library, &by, &given_up);
+        library.add(&theirs);
+        library.take("reference1", Action::Request, 1);
+        library.redis.ask::<()>(&["SADD", &library.keys.reservation(theirs.key.id), "geb"]);
+        let reference = vec![b"reference1".to_vec()];
+        by.session.note_neighbours(Neighbours { reference, ..Neighbours::default() });
+        let Ok(Value::Array(reply)) = library.reject(&by, given_up.key, "given up", true) else {
+            return Err("it cannot be looked at".into());
+        };
+        let words: Vec<String> = reply.iter().map(show).collect();
+        ensure!(words == ["MAY_HAVE", "kim"], "{words:?}");
         Ok(())
     });
 }
