@@ -22,6 +22,13 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 
+-- Not each time: where memory is full, a write that may need more ends the session.
+local function note(why)
+  if redis.call('HEXISTS', KEYS[3], stream) == 0 then
+    redis.call('HSET', KEYS[3], stream, why)
+  end
+end
+
 -- A wrong type must show before the first write.
 redis.call('HLEN', KEYS[3])
 local ours, number_of_groups = group_of(stream, group)
@@ -44,7 +51,7 @@ end
 if ARGV[4] == 'keep' or number_of_groups > 1 then
   -- Also where none is left: an instance that deletes them has taken the note away, and more will be kept.
   if #decided > 0 or ARGV[4] == 'keep' then
-    redis.call('HSET', KEYS[3], stream, 'decided events are kept')
+    note('decided events are kept')
   end
   return {'CLEARED', 0, 'done'}
 end
@@ -56,11 +63,11 @@ if #decided > 0 then
   redis.call('XDEL', stream, unpack(decided))
 end
 if #decided == most then
-  redis.call('HSET', KEYS[3], stream, 'decided events are being cleared')
+  note('decided events are being cleared')
   return {'CLEARED', #decided, 'more'}
 end
 if ARGV[5] == 'reference' then
-  redis.call('HSET', KEYS[3], stream, 'the reference application leaves decided events')
+  note('the reference application leaves decided events')
 else
   redis.call('HDEL', KEYS[3], stream)
 end

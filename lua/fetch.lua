@@ -45,7 +45,16 @@ end
 local all = #taken == 2 * n
 local left = ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. (all and '' or cmsgpack.pack(reply))
 -- Before the books: it fails where somebody has put something else there, and then none is out.
-redis.call('HSET', KEYS[3], ARGV[3], left)
+local noted = redis.pcall('HSET', KEYS[3], ARGV[3], left)
+if type(noted) == 'table' and noted.err then
+  if not string.find(noted.err, 'OOM', 1, true) then
+    return noted
+  end
+  -- A Redis whose memory is full refuses a script's first write if that may need more, and no other. What
+  -- is queued is decided all the same: it leaves the queue, and new events are refused.
+  redis.call('HDEL', KEYS[3], ARGV[3])
+  redis.call('HSET', KEYS[3], ARGV[3], left)
+end
 for first = 1, #taken, SLICE do
   redis.call('HSET', KEYS[2], unpack(taken, first, math.min(first + SLICE - 1, #taken)))
 end

@@ -201,13 +201,17 @@ pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Err
 /// What Redis or the link said.
 pub fn make_known(connection: &mut Connection, keys: &Keys, name: &str) -> Result<(), Error> {
     for (stream, group) in Stream::ALL.map(|stream| (stream.key(keys), stream.group())) {
-        redis::cmd("XGROUP")
+        let known = redis::cmd("XGROUP")
             .arg("CREATECONSUMER")
             .arg(stream)
             .arg(group)
             .arg(name)
-            .query::<()>(connection)
-            .map_err(Error::redis("make this instance known"))?;
+            .query::<()>(connection);
+        match known {
+            // Memory is full. It can be known later; returns that make room are to be served now.
+            Err(error) if error.code() == Some("OOM") => {}
+            known => known.map_err(Error::redis("make this instance known"))?,
+        }
     }
     Ok(())
 }

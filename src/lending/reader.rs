@@ -11,7 +11,6 @@
 
 use std::time::Duration;
 
-use super::in_hand::MOST_IN_HAND;
 use super::intake::Intake;
 use super::{Delivered, SUSPICIOUS_DELIVERIES};
 use crate::daemon::takeover;
@@ -210,7 +209,8 @@ fn read_own_pending(
             LENDING_GROUP,
             session.consumer(),
             after,
-            MOST_IN_HAND,
+            // Their contents come in one write: some may be large.
+            MOST_IN_A_READ,
         )?;
         let Some(last) = page.last() else { break };
         after = Some(last.id);

@@ -463,3 +463,23 @@ fn a_stop_while_redis_hangs_is_over_before_systemd_kills() {
     redis.signal(Signal::CONT);
     assert!(ended && start.elapsed() < Duration::from_secs(18), "{:?}", start.elapsed());
 }
+
+/// Where memory was full no instance could take its lease, and one that ran ended its session at the next
+/// request: nobody took the returns that would have made room.
+#[test]
+fn a_redis_whose_memory_is_full_is_served_all_the_same() {
+    let redis = Redis::with(&["--maxmemory-policy", "noeviction"]);
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    assert_eq!(daemon.stop(), 0);
+    let back = redis.give_back("user1", "geb");
+    let request = redis.request("user2", "geb,momo");
+    redis.cmd(&["CONFIG", "SET", "maxmemory", "1"]);
+    let full = redis.try_ask::<String>(&["XADD", REQUESTS, "*", "user_id", "u", "book_ids", "b"]);
+    assert_eq!(full.unwrap_err().code(), Some("OOM"));
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(redis.outcome_of_return(&back)["outcome"], "returned");
+    assert_eq!(redis.outcome_of_request(&request)["book_ids"], "geb,momo");
+    redis.cmd(&["CONFIG", "SET", "maxmemory", "0"]);
+    redis.assert_at_rest();
+}

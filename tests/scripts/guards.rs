@@ -1242,7 +1242,7 @@ fn nothing_is_cleared_that_is_not_decided() {
 /// that was kept after that.
 #[test]
 fn a_note_stays_while_an_instance_keeps_events() {
-    guard("clear", &[("or ARGV[4] == 'keep' then\n    redis", "then\n    redis")], |library| {
+    guard("clear", &[("or ARGV[4] == 'keep' then\n    note", "then\n    note")], |library| {
         library.keep_events(true);
         let by = library.instance("worker1");
         let (stream, notes) = (library.keys.requests.clone(), library.keys.kept_events.clone());
@@ -1313,9 +1313,9 @@ fn a_note_tells_of_decided_events_as_long_as_there_are_any() {
         Ok(())
     };
     for note in [
-        "redis.call('HSET', KEYS[3], stream, 'decided events are being cleared')",
+        "note('decided events are being cleared')",
         "redis.call('HDEL', KEYS[3], stream)",
-        "redis.call('HSET', KEYS[3], stream, 'decided events are kept')",
+        "note('decided events are kept')",
     ] {
         guard("clear", &[(note, "")], |library| {
             let by = library.instance("worker1");
