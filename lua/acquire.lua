@@ -20,8 +20,15 @@ end
 if not free and ARGV[4] ~= 'force' then
   return {'HELD', held, redis.call('PTTL', KEYS[1])}
 end
--- A Redis whose memory is full refuses a script's first write if that may need more, and no other. To
--- return books is what makes room in it: the lease has to be had.
-redis.call('DEL', KEYS[1])
-redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2], 'PX', ARGV[3])
+local token = ARGV[1] .. ':' .. ARGV[2]
+local set = redis.pcall('SET', KEYS[1], token, 'PX', ARGV[3])
+if set.err then
+  if not string.find(set.err, 'OOM', 1, true) then
+    return set
+  end
+  -- A Redis whose memory is full refuses a script's first write if that may need more, and no other. To
+  -- return books is what makes room in it: the lease has to be had.
+  redis.call('DEL', KEYS[1])
+  redis.call('SET', KEYS[1], token, 'PX', ARGV[3])
+end
 return {'ACQUIRED', free and 'free' or 'forced'}

@@ -104,6 +104,8 @@ pub struct Neighbours {
     /// Without a lease, working: instances of the reference application, or dead ones with events
     /// in hand that may have been such. They tell nobody what they have reserved.
     pub reference: Vec<Vec<u8>>,
+    /// Whether any has a lock without a TTL, as the reference application leaves it.
+    pub any_without_ttl: bool,
 }
 
 impl Session {

@@ -278,8 +278,7 @@ impl Keeper<'_> {
     /// Deletes decided events that are still in their streams.
     fn clear(&mut self) -> Result<(), Error> {
         const DOING: &str = "clear decided events away";
-        let neighbours = self.session.neighbours();
-        let has_reference = !(neighbours.reference.is_empty() && neighbours.silent.is_empty());
+        let has_reference = self.session.neighbours().any_without_ttl;
         let until = Instant::now() + TIDY_TIME;
         for stream in Stream::ALL {
             let (name, group) = (stream.key(&self.session.keys), stream.group());

@@ -59,7 +59,8 @@ pub fn note_neighbours(session: &Session, others: &[Other]) {
     // Who is heard of in one stream is not silent because of the others.
     let heard: HashSet<&[u8]> =
         others.iter().filter(|one| one.idle_ms <= silent_ms).map(|one| &one.name[..]).collect();
-    let mut found = Neighbours::default();
+    let any_without_ttl = others.iter().any(|other| other.lease == Lease::None);
+    let mut found = Neighbours { any_without_ttl, ..Neighbours::default() };
     for other in others {
         let list = match other.lease {
             Lease::Left(_) => continue,

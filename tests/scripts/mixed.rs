@@ -48,7 +48,8 @@ fn a_book_that_a_denied_request_of_the_reference_puts_back_is_waited_for() {
     library.take("reference", Action::Request, 1);
     let geb = request(5, "user1", "geb");
     give(library, &by, &geb);
-    let neighbours = Neighbours { silent: Vec::new(), reference: vec!["reference".into()] };
+    let reference = vec!["reference".into()];
+    let neighbours = Neighbours { reference, ..Neighbours::default() };
     let mut denied = false;
     let asking = vec![InHand::fresh(geb.clone()).first_asking()];
     let answers = library.fetch(&by, &asked(&asking)).unwrap();
