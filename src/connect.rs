@@ -259,15 +259,15 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
 /// What stands behind the `?` of a URL. redis-rs passes over what it does not know there, and knows a
 /// database only in the URL of a socket: whoever named one for a host worked on another.
 fn with_query(info: ConnectionInfo, address: &str) -> Result<ConnectionInfo, Usage> {
-    let url =
-        redis::parse_redis_url(address).ok_or_else(|| Usage("the address is no URL".to_owned()))?;
-    if url.fragment().is_some() {
+    if address.contains('#') {
         return Err(Usage("the address has a # in it, which has to be written as %23".into()));
     }
+    let (place, query) = address.split_once('?').unwrap_or((address, ""));
     let is_socket = matches!(info.addr(), ConnectionAddr::Unix(_));
     let mut db = None;
-    for (name, value) in url.query_pairs() {
-        match &*name {
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
             "protocol" => {}
             "user" | "pass" if is_socket => {}
             "db" => {
@@ -276,7 +276,7 @@ fn with_query(info: ConnectionInfo, address: &str) -> Result<ConnectionInfo, Usa
             // What stands behind it may be a password.
             _ => {
                 let mut fault = "the address has a parameter that is not known: \"".to_owned();
-                push_escaped(&mut fault, &name);
+                push_escaped(&mut fault, name);
                 return Err(Usage(fault + "\""));
             }
         }
@@ -284,7 +284,8 @@ fn with_query(info: ConnectionInfo, address: &str) -> Result<ConnectionInfo, Usa
     let Some(db) = db.transpose().map_err(|fault: &str| Usage(fault.to_owned()))? else {
         return Ok(info);
     };
-    if !is_socket && !url.path().trim_matches('/').is_empty() {
+    let path = place.splitn(4, '/').nth(3).unwrap_or_default();
+    if !is_socket && !path.is_empty() {
         return Err(Usage("the address names a database twice, by /DB and by ?db=DB".into()));
     }
     let settings = info.redis_settings().clone().set_db(db);

@@ -6,13 +6,11 @@
 //! by then. So each that notices takes its lease with a new token first and leaves that here, and a group
 //! is made again once every lease that runs is one of those.
 
-use std::collections::{HashMap, HashSet};
-
 use crate::error::Error;
 use crate::keys::Stream;
 use crate::link::Connection;
 use crate::session::Session;
-use crate::stream;
+use crate::stream::{self, Consumer, Lease};
 
 const DOING: &str = "find out who has noticed that a consumer group is lost";
 
@@ -47,39 +45,42 @@ pub fn forget(session: &Session, connection: &mut Connection) -> Result<(), Erro
 /// What Redis or the link said.
 pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Vec<Vec<u8>>, Error> {
     let keys = &session.keys;
-    let mut names: HashSet<Vec<u8>> = HashSet::new();
+    let mut others: Vec<Consumer> = Vec::new();
     for stream in Stream::ALL {
         let (name, group) = (stream.key(keys), stream.group());
         if stream::group(connection, name, group)?.is_some() {
-            let consumers = stream::consumers(connection, name, group)?;
-            names.extend(consumers.into_iter().map(|consumer| consumer.name));
+            others.extend(stream::consumers(connection, name, group)?);
         }
     }
     // Where all three groups are lost, these are known still, and the answers of the main storage are
     // what a late call could do most harm with.
-    let answers: HashMap<Vec<u8>, Vec<u8>> = all_of(connection, &keys.fetch_answers)?;
-    names.extend(answers.into_keys());
-    names.remove(session.consumer().as_bytes());
+    for (name, _) in all_of(connection, &keys.fetch_answers)? {
+        others.push(Consumer { name, pending: 0, idle_ms: 0 });
+    }
+    others.retain(|other| other.name != session.consumer().as_bytes());
     let noticed = all_of(connection, &keys.lost_groups)?;
+    let leases = stream::leases(connection, keys, &others)?;
     let mut unaware = Vec::new();
-    for name in names {
-        let lock = keys.lock_of(&name);
-        let (token, left_ms): (Option<Vec<u8>>, i64) = redis::pipe()
-            .cmd("GET")
-            .arg(&lock)
-            .cmd("PTTL")
-            .arg(&lock)
+    for (other, lease) in others.into_iter().zip(leases) {
+        // An instance of the reference application has no token that could be waited for.
+        if !matches!(lease, Lease::Left(_)) {
+            continue;
+        }
+        let token: Option<Vec<u8>> = redis::cmd("GET")
+            .arg(keys.lock_of(&other.name))
             .query(connection)
             .map_err(Error::redis(DOING))?;
-        // An instance of the reference application has no token that could be waited for.
-        let runs_out = token.is_some() && left_ms >= 0;
-        if runs_out && noticed.get(&name) != token.as_ref() {
-            unaware.push(name);
+        let word = noticed.iter().find(|(name, _)| *name == other.name).map(|(_, token)| token);
+        if token.is_some() && token.as_ref() != word {
+            unaware.push(other.name);
         }
     }
     Ok(unaware)
 }
 
-fn all_of(connection: &mut Connection, hash: &str) -> Result<HashMap<Vec<u8>, Vec<u8>>, Error> {
+/// The fields of a hash and their values.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn all_of(connection: &mut Connection, hash: &str) -> Result<Fields, Error> {
     redis::cmd("HGETALL").arg(hash).query(connection).map_err(Error::redis(DOING))
 }
