@@ -22,11 +22,10 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 
--- Not each time: where memory is full, a write that may need more ends the session.
+-- A Redis whose memory is full refuses a script's first write if that may need more, and no other.
 local function note(why)
-  if redis.call('HEXISTS', KEYS[3], stream) == 0 then
-    redis.call('HSET', KEYS[3], stream, why)
-  end
+  redis.call('HDEL', KEYS[3], stream)
+  redis.call('HSET', KEYS[3], stream, why)
 end
 
 -- A wrong type must show before the first write.

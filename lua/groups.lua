@@ -91,10 +91,10 @@ local function is_in_handoff(stream, group, book)
   return false
 end
 
--- Of one consumer no more entries than these are looked at.
+-- Of one consumer no more entries than these are looked at; a reference instance works on one at a time.
 local MOST_RESERVATIONS = 100
--- The books that these consumers, which run the reference application, have reserved for the requests that
--- they work on. They tell nobody, and take them out of automated storage, whoever had fetched them before.
+-- The books that these consumers have reserved for the requests that they work on, if they run the reference
+-- application. They tell nobody, and take them out of automated storage, whoever had fetched them before.
 -- Their keys are `beginning`, a request's id, and ":temp". nil if there are too many to look through.
 local function reserved_by(stream, group, consumers, beginning)
   local reserved = {}

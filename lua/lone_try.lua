@@ -33,10 +33,13 @@ for n = 3, #ARGV do
   elseif step == 'survived' then
     -- Where somebody else has taken the event over, the note is of a try of theirs.
     if by == process then
+      -- A Redis whose memory is full refuses a script's first write if that may need more, and no other.
+      redis.call('HDEL', tries_key, event)
       redis.call('HSET', tries_key, event, tries.group .. ' ' .. tries.alone)
     end
   else
     tries[step] = tries[step] + 1
+    redis.call('HDEL', tries_key, event)
     redis.call('HSET', tries_key, event,
       table.concat({tries.group, tries.alone, step, process}, ' '))
   end

@@ -391,7 +391,6 @@ local function is_handed_off(book)
   return too_many_handed_off
 end
 
--- No more requests than this are looked through; a reference instance works on one at a time.
 local reserved
 -- Whether an instance of the reference application has a book reserved for a request that it works on.
 -- e is any request: the others' keys are named like its own.

@@ -273,6 +273,10 @@ fn with_query(info: ConnectionInfo, address: &str) -> Result<ConnectionInfo, Usa
             "db" => {
                 db = Some(value.parse().map_err(|_| "the database in the address is no number"))
             }
+            _ if pair.contains('@') => {
+                let fault = "the address has a ? in its password, which has to be written as %3F";
+                return Err(Usage(fault.into()));
+            }
             // What stands behind it may be a password.
             _ => {
                 let mut fault = "the address has a parameter that is not known: \"".to_owned();
@@ -559,6 +563,7 @@ mod tests {
             ("redis://h/3?db=3", "twice"),
             ("redis://h?db=x", "no number"),
             ("redis://h?pass=secret", "\"pass\""),
+            ("redis://u:1?secret@h", "%3F"),
             ("unix:///run/redis.sock?tls=yes", "\"tls\""),
             ("redis://h/3#secret", "%23"),
         ] {

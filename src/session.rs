@@ -104,8 +104,8 @@ pub struct Neighbours {
     /// Without a lease, working: instances of the reference application, or dead ones with events
     /// in hand that may have been such. They tell nobody what they have reserved.
     pub reference: Vec<Vec<u8>>,
-    /// Whether any has a lock without a TTL, as the reference application leaves it.
-    pub any_without_ttl: bool,
+    /// With a lock without a TTL, as the reference application leaves it, silent or not.
+    pub without_ttl: Vec<Vec<u8>>,
 }
 
 impl Session {
@@ -198,9 +198,9 @@ impl Session {
         self.worked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether anything was decided, or found to have to wait; or there is nothing to decide.
-    pub fn is_productive(&self) -> bool {
-        self.worked.load(Ordering::Relaxed) || self.in_hand.count() == 0
+    /// Whether anything was.
+    pub fn has_worked(&self) -> bool {
+        self.worked.load(Ordering::Relaxed)
     }
 
     /// When Redis last answered, as far as it was noted: every two seconds or so even where nothing

@@ -31,12 +31,6 @@ check() {
 collect() {
     day=returns-$(date +%F)
     taken=$RETURNS.taken
-    # Not the same as one that is empty: a name mistyped, or a disk not mounted, would collect nothing for
-    # ever.
-    spool=$(dirname -- "$RETURNS")
-    if ! [ -d "$spool" ]; then
-        look "$spool, where returns are to be left, is no directory: nothing is collected until it is one"
-    fi
     # First within its directory, at one stroke: to another file system mv copies, and half a copy here
     # could not be told from a whole one if a new file were there.
     if is_there "$RETURNS" && ! is_there "$taken" && ! is_there incoming && ! [ -e "$day" ]; then
@@ -51,6 +45,14 @@ collect() {
         chown -h --reference=. incoming
         chmod 600 incoming
         mv -fT incoming "$day"
+    fi
+    # Not the same as one that is empty: a name mistyped, or a disk not mounted, would collect nothing for
+    # ever. What was collected before is handed in all the same; then it is told.
+    spool=$(dirname -- "$RETURNS")
+    if [ -d "$spool" ]; then
+        rm -f no-spool
+    else
+        : >no-spool
     fi
 }
 
@@ -129,6 +131,10 @@ hand_in() {
             failed=yes
         fi
     done
+    if [ -e no-spool ]; then
+        echo "$(dirname -- "$RETURNS"), where returns are to be left, is no directory: nothing is collected" >&2
+        failed=yes
+    fi
     if [ -n "$failed" ]; then
         exit 2
     fi

@@ -249,15 +249,19 @@ fn a_spool_that_is_not_there_is_told() {
     let machine = Machine::new();
     assert_eq!(machine.night("2026-11-26", "0"), (0, String::new()));
     fs::remove_dir(machine.path("spool")).unwrap();
-    for _ in 0..2 {
-        let collected = machine.script("2026-11-27", &["collect"]);
-        assert_eq!(collected.status.code(), Some(2));
-        let said = String::from_utf8_lossy(&collected.stderr);
+    // What was collected before is handed in all the same.
+    machine.put("state/returns-2026-11-25", "return a 1\n");
+    for calls in ["returns-2026-11-25: return a 1\n", ""] {
+        assert_eq!(machine.night("2026-11-27", "0"), (2, calls.to_owned()));
+        let told = machine.script("2026-11-27", &["hand-in", "false"]);
+        let said = String::from_utf8_lossy(&told.stderr);
         assert!(said.contains("/spool, where returns are to be left, is no directory"), "{said}");
         // Nor if a file is there.
         machine.put("spool", "");
     }
-    assert_eq!(machine.state(), [""; 0]);
+    fs::remove_file(machine.path("spool")).unwrap();
+    fs::create_dir(machine.path("spool")).unwrap();
+    assert_eq!(machine.night("2026-11-28", "0"), (0, String::new()));
 }
 
 /// The step is done as root, and others may write to the spool.

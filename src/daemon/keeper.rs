@@ -278,7 +278,7 @@ impl Keeper<'_> {
     /// Deletes decided events that are still in their streams.
     fn clear(&mut self) -> Result<(), Error> {
         const DOING: &str = "clear decided events away";
-        let has_reference = self.session.neighbours().any_without_ttl;
+        let has_reference = !self.session.neighbours().without_ttl.is_empty();
         let until = Instant::now() + TIDY_TIME;
         for stream in Stream::ALL {
             let (name, group) = (stream.key(&self.session.keys), stream.group());

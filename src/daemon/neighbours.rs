@@ -59,9 +59,11 @@ pub fn note_neighbours(session: &Session, others: &[Other]) {
     // Who is heard of in one stream is not silent because of the others.
     let heard: HashSet<&[u8]> =
         others.iter().filter(|one| one.idle_ms <= silent_ms).map(|one| &one.name[..]).collect();
-    let any_without_ttl = others.iter().any(|other| other.lease == Lease::None);
-    let mut found = Neighbours { any_without_ttl, ..Neighbours::default() };
+    let mut found = Neighbours::default();
     for other in others {
+        if other.lease == Lease::None && !found.without_ttl.contains(&other.name) {
+            found.without_ttl.push(other.name.clone());
+        }
         let list = match other.lease {
             Lease::Left(_) => continue,
             Lease::None if !heard.contains(&other.name[..]) => &mut found.silent,

@@ -221,12 +221,23 @@ pub fn make_known(connection: &mut Connection, keys: &Keys, name: &str) -> Resul
 /// # Errors
 /// What Redis or the link said.
 pub fn note_kept_events(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
+    const DOING: &str = "note that events are kept";
+    let streams = Stream::ALL.map(|stream| stream.key(keys));
+    // Where memory is full it could not be written once more.
+    let noted: Vec<Option<Vec<u8>>> = redis::cmd("HMGET")
+        .arg(&keys.kept_events)
+        .arg(&streams)
+        .query(connection)
+        .map_err(Error::redis(DOING))?;
+    if noted.iter().all(Option::is_some) {
+        return Ok(());
+    }
     let mut cmd = redis::cmd("HSET");
     cmd.arg(&keys.kept_events);
-    for stream in Stream::ALL {
-        cmd.arg(stream.key(keys)).arg("decided events are kept");
+    for stream in streams {
+        cmd.arg(stream).arg("decided events are kept");
     }
-    cmd.query(connection).map_err(Error::redis("note that events are kept"))
+    cmd.query(connection).map_err(Error::redis(DOING))
 }
 
 /// Warns of settings under which Redis itself loses loans. What it may not tell us is passed over.

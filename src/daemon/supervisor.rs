@@ -128,6 +128,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         ready: false,
         answered: Instant::now(),
         outage: None,
+        has_lease: false,
         reading: 0,
         in_vain: None,
     };
@@ -148,7 +149,9 @@ pub fn run(options: Options, target: Target) -> ExitCode {
 /// A thread that waits for signals: the first goes to the channel, a second ends the process.
 fn watch_signals() -> std::io::Result<Receiver<i32>> {
     let (sender, receiver) = bounded(1);
-    let mut signals = Signals::new(signals::heeded(&[SIGINT, SIGTERM, SIGHUP]))?;
+    // Of nohup; SIGINT is ignored in whatever a script begins in the background, and stops us even so.
+    let hangup = signals::heeded(&[SIGHUP]);
+    let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup))?;
     // Ends with the process.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut signals = signals.forever();
@@ -181,9 +184,11 @@ struct Supervisor {
     answered: Instant,
     /// Since when there is no good session, once that was told.
     outage: Option<Instant>,
+    /// Whether this session has the lease, and has decided nothing.
+    has_lease: bool,
     /// How many readers read what is new in this session, having read what was pending.
     reading: usize,
-    /// The sessions in a row in which nothing was decided: since when, and how many.
+    /// The sessions in a row that failed so: when the first did, and how many.
     in_vain: Option<(Instant, u32)>,
 }
 
@@ -204,6 +209,7 @@ impl Supervisor {
                 pause = FIRST_PAUSE;
             }
             self.tell_outage(&error);
+            self.count_failure();
             let waited =
                 if self.is_in_vain() { self.let_lease_run_out() } else { self.wait(pause) };
             if waited.is_err() {
@@ -277,6 +283,15 @@ impl Supervisor {
         self.in_vain.is_some_and(|(since, times)| times >= TIMES_IN_VAIN && since.elapsed() > lease)
     }
 
+    /// Counts a session that has failed. Without the lease it keeps nobody from anything.
+    fn count_failure(&mut self) {
+        if self.has_lease {
+            self.in_vain.get_or_insert_with(|| (Instant::now(), 0)).1 += 1;
+        } else {
+            self.in_vain = None;
+        }
+    }
+
     /// Leaves what is in hand to others: while it is taken again and again, a lease does not run out, and
     /// nobody takes over.
     fn let_lease_run_out(&mut self) -> Result<(), ()> {
@@ -347,6 +362,7 @@ impl Supervisor {
 
     /// One session, from the connection to its end.
     fn session(&mut self) -> Result<(), Over> {
+        (self.has_lease, self.reading) = (false, 0);
         let mut control = self.target.connect(Duration::ZERO)?;
         self.notifier.alive();
         let has_branch = self.options.connect.branch().is_some();
@@ -354,8 +370,7 @@ impl Supervisor {
         setup::check_types(&mut control, &self.keys, self.lease.lock())?;
         self.notifier.alive();
         let token = self.acquire(&mut control)?;
-        self.reading = 0;
-        self.in_vain.get_or_insert_with(|| (Instant::now(), 0)).1 += 1;
+        self.has_lease = true;
         let first = self.sessions == 0;
         let session = Session::new(
             self.keys.clone(),
@@ -366,9 +381,12 @@ impl Supervisor {
             first,
         );
         if let Err(error) = self.prepare(&session, &mut control) {
-            // Whoever starts next need not wait for a lease that nobody uses.
-            let _ = lost_group::forget(&session, &mut control);
-            let _ = lease::resign(&session, &mut control);
+            // Whoever starts next need not wait for a lease that nobody uses. On a link that has failed
+            // that would only take longer.
+            if !matches!(&error, Over::Trouble(error) if error.io_kind().is_some()) {
+                let _ = lost_group::forget(&session, &mut control);
+                let _ = lease::resign(&session, &mut control);
+            }
             return Err(error);
         }
         // The last session was interrupted in a try that was noted, and we survived.
@@ -392,7 +410,8 @@ impl Supervisor {
             };
             self.answered = session.last_reply();
             if self.is_productive(&session) {
-                self.in_vain = None;
+                // It keeps nobody waiting.
+                self.has_lease = false;
             }
             if let Err(Over::Trouble(error)) = &over
                 && error.remedy() == Remedy::Retry
@@ -453,7 +472,7 @@ impl Supervisor {
                 return Ok(());
             }
             if Instant::now() >= until {
-                let name = String::from_utf8_lossy(&unaware[0]).into_owned();
+                let name = neighbours::shown(&unaware[0]);
                 warn!(target: LOG, "instance {name:?} has not noticed, and is not waited for any longer");
                 return Ok(());
             }
@@ -462,7 +481,7 @@ impl Supervisor {
 
     /// Whether what was pending was read, and what there is to decide is being decided.
     fn is_productive(&self, session: &Session) -> bool {
-        self.reading == 2 && session.is_productive()
+        session.has_worked() || (self.reading == 2 && session.in_hand.count() == 0)
     }
 
     /// Watches a session until it is over.
@@ -506,6 +525,9 @@ impl Supervisor {
                 },
                 default(tick) => {
                     let is_good = begin.elapsed() >= PROVEN && self.is_productive(session);
+                    if is_good {
+                        self.in_vain = None;
+                    }
                     if is_good && let Some(since) = self.outage.take() {
                         let length = (begin - since).as_secs_f64();
                         info!(target: LOG, "working again after {length:.1} s");

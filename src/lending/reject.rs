@@ -76,8 +76,9 @@ fn begin(
     cmd.arg(&session.token).arg(group).arg(action).arg(session.decided_events());
     cmd.arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept).arg(AnswerWish::Keep.ttl_ms());
     cmd.arg(step).arg(SHELVING_GROUP).arg(&keys.bell).arg(session.consumer());
+    // Not the dead ones, which may have been ours: such a one reserves nothing any more.
     let neighbours = session.neighbours();
-    cmd.arg(neighbours.reference.len()).arg(&neighbours.reference);
+    cmd.arg(neighbours.without_ttl.len()).arg(&neighbours.without_ttl);
     cmd
 }
 

@@ -363,7 +363,6 @@ impl<'a> Worker<'a> {
             other => {
                 let reply = other.map_err(Error::redis("work on events"))?;
                 self.session.note_reply();
-                self.session.note_work();
                 Ok(Some(reply))
             }
         }
@@ -443,6 +442,7 @@ impl<'a> Worker<'a> {
         let Some(verdicts) = decide::verdicts(reply, &tries)? else {
             return self.decide_again(tries, again);
         };
+        self.session.note_work();
         let number = tries.len();
         let mut asking = Vec::new();
         let mut gone = Vec::new();
@@ -530,6 +530,7 @@ impl<'a> Worker<'a> {
             }
             Rejected::Done(letters) => letters,
         };
+        self.session.note_work();
         // The others are large; they come to a script that takes no longer.
         let left = events.split_off(letters.len().min(events.len()));
         if !left.is_empty() {

@@ -213,10 +213,11 @@ impl Check<'_> {
         let loans = redis::cmd("HLEN").arg(&self.run.keys.loans).to_owned();
         let loans: u64 = self.ask(&loans, "count the loans")?;
         let passes = loans / LOANS_IN_A_PASS + 1;
+        // Users go by their hash, the same in all passes: two of one hash would at worst be suspected for
+        // nothing.
+        let hasher = RandomState::new();
+        let hash = |user: &[u8]| hasher.hash_one(user);
         for pass in 0..passes {
-            // Users go by their hash: two of one hash would at worst be suspected for nothing.
-            let hasher = RandomState::new();
-            let hash = |user: &[u8]| hasher.hash_one(user);
             let suspects =
                 self.suspects(&|user| Some(hash(user)).filter(|it| it % passes == pass))?;
             for suspects in suspects.chunks(SUSPECTS_IN_A_PASS) {

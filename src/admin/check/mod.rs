@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::FromRedisValue;
 
@@ -53,6 +53,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// How often a suspect that changes all the time is looked at before it is given up.
 const MOST_LOOKS: usize = 8;
+
+/// How long instances may take to make a lost group again, once one has noticed.
+const MADE_ANEW_WITHIN: Duration = Duration::from_secs(35);
 
 /// Something that is wrong.
 struct Violation {
@@ -268,15 +271,16 @@ impl Check<'_> {
         let run = self.run;
         let (key, group) = (stream.key(&run.keys), stream.group());
         let mut is_kept = false;
-        // An instance at work makes it anew within a second or so.
-        for look in 0..MOST_LOOKS {
+        // An instance at work makes it anew within a second or so, or when all others have noticed.
+        let until = Instant::now() + MADE_ANEW_WITHIN;
+        for look in 0.. {
             if look > 0 {
                 thread::sleep(PAUSE);
             }
             if stream::group(&mut self.connection, key, group)?.is_some() {
                 return Ok(false);
             }
-            let (length, outcomes, kept): (u64, u64, bool) = redis::pipe()
+            let (length, outcomes, kept, noticed): (u64, u64, bool, bool) = redis::pipe()
                 .cmd("XLEN")
                 .arg(key)
                 .cmd("XLEN")
@@ -284,6 +288,8 @@ impl Check<'_> {
                 .cmd("HEXISTS")
                 .arg(&run.keys.kept_events)
                 .arg(key)
+                .cmd("EXISTS")
+                .arg(&run.keys.lost_groups)
                 .query(&mut AskAgain(self.connection.0))
                 .map_err(Error::redis("look for lost groups"))?;
             // What waits for the first start of libraryd has no group yet. Nor needs it one where nothing
@@ -292,6 +298,9 @@ impl Check<'_> {
                 return Ok(false);
             }
             is_kept = kept;
+            if look + 1 >= MOST_LOOKS && !(noticed && Instant::now() < until) {
+                break;
+            }
         }
         self.lost.push(stream);
         let lost = format!("the consumer group {group} of {key} is lost");
