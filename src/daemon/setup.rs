@@ -38,7 +38,9 @@ fn info(connection: &mut Connection, section: &str) -> Result<HashMap<String, St
 /// [`Error::Unfit`] if it is not; what Redis or the link said.
 pub fn check_version(connection: &mut Connection, has_branch: bool) -> Result<(), Error> {
     let server = info(connection, "server")?;
-    if !has_branch && server.get("redis_mode").is_some_and(|mode| mode == "cluster") {
+    // The second is Valkey's.
+    let modes = ["redis_mode", "server_mode"].map(|name| server.get(name).map(String::as_str));
+    if !has_branch && modes.contains(&Some("cluster")) {
         return Err(Error::Unfit(
             "this Redis is a cluster, where all keys of a library have to be in one slot: it needs \
              --branch NAME there"
