@@ -15,10 +15,10 @@
 --
 -- Permissions can be taken away while the transaction is being queued; each command is then refused
 -- by itself, and the others run. If it is this script that is refused, the events go in all the same:
--- the draft that is left under the chunk's key tells whoever sends them again. (Should another sender or another run of the batch have got ahead in
--- that very instant too, some of them are refused or in twice, and nothing tells.) Within it no
--- error is raised: whatever fails shuts the chunk out, and submit.lua will tell why. In one
--- transaction permissions do not change.
+-- the draft that is left under the chunk's key tells whoever sends them again. (Should another sender or
+-- another run of the batch have got ahead in that very instant too, some of them are refused or in twice,
+-- and nothing tells.) Within it no error is raised: whatever fails shuts the chunk out, and submit.lua will
+-- tell why. In one transaction permissions do not change.
 
 local requests, returns, chunk, chunk_before = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first, last = ARGV[1], ARGV[2]

@@ -117,7 +117,7 @@ local function reserved_by(stream, group, consumers, beginning)
 end
 
 return {
-  group_of = group_of, reserved_by = reserved_by, is_id = is_id, is_undone = is_undone, is_in_handoff = is_in_handoff,
-  handoffs_by_book = handoffs_by_book, MOST_HANDOFFS = MOST_HANDOFFS,
+  group_of = group_of, is_id = is_id, is_undone = is_undone, is_in_handoff = is_in_handoff,
+  handoffs_by_book = handoffs_by_book, MOST_HANDOFFS = MOST_HANDOFFS, reserved_by = reserved_by,
 }
 end
