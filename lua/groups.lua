@@ -95,8 +95,10 @@ end
 local MOST_RESERVATIONS = 100
 -- The books that these consumers have reserved for the requests that they work on, if they run the reference
 -- application. They tell nobody, and take them out of automated storage, whoever had fetched them before.
--- Their keys are `beginning`, a request's id, and ":temp". nil if there are too many to look through.
-local function reserved_by(stream, group, consumers, beginning)
+-- Their keys are named like `temp`, that of the request with this id. nil if there are too many to look
+-- through.
+local function reserved_by(stream, group, consumers, temp, id)
+  local beginning = string.sub(temp, 1, #temp - #id - #':temp')
   local reserved = {}
   for _, name in ipairs(consumers) do
     local pending = redis.pcall('XPENDING', stream, group, '-', '+', MOST_RESERVATIONS, name)

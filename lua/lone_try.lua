@@ -18,6 +18,12 @@ local tries_key, step = KEYS[2], ARGV[2]
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
+-- A Redis whose memory is full refuses a script's first write if that may need more, and no other.
+local function note(event, text)
+  redis.call('HDEL', tries_key, event)
+  redis.call('HSET', tries_key, event, text)
+end
+
 local process = string.match(ARGV[1], '^(.*):')
 local tries
 for n = 3, #ARGV do
@@ -33,15 +39,11 @@ for n = 3, #ARGV do
   elseif step == 'survived' then
     -- Where somebody else has taken the event over, the note is of a try of theirs.
     if by == process then
-      -- A Redis whose memory is full refuses a script's first write if that may need more, and no other.
-      redis.call('HDEL', tries_key, event)
-      redis.call('HSET', tries_key, event, tries.group .. ' ' .. tries.alone)
+      note(event, tries.group .. ' ' .. tries.alone)
     end
   else
     tries[step] = tries[step] + 1
-    redis.call('HDEL', tries_key, event)
-    redis.call('HSET', tries_key, event,
-      table.concat({tries.group, tries.alone, step, process}, ' '))
+    note(event, table.concat({tries.group, tries.alone, step, process}, ' '))
   end
 end
 return {'TRIES', tries.alone}

@@ -396,8 +396,7 @@ local reserved
 -- e is any request: the others' keys are named like its own.
 local function is_reserved_by_reference(book, e)
   if reserved == nil then
-    local beginning = string.sub(e.temp, 1, #e.temp - #e.id - #':temp')
-    reserved = groups.reserved_by(requests, lending_group, reference, beginning) or false
+    reserved = groups.reserved_by(requests, lending_group, reference, e.temp, e.id) or false
   end
   return not reserved or reserved[book]
 end

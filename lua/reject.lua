@@ -224,8 +224,7 @@ if ARGV[8] == 'look' then
   local id, reservation = ARGV[FIRST_EVENT], KEYS[FIRST_KEY]
   local _, may_have = belongings(fields, reservation)
   local reference = {unpack(ARGV, 13, FIRST_EVENT - 1)}
-  local beginning = string.sub(reservation, 1, #reservation - #id - #':temp')
-  local reserved = groups.reserved_by(stream, group, reference, beginning)
+  local reserved = groups.reserved_by(stream, group, reference, reservation, id)
   local reply = {'MAY_HAVE'}
   for _, book in ipairs(may_have) do
     -- Hand-offs and reservations of the reference application leave no mark. Where there are too many

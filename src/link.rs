@@ -8,6 +8,9 @@ use redis::{
 
 use crate::error::{self, Error};
 
+/// Names and values: a hash, or the fields of an entry. Others can write there too: they need be no text.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A connection.
 ///
 /// redis-rs reads the reply to each command of a pipeline even if one did not come in time, and waits as

@@ -16,8 +16,7 @@ use crate::clock::rfc3339;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::Stream;
-use crate::link::AskAgain;
-use crate::link::Connection;
+use crate::link::{AskAgain, Connection};
 use crate::script::{Reply, Script, lua};
 use crate::stream::{self, Entry};
 

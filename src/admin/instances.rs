@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::error::Error;
-use crate::keys::Keys;
-use crate::keys::Stream;
-use crate::link::AskAgain;
-use crate::link::Connection;
+use crate::keys::{Keys, Stream};
+use crate::link::{AskAgain, Connection};
 use crate::stream::{self, Consumer, Lease};
 
 /// An instance.

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
 use crate::keys::Stream;
-use crate::link::{AskAgain, Connection, ask};
+use crate::link::{AskAgain, Connection, Fields, ask};
 use crate::script::{Script, lua};
 use crate::stream::{self, Entry};
 
@@ -32,9 +32,6 @@ const PAGE: usize = 250;
 /// The consumer that undecided events are pending for until an instance takes them over. No
 /// instance has this name: it has a comma in it.
 const NOBODY: &str = "library-admin, regroup";
-
-/// Fields of a hash and their values.
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::event::EventKey;
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
 use crate::lending;
-use crate::link::Connection;
+use crate::link::{Connection, Fields};
 use crate::script::{self, Script, lua, text};
 use crate::session::{Session, Thread};
 use crate::shelving;
@@ -51,9 +51,6 @@ const TIDY_PAGE: usize = 500;
 
 /// A consumer without pending entries whose instance is gone for so long is removed.
 const FORGET_AFTER_MS: u64 = 3_600_000;
-
-/// Fields of a hash and their values. Others can write there too: they need be no text.
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What the supervisor tells the keeper.
 #[derive(Debug, PartialEq, Eq)]

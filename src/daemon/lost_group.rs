@@ -8,7 +8,7 @@
 
 use crate::error::Error;
 use crate::keys::Stream;
-use crate::link::Connection;
+use crate::link::{Connection, Fields};
 use crate::session::Session;
 use crate::stream::{self, Consumer, Lease};
 
@@ -77,9 +77,6 @@ pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Vec<Vec
     }
     Ok(unaware)
 }
-
-/// The fields of a hash and their values.
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn all_of(connection: &mut Connection, hash: &str) -> Result<Fields, Error> {
     redis::cmd("HGETALL").arg(hash).query(connection).map_err(Error::redis(DOING))

@@ -128,7 +128,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         ready: false,
         answered: Instant::now(),
         outage: None,
-        has_lease: false,
+        holds_in_vain: false,
         reading: 0,
         in_vain: None,
     };
@@ -185,7 +185,7 @@ struct Supervisor {
     /// Since when there is no good session, once that was told.
     outage: Option<Instant>,
     /// Whether this session has the lease, and has decided nothing.
-    has_lease: bool,
+    holds_in_vain: bool,
     /// How many readers read what is new in this session, having read what was pending.
     reading: usize,
     /// The sessions in a row that failed so: when the first did, and how many.
@@ -285,7 +285,7 @@ impl Supervisor {
 
     /// Counts a session that has failed. Without the lease it keeps nobody from anything.
     fn count_failure(&mut self) {
-        if self.has_lease {
+        if self.holds_in_vain {
             self.in_vain.get_or_insert_with(|| (Instant::now(), 0)).1 += 1;
         } else {
             self.in_vain = None;
@@ -362,7 +362,7 @@ impl Supervisor {
 
     /// One session, from the connection to its end.
     fn session(&mut self) -> Result<(), Over> {
-        (self.has_lease, self.reading) = (false, 0);
+        (self.holds_in_vain, self.reading) = (false, 0);
         let mut control = self.target.connect(Duration::ZERO)?;
         self.notifier.alive();
         let has_branch = self.options.connect.branch().is_some();
@@ -370,7 +370,7 @@ impl Supervisor {
         setup::check_types(&mut control, &self.keys, self.lease.lock())?;
         self.notifier.alive();
         let token = self.acquire(&mut control)?;
-        self.has_lease = true;
+        self.holds_in_vain = true;
         let first = self.sessions == 0;
         let session = Session::new(
             self.keys.clone(),
@@ -411,7 +411,7 @@ impl Supervisor {
             self.answered = session.last_reply();
             if self.is_productive(&session) {
                 // It keeps nobody waiting.
-                self.has_lease = false;
+                self.holds_in_vain = false;
             }
             if let Err(Over::Trouble(error)) = &over
                 && error.remedy() == Remedy::Retry

@@ -21,7 +21,7 @@ use crate::event::EventKey;
 use crate::ids::{BookId, EventId, UserId};
 use crate::keys::LENDING_GROUP;
 use crate::lending::MOST_BOOKS_IN_HAND;
-use crate::link::{AskAgain, Connection, ask};
+use crate::link::{AskAgain, Connection, Fields, ask};
 use crate::outcome::{BOOK_LISTS, Outcome};
 use crate::script;
 use crate::stream::{self, number};
@@ -36,9 +36,6 @@ const SLICE: Duration = Duration::from_secs(2);
 type Entries = Vec<(String, Vec<Vec<u8>>)>;
 /// What XINFO tells, by its names.
 type Info = HashMap<String, Value>;
-/// Fields of a hash.
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// Nothing is queued by a question.
 fn failed(run: &Run) -> impl Fn(Error) -> Failure + '_ {
     |error| Failure::redis(&error, &run.target, &"no answer")

@@ -397,7 +397,7 @@ fn a_late_count_of_tries_changes_nothing() {
 fn who_survived_a_try_leaves_the_note_of_who_tries_the_event_now() {
     guard(
         "lone_try",
-        &[("if by == process then\n      --", "if true then\n      --")],
+        &[("if by == process then\n      note", "if true then\n      note")],
         |library| {
             let (first, second) = (library.instance("worker1"), library.instance("worker2"));
             let tries = library.keys.lone_tries.clone();

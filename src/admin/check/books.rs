@@ -15,8 +15,7 @@ use crate::admin::show::shown;
 use crate::error::Error;
 use crate::event::MAX_BOOKS;
 use crate::ids::BookId;
-use crate::keys::Stream;
-use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
+use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
 use crate::script::{Call, Script, lua, text};
 use crate::stream::{self, Lease};
 

@@ -12,8 +12,7 @@ use crate::admin::failure::Failure;
 use crate::admin::show::shown;
 use crate::error::Error;
 use crate::ids::EventId;
-use crate::keys::SHELVING_GROUP;
-use crate::keys::Stream;
+use crate::keys::{SHELVING_GROUP, Stream};
 use crate::link::AskAgain;
 use crate::stream;
 

@@ -14,8 +14,7 @@ use crate::admin::failure::Failure;
 use crate::admin::show::shown;
 use crate::error::Error;
 use crate::ids::BookId;
-use crate::keys::LENDING_GROUP;
-use crate::keys::Stream;
+use crate::keys::{LENDING_GROUP, Stream};
 use crate::script::{Script, lua};
 use crate::text::counted;
 
