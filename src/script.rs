@@ -6,7 +6,7 @@
 
 use std::io::Write as _;
 
-use redis::{Cmd, ConnectionLike, RedisResult, RedisWrite, ToRedisArgs, Value};
+use redis::{Arg, Cmd, ConnectionLike, RedisResult, RedisWrite, ToRedisArgs, Value};
 
 use crate::error::Error;
 use crate::ids::EventId;
@@ -88,43 +88,85 @@ pub struct Script {
     digest: String,
 }
 
-/// One call of a script under construction: the keys, then the arguments.
-pub struct Call<'a> {
-    script: &'a Script,
-    keys: usize,
-    // Both packed as arguments; the number of keys goes in front of them when it is known.
-    parts: Vec<Vec<u8>>,
-}
-
 impl Script {
     /// A script of that text.
     pub fn new(text: &'static str) -> Self {
         Self { text, digest: redis::Script::new(text).get_hash().to_owned() }
     }
 
-    /// A call with these keys.
-    pub fn keys<K: AsRef<[u8]>>(&self, keys: &[K]) -> Call<'_> {
-        let mut parts = Vec::with_capacity(keys.len() + 8);
-        parts.extend(keys.iter().map(|key| key.as_ref().to_vec()));
-        Call { script: self, keys: keys.len(), parts }
+    /// Begins a call: the caller adds `keys` keys, then the arguments.
+    pub fn call(&self, keys: usize) -> ScriptCall {
+        // Room for about as many arguments as keys, of some thirty bytes each.
+        let mut cmd = Cmd::with_capacity(2 * keys + 16, self.digest.len() + 64 * keys + 256);
+        cmd.arg("EVALSHA").arg(&self.digest).arg(keys);
+        ScriptCall { text: self.text, cmd }
     }
 
-    /// Begins a call, by digest or, after NOSCRIPT, by text: the caller adds `keys` keys, then the
-    /// arguments.
-    pub fn command(&self, keys: usize, by_text: bool) -> Cmd {
-        let (name, script) = if by_text { ("EVAL", self.text) } else { ("EVALSHA", &*self.digest) };
-        // Room for about as many arguments as keys, of some thirty bytes each.
-        let mut cmd = Cmd::with_capacity(2 * keys + 16, script.len() + 64 * keys + 256);
-        cmd.arg(name).arg(script).arg(keys);
-        cmd
+    /// Begins a call with these keys: the caller adds the arguments.
+    pub fn keys<K: AsRef<[u8]>>(&self, keys: &[K]) -> ScriptCall {
+        let mut call = self.call(keys.len());
+        for key in keys {
+            call.arg(key.as_ref());
+        }
+        call
     }
 }
 
-impl Call<'_> {
-    /// Adds an argument.
-    pub fn arg(mut self, arg: impl ToRedisArgs) -> Self {
-        self.parts.extend(arg.to_redis_args());
+/// How Redis is told which script to run.
+#[derive(Clone, Copy)]
+pub enum By {
+    /// By its digest: NOSCRIPT, and nothing done, where Redis does not know it.
+    Digest,
+    /// By its text.
+    Text,
+}
+
+/// A call of a script: its keys, then its arguments.
+pub struct ScriptCall {
+    text: &'static str,
+    cmd: Cmd,
+}
+
+impl ScriptCall {
+    /// Adds a key, or an argument; several if it stands for several.
+    pub fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.cmd.arg(arg);
         self
+    }
+
+    /// Appends it to what is to be sent.
+    pub fn pack(&self, by: By, packed: &mut Vec<u8>) {
+        match by {
+            By::Digest => self.cmd.write_packed_command(packed),
+            By::Text => self.by_text().write_packed_command(packed),
+        }
+    }
+
+    /// The command that runs it by its text.
+    pub fn by_text(&self) -> Cmd {
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(self.text);
+        for arg in self.cmd.args_iter().skip(2) {
+            let Arg::Simple(bytes) = arg else { unreachable!("scripts are given no cursor") };
+            cmd.arg(bytes);
+        }
+        cmd
+    }
+
+    /// Makes the call and waits for its reply.
+    ///
+    /// # Errors
+    /// What Redis or the link said.
+    pub fn query(
+        &self,
+        connection: &mut impl ConnectionLike,
+        doing: &'static str,
+    ) -> Result<Value, Error> {
+        let reply = match self.cmd.query(connection) {
+            Err(error) if error.code() == Some("NOSCRIPT") => self.by_text().query(connection),
+            other => other,
+        };
+        reply.map_err(Error::redis(doing))
     }
 
     /// Makes the call and waits for its reply: a list whose first element is a word.
@@ -132,35 +174,12 @@ impl Call<'_> {
     /// # Errors
     /// What Redis or the link said; [`Error::Fenced`] if the script found another token.
     pub fn run(
-        self,
+        &self,
         connection: &mut impl ConnectionLike,
         doing: &'static str,
     ) -> Result<Reply, Error> {
-        let command = |by_text| {
-            let mut cmd = self.script.command(self.keys, by_text);
-            for part in &self.parts {
-                cmd.arg(part.as_slice());
-            }
-            cmd
-        };
-        Reply::read(run(connection, command, doing)?, doing)
+        Reply::read(self.query(connection, doing)?, doing)
     }
-}
-
-/// Runs a command that calls a script: by digest, or by text where Redis does not know it.
-///
-/// # Errors
-/// What Redis or the link said.
-pub fn run(
-    connection: &mut impl ConnectionLike,
-    command: impl Fn(bool) -> Cmd,
-    doing: &'static str,
-) -> Result<Value, Error> {
-    let reply = match command(false).query::<Value>(connection) {
-        Err(error) if error.code() == Some("NOSCRIPT") => command(true).query(connection),
-        other => other,
-    };
-    reply.map_err(Error::redis(doing))
 }
 
 /// A reply, or the error that Redis gave instead of one. Unlike [`Value::extract_error`] this does not take

@@ -326,9 +326,7 @@ fn watch(connection: &mut Connection, key: &str) -> Result<(), Error> {
 /// Takes the parts of a letter away, if its event can be put back. The whole text: in a transaction nothing
 /// can be sent once more.
 fn take(stream: &str, letters: &str, letter: &Letter) -> redis::Cmd {
-    let mut cmd = RETRY.command(2, true);
-    cmd.arg(stream).arg(letters).arg(&letter.ids);
-    cmd
+    RETRY.keys(&[stream, letters]).arg(&letter.ids).by_text()
 }
 
 fn busy() -> Failure {

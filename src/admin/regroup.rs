@@ -256,8 +256,9 @@ impl Lost {
             }
         };
         let (word, group) = (self.stream.word(), self.stream.group());
-        let call = REGROUP.keys(&[self.stream.key(&run.keys)]).arg(group).arg(begin).arg(NOBODY);
-        let reply = call.arg(&undecided).run(connection, DOING)?;
+        let mut call = REGROUP.keys(&[self.stream.key(&run.keys)]);
+        call.arg(group).arg(begin).arg(NOBODY).arg(&undecided);
+        let reply = call.run(connection, DOING)?;
         match reply.word.as_str() {
             "REGROUPED" => {}
             "EXISTS" => {

@@ -19,7 +19,7 @@ use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
 use crate::lending;
 use crate::link::{Connection, Fields};
-use crate::script::{self, Script, lua, text};
+use crate::script::{Script, lua, text};
 use crate::session::{Session, Thread};
 use crate::shelving;
 use crate::stream::{self, Entry, Lease, Pending};
@@ -347,11 +347,7 @@ impl Keeper<'_> {
                         Some((book.as_slice(), id.parse().ok()?))
                     })
                     .collect();
-                let (session, connection) = (self.session, &mut self.connection);
-                let command = |by_text| {
-                    shelving::fetch::undo_command(session, fetched.iter().copied(), by_text)
-                };
-                script::run(connection, command, DOING)?;
+                shelving::fetch::undo(self.session, fetched).run(&mut self.connection, DOING)?;
                 self.sweep_page(&orphans, "unfetched")?;
             }
             if cursor == 0 || Instant::now() > until {
@@ -375,14 +371,15 @@ impl Keeper<'_> {
         for page in page.chunks(TIDY_PAGE) {
             let lock = self.session.lock();
             let touched = [lock, &keys.lone_tries, &keys.requests, &keys.returns];
-            let mut call = OLD_TRIES.keys(&touched).arg(&self.session.token).arg(LENDING_GROUP);
+            let mut call = OLD_TRIES.keys(&touched);
+            call.arg(&self.session.token).arg(LENDING_GROUP);
             for (event, _) in page {
                 // What names no event, somebody else has put there.
                 let parts = std::str::from_utf8(event).ok().and_then(|it| it.split_once(':'));
                 if let Some((action, id)) = parts
                     && let Ok(id) = id.parse::<EventId>()
                 {
-                    call = call.arg(event).arg(action).arg(id);
+                    call.arg(event).arg(action).arg(id);
                 }
             }
             call.run(&mut self.connection, DOING)?;
@@ -397,10 +394,10 @@ impl Keeper<'_> {
         let lock = self.session.lock();
         let touched =
             [lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
-        let mut call = SWEEP.keys(&touched).arg(&self.session.token);
-        call = call.arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
+        let mut call = SWEEP.keys(&touched);
+        call.arg(&self.session.token).arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
         for (book, state) in page {
-            call = call.arg(book).arg(state);
+            call.arg(book).arg(state);
         }
         let reply = call.run(&mut self.connection, DOING)?;
         let mut words = reply.rest.into_iter().skip(1).map(|word| match word {

@@ -132,8 +132,8 @@ impl Watch {
 /// [`Error::Fenced`] if it is not ours any more; what Redis or the link said.
 pub fn renew(session: &Session, connection: &mut Connection) -> Result<(), Error> {
     let lease_ms = session.options.lease.as_millis() as u64;
-    let call = RENEW.keys(&[session.lock()]).arg(&session.token).arg(lease_ms);
-    call.run(connection, "renew the lease").map(drop)
+    let mut call = RENEW.keys(&[session.lock()]);
+    call.arg(&session.token).arg(lease_ms).run(connection, "renew the lease").map(drop)
 }
 
 /// Gives the lease of a session back, and removes this instance's consumers where nothing is

@@ -102,17 +102,15 @@ pub fn note_try(
     step: TryStep,
 ) -> Result<u64, Error> {
     const DOING: &str = "note a try";
-    let mut call = LONE_TRY
-        .keys(&[session.lock(), &session.keys.lone_tries])
-        .arg(&session.token)
-        .arg(match step {
-            TryStep::InGroup => "group",
-            TryStep::Alone => "alone",
-            TryStep::Survived => "survived",
-            TryStep::Ended => "ended",
-        });
+    let mut call = LONE_TRY.keys(&[session.lock(), &session.keys.lone_tries]);
+    call.arg(&session.token).arg(match step {
+        TryStep::InGroup => "group",
+        TryStep::Alone => "alone",
+        TryStep::Survived => "survived",
+        TryStep::Ended => "ended",
+    });
     for key in keys {
-        call = call.arg(key.to_string());
+        call.arg(key.to_string());
     }
     let reply = call.run(connection, DOING)?;
     let tries = reply.number(0).ok_or_else(|| reply.unexpected(DOING))?;

@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use redis::{Cmd, Value};
+use redis::Value;
 
 use super::{MOST_BOOKS_IN_HAND, STORAGE_CAPACITY};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::outcome;
-use crate::script::{Script, lua, text};
+use crate::script::{Script, ScriptCall, lua, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
 
@@ -128,34 +128,33 @@ impl Told {
     }
 }
 
-/// The command for a chunk of tries. `fetch` is the number of the fetch that it is sent behind: those
+/// The call for a chunk of tries. `fetch` is the number of the fetch that it is sent behind: those
 /// answers are to it which are [left](Answer::Left) in Redis.
-pub fn command(
+pub fn call(
     session: &Session,
     neighbours: &Neighbours,
     tries: &[Try],
     fetch: Option<u64>,
-    by_text: bool,
-) -> Cmd {
+) -> ScriptCall {
     let keys = &session.keys;
     let answers = tries.iter().filter(|one| one.event.answer.ttl_ms() > 0).count();
     let number_of_keys = 11 + 2 * tries.len() + answers;
-    let mut cmd = SCRIPT.command(number_of_keys, by_text);
-    cmd.arg(session.lock()).arg(&keys.requests).arg(&keys.returns).arg(&keys.handoffs);
-    cmd.arg(&keys.loans).arg(&keys.book_states).arg(&keys.storage);
-    cmd.arg(&keys.outcomes).arg(&keys.ties).arg(&keys.books_of_users).arg(&keys.fetch_answers);
+    let mut call = SCRIPT.call(number_of_keys);
+    call.arg(session.lock()).arg(&keys.requests).arg(&keys.returns).arg(&keys.handoffs);
+    call.arg(&keys.loans).arg(&keys.book_states).arg(&keys.storage);
+    call.arg(&keys.outcomes).arg(&keys.ties).arg(&keys.books_of_users).arg(&keys.fetch_answers);
     for Try { event, .. } in tries {
-        cmd.arg(keys.count(&event.user)).arg(keys.reservation(event.key.id));
+        call.arg(keys.count(&event.user)).arg(keys.reservation(event.key.id));
         if event.answer.ttl_ms() > 0 {
-            cmd.arg(keys.answer(event.key));
+            call.arg(keys.answer(event.key));
         }
     }
-    cmd.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
-    cmd.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
-    cmd.arg(session.decided_events()).arg(session.consumer()).arg(&keys.bell);
-    cmd.arg(fetch.map_or(String::new(), |number| number.to_string()));
+    call.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
+    call.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
+    call.arg(session.decided_events()).arg(session.consumer()).arg(&keys.bell);
+    call.arg(fetch.map_or(String::new(), |number| number.to_string()));
     for names in [&neighbours.silent, &neighbours.reference] {
-        cmd.arg(names.len()).arg(names);
+        call.arg(names.len()).arg(names);
     }
     // Few events differ in their form from the last one of their kind.
     let mut forms = [const { (None, String::new()) }; 2];
@@ -185,16 +184,16 @@ pub fn command(
             // Writing to a string cannot fail.
             let _ = write!(written, "{action} {books} {said} {ttl_ms} {sure}");
         }
-        cmd.arg(&*written);
-        cmd.arg(event.key.id).arg(event.user.as_str());
+        call.arg(&*written);
+        call.arg(event.key.id).arg(event.user.as_str());
         if !doubt.is_empty() {
-            cmd.arg(doubt);
+            call.arg(doubt);
         }
         for book in &event.books {
-            cmd.arg(book.as_str());
+            call.arg(book.as_str());
         }
         for answer in answers {
-            cmd.arg(match answer {
+            call.arg(match answer {
                 None => "",
                 Some(Answer::Yes) => "yes",
                 Some(Answer::Again) => "again",
@@ -203,7 +202,7 @@ pub fn command(
             });
         }
     }
-    cmd
+    call
 }
 
 /// The verdicts from the script's reply; none if it did not find the answers that were left for it,

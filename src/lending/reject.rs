@@ -2,14 +2,14 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, Value};
+use redis::Value;
 
 use super::STORAGE_CAPACITY;
 use crate::error::Error;
 use crate::event::{Action, AnswerWish, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::script::{Reply, Script, lua, text};
+use crate::script::{Reply, Script, ScriptCall, lua, text};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "reject")));
@@ -24,36 +24,36 @@ pub const MOST_AT_ONCE: usize = 64;
 /// An event that is given up, and the cause.
 pub type GivenUp = (EventKey, String);
 
-/// The command that moves events, all requests or all returns, to the dead letters.
-pub fn command(session: &Session, events: &[GivenUp], by_text: bool) -> Cmd {
-    build(session, "reject", events, by_text)
+/// The call that moves events, all requests or all returns, to the dead letters.
+pub fn call(session: &Session, events: &[GivenUp]) -> ScriptCall {
+    build(session, "reject", events)
 }
 
-/// The command that tells which books a request may have fetched from the main storage.
-pub fn look_command(session: &Session, event: &GivenUp, by_text: bool) -> Cmd {
-    build(session, "look", std::slice::from_ref(event), by_text)
+/// The call that tells which books a request may have fetched from the main storage.
+pub fn look(session: &Session, event: &GivenUp) -> ScriptCall {
+    build(session, "look", std::slice::from_ref(event))
 }
 
-fn build(session: &Session, step: &str, events: &[GivenUp], by_text: bool) -> Cmd {
+fn build(session: &Session, step: &str, events: &[GivenUp]) -> ScriptCall {
     let keys = &session.keys;
     let action = events.first().map_or(Action::Request, |(key, _)| key.action);
     let of_each = events.iter().map(|(key, _)| [keys.reservation(key.id), keys.answer(*key)]);
     let stream = (keys.stream(action), LENDING_GROUP, action.as_str());
-    let mut cmd = begin(session, stream, step, of_each, by_text);
+    let mut call = begin(session, stream, step, of_each);
     for (key, cause) in events {
-        cmd.arg(key.id).arg(cause);
+        call.arg(key.id).arg(cause);
     }
-    cmd
+    call
 }
 
-/// The command that moves a hand-off to the dead letters.
-pub fn hand_off_command(session: &Session, id: EventId, cause: &str, by_text: bool) -> Cmd {
+/// The call that moves a hand-off to the dead letters.
+pub fn hand_off(session: &Session, id: EventId, cause: &str) -> ScriptCall {
     // A hand-off has neither a reservation nor an answer; the stream itself stands in for them.
     let stream = &session.keys.handoffs;
     let of_each = [[stream.clone(), stream.clone()]].into_iter();
-    let mut cmd = begin(session, (stream, SHELVING_GROUP, "handoff"), "reject", of_each, by_text);
-    cmd.arg(id).arg(cause);
-    cmd
+    let mut call = begin(session, (stream, SHELVING_GROUP, "handoff"), "reject", of_each);
+    call.arg(id).arg(cause);
+    call
 }
 
 /// All but the arguments that belong to each event.
@@ -62,24 +62,23 @@ fn begin(
     (stream, group, action): (&str, &str, &str),
     step: &str,
     of_each: impl ExactSizeIterator<Item = [String; KEYS_OF_EACH]>,
-    by_text: bool,
-) -> Cmd {
+) -> ScriptCall {
     let keys = &session.keys;
     let number = KEYS + KEYS_OF_EACH * of_each.len();
-    let mut cmd = SCRIPT.command(number, by_text);
-    cmd.arg(session.lock()).arg(stream).arg(&keys.dead_letters).arg(&keys.outcomes);
-    cmd.arg(&keys.handoffs).arg(&keys.book_states).arg(&keys.storage).arg(&keys.loans);
-    cmd.arg(&keys.lone_tries).arg(&keys.ties);
+    let mut call = SCRIPT.call(number);
+    call.arg(session.lock()).arg(stream).arg(&keys.dead_letters).arg(&keys.outcomes);
+    call.arg(&keys.handoffs).arg(&keys.book_states).arg(&keys.storage).arg(&keys.loans);
+    call.arg(&keys.lone_tries).arg(&keys.ties);
     of_each.for_each(|own| {
-        cmd.arg(&own[..]);
+        call.arg(&own[..]);
     });
-    cmd.arg(&session.token).arg(group).arg(action).arg(session.decided_events());
-    cmd.arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept).arg(AnswerWish::Keep.ttl_ms());
-    cmd.arg(step).arg(SHELVING_GROUP).arg(&keys.bell).arg(session.consumer());
+    call.arg(&session.token).arg(group).arg(action).arg(session.decided_events());
+    call.arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept).arg(AnswerWish::Keep.ttl_ms());
+    call.arg(step).arg(SHELVING_GROUP).arg(&keys.bell).arg(session.consumer());
     // Not the dead ones, which may have been ours: such a one reserves nothing any more.
     let neighbours = session.neighbours();
-    cmd.arg(neighbours.without_ttl.len()).arg(&neighbours.without_ttl);
-    cmd
+    call.arg(neighbours.without_ttl.len()).arg(&neighbours.without_ttl);
+    call
 }
 
 /// What came of it.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use log::{debug, error, warn};
-use redis::{Cmd, Value};
+use redis::Value;
 
 use super::busy::Busy;
 use super::decide::{self, Fetched, Finality, Try, Verdict};
@@ -31,7 +31,7 @@ use crate::ids::{BookId, EventId};
 use crate::lending::LOG;
 use crate::link::{self, Connection};
 use crate::outcome;
-use crate::script::{Reply, unless_refused};
+use crate::script::{By, Reply, ScriptCall, unless_refused};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::{self, Answer};
 use crate::stream;
@@ -69,6 +69,20 @@ enum Call {
 }
 
 impl Call {
+    /// What Redis is sent for it.
+    fn of_script(&self, session: &Session) -> ScriptCall {
+        match self {
+            Self::Decide { neighbours, tries, fetch, .. } => {
+                decide::call(session, neighbours, tries, *fetch)
+            }
+            Self::Look(event) => reject::look(session, event),
+            Self::Unfetch((key, _), books) => {
+                fetch::undo(session, books.iter().map(|book| (book.as_slice(), key.id)))
+            }
+            Self::Reject(events) => reject::call(session, events),
+        }
+    }
+
     /// Whether it is for those that waited. Of these calls one is under way at a time: what waits
     /// for each other had best be seen together.
     fn is_again(&self) -> bool {
@@ -241,7 +255,7 @@ impl<'a> Worker<'a> {
         }
         while self.under_way.len() < DEPTH {
             let Some((chunk, again)) = self.next_chunk() else { break };
-            self.decide(chunk, again, false)?;
+            self.decide(chunk, again, By::Digest)?;
         }
         self.answer_one()?;
         Ok(!self.has_finished() || !self.suspects.is_empty() || self.room.has_due())
@@ -310,39 +324,23 @@ impl<'a> Worker<'a> {
 
     /// Decides a chunk: asks shelving, unless there is nothing to ask for, and decides by its answer in
     /// the same breath.
-    fn decide(&mut self, chunk: Vec<Asking>, again: bool, by_text: bool) -> Result<(), Error> {
+    fn decide(&mut self, chunk: Vec<Asking>, again: bool, by: By) -> Result<(), Error> {
         let mut fetch = None;
         if chunk.iter().any(|asking| !asking.books.is_empty()) {
             self.fetches += 1;
             fetch = Some(self.fetches);
-            fetch::command(self.session, asked(&chunk), self.fetches, by_text)
-                .write_packed_command(&mut self.packed);
+            fetch::call(self.session, asked(&chunk), self.fetches).pack(by, &mut self.packed);
         }
         let tries = chunk.into_iter().map(Asking::into_try).collect();
         let call = Call::Decide { neighbours: self.session.neighbours(), tries, fetch, again };
-        self.pack(call, by_text);
+        self.pack(call, by);
         self.send()
-    }
-
-    fn command(&self, call: &Call, by_text: bool) -> Cmd {
-        let session = self.session;
-        match call {
-            Call::Decide { neighbours, tries, fetch, .. } => {
-                decide::command(session, neighbours, tries, *fetch, by_text)
-            }
-            Call::Look(event) => reject::look_command(session, event, by_text),
-            Call::Unfetch((key, _), books) => {
-                let fetched = books.iter().map(|book| (book.as_slice(), key.id));
-                fetch::undo_command(session, fetched, by_text)
-            }
-            Call::Reject(events) => reject::command(session, events, by_text),
-        }
     }
 
     /// Packs a call. It goes out with the next one that decides, or before the next reply is read: to
     /// give up the few malformed events of a chunk then costs no write of its own.
-    fn pack(&mut self, call: Call, by_text: bool) {
-        self.command(&call, by_text).write_packed_command(&mut self.packed);
+    fn pack(&mut self, call: Call, by: By) {
+        call.of_script(self.session).pack(by, &mut self.packed);
         self.under_way.push_back(call);
     }
 
@@ -387,7 +385,7 @@ impl<'a> Worker<'a> {
             Call::Decide { tries, again, .. } => self.decided(reply, tries, again)?,
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
-                self.pack(Call::Reject(vec![event]), false);
+                self.pack(Call::Reject(vec![event]), By::Digest);
             }
             Call::Look(event) => self.rejected(reply, vec![event])?,
             Call::Reject(events) => self.rejected(reply, events)?,
@@ -408,7 +406,7 @@ impl<'a> Worker<'a> {
     fn call_by_text(&mut self, call: Call) -> Result<(), Error> {
         match call {
             Call::Decide { tries, again, .. } => self.decide_again(tries, again)?,
-            call => self.pack(call, true),
+            call => self.pack(call, By::Text),
         }
         Ok(())
     }
@@ -416,7 +414,7 @@ impl<'a> Worker<'a> {
     /// Sends a call that has done nothing once more, with what it has to find: shelving's answer was
     /// not there, or Redis does not know the script.
     fn decide_again(&mut self, tries: Vec<Try>, again: bool) -> Result<(), Error> {
-        self.decide(tries.into_iter().map(Asking::again).collect(), again, true)
+        self.decide(tries.into_iter().map(Asking::again).collect(), again, By::Text)
     }
 
     /// Notes with tries what shelving said; their call finds it in Redis itself.
@@ -488,7 +486,7 @@ impl<'a> Worker<'a> {
                 }
                 Verdict::Failed(cause) => {
                     error!(target: LOG, "{key} cannot be worked on: {cause}");
-                    self.pack(give_up((key, cause)), false);
+                    self.pack(give_up((key, cause)), By::Digest);
                 }
             }
         }
@@ -503,7 +501,7 @@ impl<'a> Worker<'a> {
         if unasked_books > 0 && asked(&asking).count() * WORTH_ASKING >= unasked_books {
             self.ask_first = true;
         }
-        self.decide(asking, false, false)
+        self.decide(asking, false, By::Digest)
     }
 
     /// Gives malformed events up.
@@ -513,7 +511,7 @@ impl<'a> Worker<'a> {
             let events: Vec<GivenUp> =
                 of_action.map(|(key, fault)| (*key, fault.cause().to_owned())).collect();
             for events in events.chunks(reject::MOST_AT_ONCE) {
-                self.pack(Call::Reject(events.to_vec()), false);
+                self.pack(Call::Reject(events.to_vec()), By::Digest);
             }
         }
     }
@@ -525,7 +523,7 @@ impl<'a> Worker<'a> {
                     Some(event) if !books.is_empty() => Call::Unfetch(event, books),
                     event => Call::Reject(event.into_iter().collect()),
                 };
-                self.pack(call, false);
+                self.pack(call, By::Digest);
                 return Ok(());
             }
             Rejected::Done(letters) => letters,
@@ -534,7 +532,7 @@ impl<'a> Worker<'a> {
         // The others are large; they come to a script that takes no longer.
         let left = events.split_off(letters.len().min(events.len()));
         if !left.is_empty() {
-            self.pack(Call::Reject(left), false);
+            self.pack(Call::Reject(left), By::Digest);
         }
         for ((key, cause), letter) in events.iter().zip(letters) {
             let Some(letter) = letter else { continue };
@@ -566,7 +564,7 @@ impl<'a> Worker<'a> {
             warn_of(&keys, alone.then_some((tries, most)));
         }
         if alone && tries > most {
-            self.pack(give_up((keys[0], format!("given_up_after_{most}_tries"))), false);
+            self.pack(give_up((keys[0], format!("given_up_after_{most}_tries"))), By::Digest);
         } else {
             self.send_suspects(group)?;
         }
@@ -608,12 +606,12 @@ impl<'a> Worker<'a> {
         }
         if !waited.is_empty() {
             let waited = self.try_again(waited);
-            self.decide(waited, true, false)?;
+            self.decide(waited, true, By::Digest)?;
         }
         if !chunk.is_empty() {
             chunk.sort_unstable_by_key(|asking: &Asking| asking.event.key);
             chunk.iter().for_each(|asking| self.busy.add(&asking.event));
-            self.decide(chunk, false, false)?;
+            self.decide(chunk, false, By::Digest)?;
         }
         self.reject(faults);
         Ok(())

@@ -4,29 +4,28 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, Value};
+use redis::Value;
 
 use crate::error::Error;
 use crate::ids::{BookId, EventId};
-use crate::script::{Reply, Script, lua, text};
+use crate::script::{Reply, Script, ScriptCall, lua, text};
 use crate::session::Session;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("fetch")));
 static UNDO: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("unfetch")));
 
-/// The command that asks for books, each for one request. The answer to the fetch of that number is
+/// The call that asks for books, each for one request. The answer to the fetch of that number is
 /// left for the call behind it, see [`Answer::Left`].
-pub fn command<'a>(
+pub fn call<'a>(
     session: &Session,
     asked: impl Iterator<Item = (&'a BookId, EventId)> + Clone,
     number: u64,
-    by_text: bool,
-) -> Cmd {
-    let mut cmd = SCRIPT.command(3, by_text);
-    cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.keys.fetch_answers);
-    cmd.arg(&session.token).arg(number).arg(session.consumer());
+) -> ScriptCall {
+    let mut call = SCRIPT.call(3);
+    call.arg(session.lock()).arg(&session.keys.shelves).arg(&session.keys.fetch_answers);
+    call.arg(&session.token).arg(number).arg(session.consumer());
     for (book, _) in asked.clone() {
-        cmd.arg(book.as_str());
+        call.arg(book.as_str());
     }
     // A request's books stand side by side: its id is written once.
     let (mut last, mut written) = (None, String::new());
@@ -36,9 +35,9 @@ pub fn command<'a>(
             written.clear();
             request.push_to(&mut written);
         }
-        cmd.arg(&written);
+        call.arg(&written);
     }
-    cmd
+    call
 }
 
 /// What shelving says of a book that a request asks for.
@@ -80,16 +79,15 @@ pub fn answers(reply: Value, asked: usize) -> Result<Vec<Answer>, Error> {
         .collect())
 }
 
-/// The command that puts books back which a request may have fetched and will never use.
-pub fn undo_command<'a>(
+/// The call that puts books back which a request may have fetched and will never use.
+pub fn undo<'a>(
     session: &Session,
     fetched: impl IntoIterator<Item = (&'a [u8], EventId)>,
-    by_text: bool,
-) -> Cmd {
-    let mut cmd = UNDO.command(2, by_text);
-    cmd.arg(session.lock()).arg(&session.keys.shelves).arg(&session.token);
+) -> ScriptCall {
+    let mut call = UNDO.call(2);
+    call.arg(session.lock()).arg(&session.keys.shelves).arg(&session.token);
     for (book, request) in fetched {
-        cmd.arg(book).arg(request);
+        call.arg(book).arg(request);
     }
-    cmd
+    call
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, warn};
-use redis::Cmd;
 
 use super::reader::Delivered;
 use crate::error::Error;
@@ -17,7 +16,7 @@ use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
 use crate::lending::reject::{self, Rejected};
 use crate::link::{self, Connection};
-use crate::script::{self, Reply, Script, lua, text};
+use crate::script::{Script, ScriptCall, lua, text};
 use crate::session::{Session, Thread};
 use crate::shelving::LOG;
 
@@ -74,26 +73,25 @@ pub fn run(
     Ok(())
 }
 
-/// The command that puts the books of hand-offs on their shelves.
-pub fn command(session: &Session, chunk: &[HandOff], by_text: bool) -> Cmd {
+/// The call that puts the books of hand-offs on their shelves.
+pub fn call(session: &Session, chunk: &[HandOff]) -> ScriptCall {
     let keys = &session.keys;
-    let mut cmd = SCRIPT.command(3, by_text);
-    cmd.arg(session.lock()).arg(&keys.handoffs).arg(&keys.shelves);
-    cmd.arg(&session.token).arg(SHELVING_GROUP).arg(session.decided_events());
-    cmd.arg(&keys.bell).arg(session.consumer());
+    let mut call = SCRIPT.call(3);
+    call.arg(session.lock()).arg(&keys.handoffs).arg(&keys.shelves);
+    call.arg(&session.token).arg(SHELVING_GROUP).arg(session.decided_events());
+    call.arg(&keys.bell).arg(session.consumer());
     for hand_off in chunk {
-        cmd.arg(hand_off.id).arg(hand_off.books.len());
+        call.arg(hand_off.id).arg(hand_off.books.len());
         for book in &hand_off.books {
-            cmd.arg(book.as_str());
+            call.arg(book.as_str());
         }
     }
-    cmd
+    call
 }
 
 fn shelve(session: &Session, connection: &mut Connection, chunk: &[HandOff]) -> Result<(), Error> {
     const DOING: &str = "put books on their shelves";
-    let reply = script::run(connection, |by_text| command(session, chunk, by_text), DOING)?;
-    let reply = Reply::read(reply, DOING)?;
+    let reply = call(session, chunk).run(connection, DOING)?;
     if reply.word != "SHELVED" || reply.rest.len() != chunk.len() {
         return Err(reply.unexpected(DOING));
     }
@@ -115,8 +113,8 @@ fn reject(
     fault: Fault,
 ) -> Result<(), Error> {
     let doing = "move a hand-off to the dead letters";
-    let command = |by_text| reject::hand_off_command(session, id, fault.cause(), by_text);
-    let done = reject::read(script::run(connection, command, doing)?)?;
+    let done =
+        reject::read(reject::hand_off(session, id, fault.cause()).query(connection, doing)?)?;
     if matches!(done, Rejected::Done(done) if done.iter().any(Option::is_some)) {
         warn!(target: LOG, "hand-off {id} is in the dead letters: {}", fault.cause());
     }

@@ -79,11 +79,11 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
     vec![
         (
             "decide",
-            decide::command(&by.session, &Neighbours::default(), &tries, Some(number), true),
+            decide::call(&by.session, &Neighbours::default(), &tries, Some(number)).by_text(),
         ),
-        ("fetch", fetch::command(&by.session, books.iter().map(|b| (b, id(8, 0))), 1, true)),
-        ("unfetch", fetch::undo_command(&by.session, [(&b"momo"[..], id(5, 0))], true)),
-        ("reject", reject::command(&by.session, &[(request.key, "hostile".into())], true)),
+        ("fetch", fetch::call(&by.session, books.iter().map(|b| (b, id(8, 0))), 1).by_text()),
+        ("unfetch", fetch::undo(&by.session, [(&b"momo"[..], id(5, 0))]).by_text()),
+        ("reject", reject::call(&by.session, &[(request.key, "hostile".into())]).by_text()),
         (
             "shelve",
             call(

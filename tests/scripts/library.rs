@@ -262,28 +262,16 @@ impl Library {
     // ---- The scripts.
 
     /// Sends a call of a script, in its patched form if it has one.
-    fn send(&mut self, script: &str, call: impl Fn(bool) -> Cmd) -> Result<Value, RedisError> {
-        let text = match &self.patched {
-            Some((name, text)) if *name == script => Some(text.clone()),
-            _ => None,
-        };
-        let connection = self.redis.connection();
-        if let Some(text) = text {
-            let whole = call(true);
-            let mut cmd = Cmd::new();
-            for (n, arg) in whole.args_iter().enumerate() {
-                match arg {
-                    _ if n == 1 => cmd.arg(&text),
-                    Arg::Simple(arg) => cmd.arg(arg),
-                    _ => panic!("an argument that is not plain"),
-                };
-            }
-            return cmd.query(connection);
+    fn send(&mut self, script: &str, by_text: Cmd) -> Result<Value, RedisError> {
+        let mut cmd = Cmd::new();
+        for (n, arg) in by_text.args_iter().enumerate() {
+            match (arg, &self.patched) {
+                (_, Some((name, text))) if n == 1 && *name == script => cmd.arg(text),
+                (Arg::Simple(arg), _) => cmd.arg(arg),
+                _ => panic!("an argument that is not plain"),
+            };
         }
-        match call(false).query(connection) {
-            Err(error) if error.code() == Some("NOSCRIPT") => call(true).query(connection),
-            other => other,
-        }
+        cmd.query(self.redis.connection())
     }
 
     /// Calls a script with these keys and arguments.
@@ -294,11 +282,9 @@ impl Library {
         args: &[&str],
     ) -> Result<Value, RedisError> {
         let whole = whole_text(script);
-        self.send(script, |_| {
-            let mut cmd = redis::cmd("EVAL");
-            cmd.arg(&whole).arg(keys.len()).arg(keys).arg(args);
-            cmd
-        })
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(&whole).arg(keys.len()).arg(keys).arg(args);
+        self.send(script, cmd)
     }
 
     /// Calls a script; its reply as words.
@@ -314,7 +300,7 @@ impl Library {
         tries: &[Try],
         fetch: Option<u64>,
     ) -> Result<Value, RedisError> {
-        self.send("decide", |text| decide::command(&by.session, neighbours, tries, fetch, text))
+        self.send("decide", decide::call(&by.session, neighbours, tries, fetch).by_text())
     }
 
     /// The verdicts on a chunk of tries; outcomes are written out as text.
@@ -365,8 +351,8 @@ impl Library {
     ) -> Result<Vec<Answer>, Error> {
         self.fetches += 1;
         let number = self.fetches;
-        let pairs = || asked.iter().map(|(book, id)| (book, *id));
-        let reply = self.send("fetch", |text| fetch::command(&by.session, pairs(), number, text));
+        let pairs = asked.iter().map(|(book, id)| (book, *id));
+        let reply = self.send("fetch", fetch::call(&by.session, pairs, number).by_text());
         let answers = fetch::answers(reply.map_err(Error::redis("fetch books"))?, asked.len())?;
         let fetch = Fetch { number, asked: asked.to_vec(), answers: answers.clone() };
         self.left.insert(by.session.token.clone(), fetch);
@@ -380,8 +366,8 @@ impl Library {
 
     /// Puts the books of hand-offs on their shelves; the reply's words.
     pub fn shelve(&mut self, by: &Instance, handoffs: &[HandOff]) -> Vec<String> {
-        let reply =
-            self.send("shelve", |text| shelving::worker::command(&by.session, handoffs, text));
+        let call = shelving::worker::call(&by.session, handoffs);
+        let reply = self.send("shelve", call.by_text());
         words("shelve", reply)
     }
 
@@ -394,21 +380,22 @@ impl Library {
         look: bool,
     ) -> Result<Value, RedisError> {
         let event = (key, cause.to_owned());
-        self.send("reject", |text| match look {
-            true => reject::look_command(&by.session, &event, text),
-            false => reject::command(&by.session, std::slice::from_ref(&event), text),
-        })
+        let call = match look {
+            true => reject::look(&by.session, &event),
+            false => reject::call(&by.session, std::slice::from_ref(&event)),
+        };
+        self.send("reject", call.by_text())
     }
 
     /// Moves several requests or returns to the dead letters.
     pub fn reject_all(&mut self, by: &Instance, events: &[GivenUp]) -> Result<Value, RedisError> {
-        self.send("reject", |text| reject::command(&by.session, events, text))
+        self.send("reject", reject::call(&by.session, events).by_text())
     }
 
     /// Puts books back that a request may have fetched.
     pub fn unfetch(&mut self, by: &Instance, fetched: &[(&str, EventId)]) -> Value {
-        let pairs = || fetched.iter().map(|(book, id)| (book.as_bytes(), *id));
-        self.send("unfetch", |text| fetch::undo_command(&by.session, pairs(), text)).unwrap()
+        let pairs = fetched.iter().map(|(book, id)| (book.as_bytes(), *id));
+        self.send("unfetch", fetch::undo(&by.session, pairs).by_text()).unwrap()
     }
 
     /// Moves a hand-off to the dead letters.
@@ -418,7 +405,7 @@ impl Library {
         id: EventId,
         cause: &str,
     ) -> Result<Value, RedisError> {
-        self.send("reject", |text| reject::hand_off_command(&by.session, id, cause, text))
+        self.send("reject", reject::hand_off(&by.session, id, cause).by_text())
     }
 
     /// Claims what is pending for another instance; the reply's words.

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::MAX_BOOKS;
 use crate::ids::BookId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
-use crate::script::{Call, Script, lua, text};
+use crate::script::{Script, ScriptCall, lua, text};
 use crate::stream::{self, Lease};
 
 static INSPECT: LazyLock<Script> =
@@ -75,7 +75,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn script_on_books<'s>(&self, script: &'s Script, reservation: Option<&[u8]>) -> Call<'s> {
+    fn script_on_books(&self, script: &Script, reservation: Option<&[u8]>) -> ScriptCall {
         let keys = self.keys();
         let mut all: Vec<&[u8]> = [
             &keys.loans,
@@ -88,7 +88,9 @@ impl Check<'_> {
         .map(|key| key.as_bytes())
         .into();
         all.extend(reservation);
-        script.keys(&all).arg(LENDING_GROUP).arg(SHELVING_GROUP)
+        let mut call = script.keys(&all);
+        call.arg(LENDING_GROUP).arg(SHELVING_GROUP);
+        call
     }
 
     /// Those of a page of books that look wrong.
@@ -98,9 +100,10 @@ impl Check<'_> {
         books: impl Iterator<Item = &'b [u8]>,
     ) -> Result<Suspects, Error> {
         const DOING: &str = "look at books";
-        let mut call = self.script_on_books(&INSPECT, None).arg(place);
+        let mut call = self.script_on_books(&INSPECT, None);
+        call.arg(place);
         for book in books {
-            call = call.arg(book);
+            call.arg(book);
         }
         let reply = call.run(&mut self.connection, DOING)?;
         if reply.word != "INSPECTED" || reply.rest.len() % 5 != 0 {
@@ -273,12 +276,13 @@ impl Check<'_> {
         seen: impl Iterator<Item = [&'b [u8]; 3]>,
     ) -> Result<Option<Vec<Mended>>, Error> {
         const DOING: &str = "hand books to shelving";
-        let mut call = self.script_on_books(&MEND, reservation).arg(request);
+        let mut call = self.script_on_books(&MEND, reservation);
+        call.arg(request);
         let mut count = 0;
         for parts in seen {
             count += 1;
             for part in parts {
-                call = call.arg(part);
+                call.arg(part);
             }
         }
         let reply = call.run(self.connection.0, DOING)?;

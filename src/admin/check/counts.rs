@@ -391,12 +391,12 @@ impl Check<'_> {
             }
             let mut all = vec![keys.loans.clone().into_bytes(), keys.outcomes.clone().into_bytes()];
             all.extend(suspects.clone().map(|suspect| keys.count_of(&suspect.user)));
-            let call = RECOUNT.keys(&all).arg(watched.known.to_string());
-            let mut call = call.arg(OUTCOMES_IN_A_STEP).arg(what);
+            let mut call = RECOUNT.keys(&all);
+            call.arg(watched.known).arg(OUTCOMES_IN_A_STEP).arg(what);
             for Suspect { user, seen, .. } in suspects {
-                call = call.arg(&user[..]).arg(seen.books.len());
+                call.arg(&user[..]).arg(seen.books.len());
                 for book in &seen.books {
-                    call = call.arg(&book[..]);
+                    call.arg(&book[..]);
                 }
             }
             let reply = call.run(self.connection.0, DOING)?;

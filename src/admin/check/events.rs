@@ -157,8 +157,8 @@ impl Check<'_> {
             return Ok(Vec::new());
         }
         let key = stream.key(&self.run.keys);
-        let call = UNDONE.keys(&[key]).arg(stream.group()).arg(ids);
-        let reply = call.run(&mut self.connection, DOING)?;
+        let mut call = UNDONE.keys(&[key]);
+        let reply = call.arg(stream.group()).arg(ids).run(&mut self.connection, DOING)?;
         let ids = reply.rest.iter().map(|id| text(id).map(str::to_owned));
         ids.collect::<Option<_>>().ok_or_else(|| reply.unexpected(DOING))
     }

@@ -113,7 +113,8 @@ impl Check<'_> {
         let Some(request) = keys.request_of_reservation(key) else { return Ok(Vec::new()) };
         let shared = [&keys.loans, &keys.storage, &keys.book_states, &keys.requests];
         let all: Vec<&[u8]> = shared.map(|key| key.as_bytes()).into_iter().chain([key]).collect();
-        let call = RESERVED.keys(&all).arg(LENDING_GROUP).arg(request).arg(books);
+        let mut call = RESERVED.keys(&all);
+        call.arg(LENDING_GROUP).arg(request).arg(books);
         let reply = call.run(&mut self.connection, DOING)?;
         match reply.word.as_str() {
             "DECIDED" => Ok(Vec::new()),
