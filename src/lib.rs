@@ -9,6 +9,7 @@ pub mod event;
 pub mod outcome;
 pub mod clock;
 pub mod text;
+pub mod json;
 // How they are named in Redis, how Redis is spoken to, and what the system hands over.
 pub mod keys;
 pub mod error;

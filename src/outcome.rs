@@ -1,9 +1,7 @@
 //! The one outcome that every request or return ends in (contract, section 3): its fields in the
 //! outcomes stream, the log line, the JSON object.
 
-use std::fmt::Write as _;
-
-use crate::text::{push_json_name, push_json_string};
+use crate::json::Object;
 
 /// The fields of an outcome that list books, in the order in which they are written.
 pub const BOOK_LISTS: [&str; 6] =
@@ -115,9 +113,8 @@ impl Outcome {
         self.books.iter().find(|(list, _)| *list == name).map_or(&[], |(_, books)| books)
     }
 
-    /// One JSON object on one line, with the outcome's fields and the lists as arrays.
-    pub fn to_json(&self) -> String {
-        let mut json = String::from("{");
+    /// Adds the outcome's fields to an object, the lists as arrays.
+    pub fn describe(&self, mut object: Object) -> Object {
         for (name, value) in [
             ("event_id", Some(self.event_id.as_str())),
             ("action", Some(&self.action)),
@@ -127,27 +124,16 @@ impl Outcome {
             ("cause", self.cause.as_deref()),
         ] {
             if let Some(value) = value {
-                push_json_name(&mut json, name);
-                push_json_string(&mut json, value);
+                object = object.text(name, value);
             }
         }
         for (name, books) in &self.books {
-            push_json_name(&mut json, name);
-            json.push('[');
-            for (n, book) in books.iter().enumerate() {
-                if n > 0 {
-                    json.push(',');
-                }
-                push_json_string(&mut json, book);
-            }
-            json.push(']');
+            object = object.texts(name, books);
         }
-        if let Some(in_hand) = self.in_hand {
-            push_json_name(&mut json, "in_hand");
-            let _ = write!(json, "{in_hand}");
+        match self.in_hand {
+            Some(in_hand) => object.raw("in_hand", &in_hand.to_string()),
+            None => object,
         }
-        json.push('}');
-        json
     }
 }
 
@@ -182,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn json_is_one_line_with_lists_as_arrays() {
+    fn json_has_lists_as_arrays() {
         assert_eq!(
-            Outcome::from_fields(FIELDS).unwrap().to_json(),
+            Outcome::from_fields(FIELDS).unwrap().describe(Object::new()).end(),
             r#"{"event_id":"17-0","action":"request","user_id":"us\"er","outcome":"accepted","book_ids":["geb","momo"],"lent_to_another":["alice"],"in_hand":2}"#
         );
     }

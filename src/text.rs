@@ -1,6 +1,6 @@
-//! Text as people and programs get to see it: counts, and what others have sent, escaped.
+//! Text as people get to see it: counts, and what others have sent, escaped.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 
 /// `1 line`, `2 lines`.
 pub fn counted<N: Copy + Display + From<u8> + PartialEq>(number: N, what: &str) -> String {
@@ -42,38 +42,6 @@ pub fn push_printable(line: &mut String, text: &str) {
     }
 }
 
-/// Appends the name of a JSON object's member, with a comma before it where one is due.
-pub fn push_json_name(json: &mut String, name: &str) {
-    if !json.ends_with('{') {
-        json.push(',');
-    }
-    push_json_string(json, name);
-    json.push(':');
-}
-
-/// Appends `text` as a JSON string. Control characters are escaped, as RFC 8259 asks, and so is what
-/// is not seen: somebody may look at it on a terminal.
-pub fn push_json_string(json: &mut String, text: &str) {
-    json.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => json.push_str("\\\""),
-            '\\' => json.push_str("\\\\"),
-            '\n' => json.push_str("\\n"),
-            '\r' => json.push_str("\\r"),
-            '\t' => json.push_str("\\t"),
-            c if c.is_control() || is_unseen(c) => {
-                // Two of them beyond U+FFFF.
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(json, "\\u{unit:04x}");
-                }
-            }
-            c => json.push(c),
-        }
-    }
-    json.push('"');
-}
-
 /// Whether a character breaks a line, turns the direction of writing, or may not be seen at all: with
 /// it, two different books look alike.
 ///
@@ -81,7 +49,7 @@ pub fn push_json_string(json: &mut String, text: &str) {
 /// category Cf (`UnicodeData.txt`), and what has the property `Default_Ignorable_Code_Point`
 /// (`DerivedCoreProperties.txt`). Words of Persian and of Indic scripts, and emoji, do have U+200C,
 /// U+200D or U+FE0F in them: these are hard to read then, but cannot be taken for others.
-fn is_unseen(c: char) -> bool {
+pub(crate) fn is_unseen(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
         | '\u{890}' | '\u{891}' | '\u{8e2}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
         | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -121,28 +89,17 @@ mod tests {
     /// Two books that differ in a character without a width were printed alike.
     #[test]
     fn what_is_not_seen_is_escaped_and_what_is_seen_is_not() {
-        for (text, words, json) in [
-            ("ge\u{200b}b", "ge\\u{200b}b", r#""ge\u200bb""#),
-            ("\u{ad}\u{180e}\u{2060}\u{feff}", "\\u{ad}\\u{180e}\\u{2060}\\u{feff}", ""),
-            ("\u{200c}\u{200d}\u{fffb}", "\\u{200c}\\u{200d}\\u{fffb}", ""),
-            ("\u{e0041}", "\\u{e0041}", r#""\udb40\udc41""#),
-            ("\u{3164}\u{fe0f}", "\\u{3164}\\u{fe0f}", ""),
-            ("Märchen 童話 سلام 😀", "Märchen 童話 سلام 😀", r#""Märchen 童話 سلام 😀""#),
+        for (text, words) in [
+            ("ge\u{200b}b", "ge\\u{200b}b"),
+            ("\u{ad}\u{180e}\u{2060}\u{feff}", "\\u{ad}\\u{180e}\\u{2060}\\u{feff}"),
+            ("\u{200c}\u{200d}\u{fffb}", "\\u{200c}\\u{200d}\\u{fffb}"),
+            ("\u{e0041}", "\\u{e0041}"),
+            ("\u{3164}\u{fe0f}", "\\u{3164}\\u{fe0f}"),
+            ("Märchen 童話 سلام 😀", "Märchen 童話 سلام 😀"),
         ] {
             let mut line = String::new();
             push_escaped(&mut line, text);
             assert_eq!(line, words);
-            let mut string = String::new();
-            push_json_string(&mut string, text);
-            assert!(json.is_empty() || string == json, "{string}");
-            assert!(!string.chars().any(is_unseen), "{string}");
         }
-    }
-
-    #[test]
-    fn json_strings_neither_end_early_nor_send_codes() {
-        let mut json = String::new();
-        push_json_string(&mut json, "a\nb\u{1b}\\");
-        assert_eq!(json, r#""a\nb\u001b\\""#);
     }
 }

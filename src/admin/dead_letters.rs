@@ -11,10 +11,11 @@ use redis::Value;
 
 use super::failure::{DONE, Failure};
 use super::options::Run;
-use super::show::{Object, array, print, shown};
+use super::show::{print, shown};
 use crate::clock::rfc3339;
 use crate::error::Error;
 use crate::ids::EventId;
+use crate::json::Object;
 use crate::keys::Stream;
 use crate::link::{AskAgain, Connection};
 use crate::script::{Reply, Script, lua};
@@ -90,8 +91,7 @@ impl Letter {
         if run.json {
             let mut object = Object::new().text("id", id.to_string()).text("time", rfc3339(id.ms));
             if self.ids.len() > 1 {
-                let ids = self.ids.iter().map(|id| format!("\"{id}\""));
-                object = object.raw("parts", &array(ids));
+                object = object.texts("parts", self.ids.iter().map(EventId::to_string));
             }
             for (name, value) in FRONT.iter().zip(self.front.iter().flatten()) {
                 object = match number(value) {
@@ -100,9 +100,9 @@ impl Letter {
                 };
             }
             let pair = |(field, value): &(Vec<u8>, Vec<u8>)| {
-                Object::new().text("name", field).text("value", value).end()
+                Object::new().text("name", field).text("value", value)
             };
-            return object.raw("fields", &array(self.fields.iter().map(pair))).end() + "\n";
+            return object.objects("fields", self.fields.iter().map(pair)).line();
         }
         let mut line = format!("{id} {}", rfc3339(id.ms));
         if let Some([stream, event, cause, deliveries]) = &self.front {
@@ -286,8 +286,7 @@ pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, 
             }
             print(&if run.json {
                 let object = Object::new().text("retried", letter.ids[0].to_string());
-                let object = object.text("stream", stream.word()).text("event_id", event);
-                object.end() + "\n"
+                object.text("stream", stream.word()).text("event_id", event).line()
             } else {
                 format!("{} is back: event {event} of {}\n", letter.ids[0], stream.word())
             })?;

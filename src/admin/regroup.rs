@@ -14,11 +14,12 @@ use std::sync::LazyLock;
 use super::check::{HAND_OFFS_IN_A_PAGE, books_of};
 use super::failure::{DONE, Failure, USAGE};
 use super::options::Run;
-use super::show::{Object, print, say};
+use super::show::{print, say};
 use super::status::waiting;
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
+use crate::json::Object;
 use crate::keys::Stream;
 use crate::link::{AskAgain, Connection, Fields, ask};
 use crate::script::{Script, lua};
@@ -178,11 +179,11 @@ impl Lost {
         let from = first.unwrap_or_else(|| self.last.following());
         if run.json {
             let mut object = Object::new().text("lost", word).text("from", from.to_string());
-            object = object.raw("undecided", if first.is_some() { "true" } else { "false" });
+            object = object.flag("undecided", first.is_some());
             if let Some(id) = older {
                 object = object.text("unknown_from", id.to_string());
             }
-            return print(&(object.end() + "\n"));
+            return print(&object.line());
         }
         let mut line = format!("{word}: the group {} is lost; ", self.stream.group());
         line += &match (&self.known, first) {
@@ -278,7 +279,7 @@ impl Lost {
                     Some(skipped) => object.number("decided", skipped),
                     None => object,
                 };
-                object.end() + "\n"
+                object.line()
             }
             (false, Some(skipped)) => format!(
                 "{word}: the group {group} is back; {to_do} events from {from} on are worked on, \

@@ -1,12 +1,11 @@
 //! What is printed, and where it goes: lines for people on which nothing that a client sent can
-//! pass for something else, JSON objects for programs.
+//! pass for something else.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use super::failure::{Failure, OUTPUT};
-use crate::text::{push_escaped, push_json_name, push_json_string, push_printable};
+use crate::text::{push_escaped, push_printable};
 
 /// Writes to stdout.
 ///
@@ -44,66 +43,6 @@ pub fn shown(bytes: &[u8]) -> String {
     line
 }
 
-/// A JSON object under construction.
-#[derive(Debug)]
-pub struct Object(String);
-
-impl Object {
-    /// An empty one.
-    #[allow(clippy::new_without_default)] // Nothing takes a default of it.
-    pub fn new() -> Self {
-        Self(String::from("{"))
-    }
-
-    /// Adds a text. JSON has no place for bytes that are not UTF-8: they are replaced, and the whole
-    /// follows in hexadecimal, under the name with `_hex` behind it.
-    pub fn text(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        let value = value.as_ref();
-        let text = String::from_utf8_lossy(value);
-        push_json_name(&mut self.0, name);
-        push_json_string(&mut self.0, &text);
-        if matches!(text, Cow::Owned(_)) {
-            push_json_name(&mut self.0, &format!("{name}_hex"));
-            self.0.push('"');
-            for byte in value {
-                let _ = write!(self.0, "{byte:02x}");
-            }
-            self.0.push('"');
-        }
-        self
-    }
-
-    /// Adds a number.
-    pub fn number(self, name: &str, value: u64) -> Self {
-        self.raw(name, &value.to_string())
-    }
-
-    /// Adds what is JSON already.
-    pub fn raw(mut self, name: &str, json: &str) -> Self {
-        push_json_name(&mut self.0, name);
-        self.0.push_str(json);
-        self
-    }
-
-    /// The object.
-    pub fn end(mut self) -> String {
-        self.0.push('}');
-        self.0
-    }
-}
-
-/// A JSON array of what is JSON already.
-pub fn array(elements: impl IntoIterator<Item = String>) -> String {
-    let mut json = String::from("[");
-    for (n, element) in elements.into_iter().enumerate() {
-        if n > 0 {
-            json.push(',');
-        }
-        json.push_str(&element);
-    }
-    json + "]"
-}
-
 /// A length of time, as a person says it.
 pub fn span(ms: u64) -> String {
     const SECOND: u64 = 1000;
@@ -138,21 +77,18 @@ mod tests {
     #[test]
     fn what_a_client_sent_stays_on_its_line() {
         assert_eq!(shown(b"a\nb\xff\xc3\xa9\x1b"), "a\\u{a}b\\xff\u{e9}\\u{1b}");
-        let json = Object::new().text("a", b"\n\xff").number("n", 3).raw("l", "[]").end();
-        assert_eq!(json, "{\"a\":\"\\n\u{fffd}\",\"a_hex\":\"0aff\",\"n\":3,\"l\":[]}");
     }
 
-    /// In words `a\xffb` could be three bytes or six, and in JSON nobody could tell 0xFF from 0xFE.
+    /// `a\xffb` could be three bytes or six.
     #[test]
     fn no_two_texts_are_shown_alike() {
-        for (text, words, json) in [
-            (&b"a\xffb"[..], r"a\xffb", "{\"a\":\"a\u{fffd}b\",\"a_hex\":\"61ff62\"}"),
-            (b"a\xfeb", r"a\xfeb", "{\"a\":\"a\u{fffd}b\",\"a_hex\":\"61fe62\"}"),
-            (br"a\xffb", r"a\\xffb", r#"{"a":"a\\xffb"}"#),
-            ("\u{fffd}".as_bytes(), "\u{fffd}", "{\"a\":\"\u{fffd}\"}"),
+        for (text, words) in [
+            (&b"a\xffb"[..], r"a\xffb"),
+            (b"a\xfeb", r"a\xfeb"),
+            (br"a\xffb", r"a\\xffb"),
+            ("\u{fffd}".as_bytes(), "\u{fffd}"),
         ] {
             assert_eq!(shown(text), words);
-            assert_eq!(Object::new().text("a", text).end(), json);
         }
     }
 }

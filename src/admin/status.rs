@@ -6,9 +6,10 @@ use std::sync::LazyLock;
 use super::failure::{DONE, Failure};
 use super::instances::{Instance, instances};
 use super::options::Run;
-use super::show::{Object, array, print, shown, span};
+use super::show::{print, shown, span};
 use crate::error::Error;
 use crate::ids::EventId;
+use crate::json::Object;
 use crate::keys::{Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
 use crate::link::{AskAgain, Connection, ask};
@@ -139,18 +140,17 @@ fn to_json(run: &Run, instances: &[Instance], waiting: &[Waiting], stock: &Stock
             Lease::None => object.text("lease", "none"),
             Lease::Gone => object.text("lease", "gone"),
         };
-        object.number("in_hand", instance.in_hand).number("idle_ms", instance.idle_ms).end()
+        object.number("in_hand", instance.in_hand).number("idle_ms", instance.idle_ms)
     });
     let streams = waiting.iter().map(|one| {
         let object = Object::new().text("stream", one.stream.word());
         let object = object.text("key", one.stream.key(&run.keys));
-        let object = object.raw("group", if one.has_group { "true" } else { "false" });
+        let object = object.flag("group", one.has_group);
         let object = object.number("backlog", one.backlog).number("pending", one.pending);
         match one.oldest {
             Some(id) => object.text("oldest", id.to_string()).number("oldest_age_ms", age(id)),
             None => object,
         }
-        .end()
     });
     let oldest = oldest_event(waiting).and_then(|one| {
         let id = one.oldest?;
@@ -160,14 +160,14 @@ fn to_json(run: &Run, instances: &[Instance], waiting: &[Waiting], stock: &Stock
     let storage = Object::new().number("books", stock.storage);
     let storage = storage.number("capacity", STORAGE_CAPACITY as u64).end();
     let object = Object::new()
-        .raw("instances", &array(instances))
-        .raw("streams", &array(streams))
+        .objects("instances", instances)
+        .objects("streams", streams)
         .raw("oldest_waiting", oldest.as_deref().unwrap_or("null"))
         .number("dead_letters", stock.dead_letters)
         .raw("automated_storage", &storage)
         .number("loans", stock.loans)
         .number("outcomes", stock.outcomes);
-    object.end() + "\n"
+    object.line()
 }
 
 fn to_words(instances: &[Instance], waiting: &[Waiting], stock: &Stock) -> String {

@@ -10,6 +10,7 @@ use redis::ConnectionLike as _;
 use crate::cli::Args;
 use crate::error::Remedy;
 use crate::event::{AnswerWish, EventKey};
+use crate::json::Object;
 use crate::link::Connection;
 
 // What was asked for.
@@ -139,10 +140,10 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
 fn confirm(event: EventKey, form: Form) -> Result<(), Failure> {
     match form {
         Form::Words => print("OK\n")?,
-        Form::Json => print(&format!(
-            "{{\"event_id\":\"{}\",\"action\":\"{}\",\"outcome\":\"queued\"}}\n",
-            event.id, event.action
-        ))?,
+        Form::Json => {
+            let object = Object::new().text("event_id", event.id.to_string());
+            print(&object.text("action", event.action.as_str()).text("outcome", "queued").line())?
+        }
         Form::Quiet => true,
     };
     Ok(())

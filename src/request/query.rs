@@ -19,13 +19,14 @@ use crate::clock::{Since, rfc3339};
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::ids::{BookId, EventId, UserId};
+use crate::json::Object;
 use crate::keys::LENDING_GROUP;
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::link::{AskAgain, Connection, Fields, ask};
 use crate::outcome::{BOOK_LISTS, Outcome};
 use crate::script;
 use crate::stream::{self, number};
-use crate::text::{escaped, push_escaped, push_json_string, push_printable};
+use crate::text::{escaped, push_escaped, push_printable};
 
 /// How many entries one command reads: a few milliseconds of the server's time.
 const STEP: usize = 1_000;
@@ -201,11 +202,7 @@ impl Filter {
             show::hide_user(&mut outcome, form);
         }
         if form == Form::Json {
-            let mut line = String::from("{\"time\":");
-            push_json_string(&mut line, &time);
-            line.push(',');
-            line.push_str(&outcome.to_json()[1..]);
-            return line + "\n";
+            return outcome.describe(Object::new().text("time", time)).line();
         }
         let mut line = time + " ";
         push_escaped(&mut line, &outcome.action);
@@ -481,16 +478,10 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     let found = books.len() as u64;
     let mut line = String::new();
     if run.form == Form::Json {
-        line.push_str("{\"user_id\":");
-        push_json_string(&mut line, user.as_str());
-        let in_hand = counted.unwrap_or(found);
-        let _ =
-            write!(line, ",\"in_hand\":{in_hand},\"limit\":{MOST_BOOKS_IN_HAND},\"book_ids\":[");
-        for (n, book) in books.iter().enumerate() {
-            line.push_str(if n > 0 { "," } else { "" });
-            push_json_string(&mut line, book);
-        }
-        line.push_str("]}\n");
+        let object = Object::new().text("user_id", user.as_str());
+        let object = object.number("in_hand", counted.unwrap_or(found));
+        let object = object.number("limit", MOST_BOOKS_IN_HAND as u64);
+        line = object.texts("book_ids", &books).line();
     } else {
         push_escaped(&mut line, user.as_str());
         let _ = match found {
@@ -576,14 +567,12 @@ pub fn whereabouts(run: &Run, book: &BookId, show_user: bool) -> Result<u8, Fail
         _ => None,
     };
     if run.form == Form::Json {
-        line.push_str("{\"book_id\":");
-        push_json_string(&mut line, book.as_str());
-        let _ = write!(line, ",\"where\":\"{word}\"");
-        if let Some(user) = holder {
-            line.push_str(",\"user_id\":");
-            push_json_string(&mut line, user);
+        let object = Object::new().text("book_id", book.as_str()).text("where", word);
+        line = match holder {
+            Some(user) => object.text("user_id", user),
+            None => object,
         }
-        line.push_str("}\n");
+        .line();
     } else {
         push_escaped(&mut line, book.as_str());
         let _ = write!(line, ": {words}");

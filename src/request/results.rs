@@ -8,8 +8,9 @@ use std::path::Path;
 use super::private_file::PrivateFile;
 use super::progress;
 use crate::event::EventKey;
+use crate::json::Object;
 use crate::outcome::{BOOK_LISTS, Outcome};
-use crate::text::{escaped, push_json_string};
+use crate::text::escaped;
 
 /// What became of one line.
 #[derive(Debug)]
@@ -127,27 +128,16 @@ impl Results {
                 record.push('\n');
             }
             Format::Json => {
-                let _ = write!(record, "{{\"line\":{line}");
+                let mut object = Object::behind(std::mem::take(record)).number("line", line);
                 for (name, value) in named {
                     if let Some(value) = value {
-                        let _ = write!(record, ",\"{name}\":");
-                        push_json_string(record, value);
+                        object = object.text(name, value);
                     }
                 }
-                for list in BOOK_LISTS {
-                    for (n, book) in books(list).iter().enumerate() {
-                        if n == 0 {
-                            let _ = write!(record, ",\"{list}\":[");
-                        } else {
-                            record.push(',');
-                        }
-                        push_json_string(record, book);
-                    }
-                    if !books(list).is_empty() {
-                        record.push(']');
-                    }
+                for list in BOOK_LISTS.into_iter().filter(|list| !books(list).is_empty()) {
+                    object = object.texts(list, books(list));
                 }
-                record.push_str("}\n");
+                *record = object.line();
             }
         }
         self.out.write_all(self.record.as_bytes())?;

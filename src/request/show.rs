@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write as _};
 
 use super::failure::{DONE, Failure, OUTPUT, REFUSED};
 use super::progress;
+use crate::json::Object;
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{Outcome, Verdict};
 use crate::text::{push_escaped, push_printable};
@@ -162,7 +163,7 @@ pub fn say(line: &str) {
 pub fn print_outcome(outcome: &Outcome, form: Form) -> Result<(), Failure> {
     match form {
         Form::Words => print(&(words(outcome, colours()) + "\n"))?,
-        Form::Json => print(&(outcome.to_json() + "\n"))?,
+        Form::Json => print(&outcome.describe(Object::new()).line())?,
         Form::Quiet => true,
     };
     Ok(())

@@ -18,9 +18,10 @@ use redis::FromRedisValue;
 
 use super::failure::{DONE, Failure, UNSETTLED, WRONG};
 use super::options::Run;
-use super::show::{Object, print, say, shown};
+use super::show::{print, say, shown};
 use crate::error::Error;
 use crate::ids::BookId;
+use crate::json::Object;
 use crate::keys::{BOOK_IDS_FIELD, Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
 use crate::link::{self, AskAgain, Connection};
@@ -205,7 +206,7 @@ impl Check<'_> {
                 Mended::No(why) => object.text("not_mended", why),
                 Mended::Meanwhile | Mended::NotTried => object,
             };
-            return print(&(object.end() + "\n"));
+            return print(&object.line());
         }
         let mut line = format!("{}: {}", violation.invariant, violation.words);
         match mended {
