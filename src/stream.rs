@@ -96,12 +96,16 @@ pub fn read_new(
     connection.send_packed_command(&packed).map_err(Error::redis(DOING))?;
     let read_one = |_: &Option<u64>| {
         let reply = connection.recv_response().and_then(script::unless_refused);
-        read_entries(reply.map_err(Error::redis(DOING))?, streams, DOING)
+        entries_of(reply.map_err(Error::redis(DOING))?, streams, DOING)
     };
     waits.iter().map(read_one).collect()
 }
 
-fn read_entries(
+/// The entries in the reply to a read of streams, each with the index of its stream.
+///
+/// # Errors
+/// It is no such reply.
+pub fn entries_of(
     reply: Value,
     streams: &[&str],
     doing: &'static str,

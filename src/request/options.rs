@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::query::Filter;
 use super::show::Form;
 use super::submit::{Draft, push_quoted};
 use crate::cli::{Arg, Args, Usage, nearest, shell_word};
@@ -259,17 +260,6 @@ pub struct Batch {
     pub id: Option<SubmissionId>,
     /// How long it is known by its name.
     pub remember: Duration,
-}
-
-/// Which outcomes are told, and how.
-#[derive(Debug)]
-pub struct Filter {
-    /// Only those of this user.
-    pub user: Option<UserId>,
-    /// Only those that name this book.
-    pub book: Option<BookId>,
-    /// Whether to name users.
-    pub show_user: bool,
 }
 
 /// A fault of the command line, and the usage of the command that was meant.
