@@ -37,14 +37,6 @@ impl Action {
         }
     }
 
-    /// The other one.
-    pub fn other(self) -> Self {
-        match self {
-            Self::Request => Self::Return,
-            Self::Return => Self::Request,
-        }
-    }
-
     /// The action of that word.
     pub fn from_word(word: &str) -> Option<Self> {
         match word {

@@ -64,6 +64,15 @@ impl Stream {
     }
 }
 
+impl From<Action> for Stream {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Request => Self::Requests,
+            Action::Return => Self::Returns,
+        }
+    }
+}
+
 /// The field of an event that names the user.
 pub const USER_ID_FIELD: &str = "user_id";
 /// The field of an event that lists the books, joined by commas.
@@ -148,10 +157,7 @@ impl Keys {
 
     /// The stream that carries events of one kind.
     pub fn stream(&self, action: Action) -> &str {
-        match action {
-            Action::Request => &self.requests,
-            Action::Return => &self.returns,
-        }
+        Stream::from(action).key(self)
     }
 
     /// The keys that all share, and the type of each.

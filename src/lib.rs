@@ -20,7 +20,11 @@ pub mod connect;
 pub mod script;
 pub mod stream;
 // The two services, and what their threads share.
+pub mod logging;
+pub mod settings;
+pub mod workload;
 pub mod session;
+pub mod claim;
 pub mod lending;
 pub mod shelving;
 // The daemon around them.

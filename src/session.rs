@@ -10,11 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::connect::Target;
-use crate::daemon::options::Options;
 use crate::event::EventKey;
 use crate::keys::Keys;
-use crate::lending::in_hand::InHand;
+use crate::settings::Settings;
+use crate::workload::Workload;
 
 /// The threads of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,14 +71,12 @@ impl fmt::Display for Thread {
 pub struct Session {
     /// The names in Redis.
     pub keys: Keys,
-    /// What the command line said.
-    pub options: Options,
-    /// Where Redis is.
-    pub target: Target,
+    /// What its operator has set.
+    pub settings: Settings,
     /// The token of the lease in this session.
     pub token: String,
     /// The events that this instance works on.
-    pub in_hand: InHand,
+    pub workload: Workload,
     /// Whether this is the first session of the process.
     pub first: bool,
     lock: String,
@@ -112,19 +109,17 @@ impl Session {
     /// A session about to begin.
     pub fn new(
         keys: Keys,
-        options: Options,
-        target: Target,
+        settings: Settings,
         token: String,
         tried: Arc<Mutex<Vec<EventKey>>>,
         first: bool,
     ) -> Self {
         Self {
-            lock: keys.lock(&options.name),
+            lock: keys.lock(&settings.name),
             keys,
-            options,
-            target,
+            settings,
             token,
-            in_hand: InHand::default(),
+            workload: Workload::default(),
             neighbours: Mutex::default(),
             tried,
             first,
@@ -140,7 +135,7 @@ impl Session {
 
     /// This instance's name as a consumer.
     pub fn consumer(&self) -> &str {
-        self.options.name.as_str()
+        self.settings.name.as_str()
     }
 
     /// The key of this instance's lock.
@@ -150,7 +145,7 @@ impl Session {
 
     /// "keep" or "delete" decided events, for scripts.
     pub fn decided_events(&self) -> &'static str {
-        if self.options.keep_events { "keep" } else { "delete" }
+        if self.settings.keep_events { "keep" } else { "delete" }
     }
 
     /// Asks for a graceful end: nothing new is read, what is in work is finished.
@@ -198,7 +193,7 @@ impl Session {
         self.worked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether anything was.
+    /// Whether anything was decided, or found to have to wait.
     pub fn has_worked(&self) -> bool {
         self.worked.load(Ordering::Relaxed)
     }

@@ -21,6 +21,10 @@ static LAST_ID: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("last_given
 /// So many locks are asked for at once: there may be consumers by the ten thousand.
 const LOCKS_AT_ONCE: usize = 500;
 
+/// How long a reader waits for something new, in milliseconds. The read timeout is larger; a link on
+/// which nothing arrives any more is noticed after both.
+pub const BLOCK_MS: u64 = 2_000;
+
 /// An entry of a stream as it came.
 #[derive(Debug)]
 pub struct Entry {

@@ -11,7 +11,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 
 use super::neighbours::{note_neighbours, others, shown};
-use super::{lease, setup, takeover};
+use super::{lease, setup};
+use crate::claim;
 use crate::daemon::LOG;
 use crate::error::Error;
 use crate::event::EventKey;
@@ -73,7 +74,7 @@ pub struct Workers {
 impl Workers {
     /// Passes on what is not in hand already.
     fn pass_events(&self, session: &Session, mut batch: Vec<lending::Delivered>) {
-        session.in_hand.take(&mut batch, |delivered| delivered.key);
+        session.workload.take(&mut batch, |delivered| delivered.key);
         let _ = self.to_lending.send(batch);
     }
 
@@ -100,7 +101,7 @@ impl Keeper<'_> {
     /// # Errors
     /// [`Error::Fenced`] when the lease is lost; what Redis or the link said.
     pub fn run(mut self) -> Result<(), Error> {
-        let turn = self.session.options.lease / 3;
+        let turn = self.session.settings.lease / 3;
         let mut next_reconcile = Instant::now() + RECONCILE_EVERY;
         let mut cursor = 0;
         let mut old_tries = 0;
@@ -153,10 +154,10 @@ impl Keeper<'_> {
     fn look_after_others(&mut self) -> Result<(), Error> {
         let others = others(self.session, &mut self.connection)?;
         note_neighbours(self.session, &others);
-        let abandoned_ms = self.session.options.abandoned_after.as_millis() as u64;
+        let abandoned_ms = self.session.settings.abandoned_after.as_millis() as u64;
         // What is taken over goes as fast as the workers take it, and there may be very many to forget;
         // meanwhile the lease is not renewed. What is left has its turn after that.
-        let until = Instant::now() + self.session.options.lease / 3;
+        let until = Instant::now() + self.session.settings.lease / 3;
         for other in others {
             if Instant::now() >= until {
                 break;
@@ -189,11 +190,11 @@ impl Keeper<'_> {
 
     /// Takes over what an instance that is gone has in hand. Stops at `until`; the rest comes next time.
     fn take_over(&mut self, stream: Stream, from: &[u8], until: Instant) -> Result<(), Error> {
-        let (session, group) = (self.session, stream.group());
-        let name = stream.key(&session.keys);
-        let workers = &self.workers;
+        let (session, workers) = (self.session, &self.workers);
+        // Hand-offs are never given up, and refusals wait for them.
+        let suspicious = stream.action().map_or(u64::MAX, |_| lending::SUSPICIOUS_DELIVERIES);
         let mut count = 0;
-        takeover::claim_all(session, &mut self.connection, name, group, from, |claimed| {
+        claim::claim_all(session, &mut self.connection, stream, suspicious, from, |claimed| {
             count += claimed.len();
             match (workers, stream.action()) {
                 (None, _) => {}
@@ -209,7 +210,7 @@ impl Keeper<'_> {
             !session.is_stopping() && Instant::now() < until
         })?;
         if count > 0 {
-            info!(target: LOG, "took over {} of {name} from instance {:?}, which is gone", counted(count, "event"), shown(from));
+            info!(target: LOG, "took over {} of {} from instance {:?}, which is gone", counted(count, "event"), stream.key(&session.keys), shown(from));
         }
         Ok(())
     }
@@ -224,7 +225,7 @@ impl Keeper<'_> {
                 let Some(last) = page.last() else { break };
                 let in_hand = |id| {
                     let key = stream.action().map(|action| EventKey { id, action });
-                    key.is_some_and(|key| self.session.in_hand.contains(key))
+                    key.is_some_and(|key| self.session.workload.contains(key))
                 };
                 let is_lost = |one: &&Pending| one.idle_ms > LOST_AFTER_MS && !in_hand(one.id);
                 let mut lost: Vec<Pending> = page.iter().filter(is_lost).copied().collect();
@@ -300,7 +301,7 @@ impl Keeper<'_> {
     /// Drops outcomes that are older than they are to be kept.
     fn retain(&mut self) -> Result<(), Error> {
         const DOING: &str = "drop old outcomes";
-        let Some(retained) = self.session.options.retained else { return Ok(()) };
+        let Some(retained) = self.session.settings.retained else { return Ok(()) };
         // Ids are given by the clock of Redis.
         let (seconds, _): (u64, u64) =
             redis::cmd("TIME").query(&mut self.connection).map_err(Error::redis(DOING))?;

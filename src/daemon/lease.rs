@@ -131,7 +131,7 @@ impl Watch {
 /// # Errors
 /// [`Error::Fenced`] if it is not ours any more; what Redis or the link said.
 pub fn renew(session: &Session, connection: &mut Connection) -> Result<(), Error> {
-    let lease_ms = session.options.lease.as_millis() as u64;
+    let lease_ms = session.settings.lease.as_millis() as u64;
     let mut call = RENEW.keys(&[session.lock()]);
     call.arg(&session.token).arg(lease_ms).run(connection, "renew the lease").map(drop)
 }

@@ -2,7 +2,6 @@
 
 pub mod keeper;
 pub mod lease;
-pub mod logging;
 pub mod lost_group;
 pub mod neighbours;
 pub mod notify;
@@ -10,13 +9,13 @@ pub mod options;
 pub mod readers;
 pub mod setup;
 pub mod supervisor;
-pub mod takeover;
 pub mod threads;
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Args, Usage};
+use crate::logging;
 use crate::text::push_printable;
 use options::Command;
 

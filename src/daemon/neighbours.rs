@@ -55,7 +55,7 @@ pub fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Othe
 
 /// Notes which instances hold up no refusal, and which run the reference application.
 pub fn note_neighbours(session: &Session, others: &[Other]) {
-    let silent_ms = session.options.silent_after.as_millis() as u64;
+    let silent_ms = session.settings.silent_after.as_millis() as u64;
     // Who is heard of in one stream is not silent because of the others.
     let heard: HashSet<&[u8]> =
         others.iter().filter(|one| one.idle_ms <= silent_ms).map(|one| &one.name[..]).collect();
@@ -84,7 +84,7 @@ pub fn note_neighbours(session: &Session, others: &[Other]) {
                 "instance {:?} has events in hand, no lease, and did nothing for {} s: it holds \
                  up no refusal any longer",
                 shown(name),
-                session.options.silent_after.as_secs()
+                session.settings.silent_after.as_secs()
             );
         }
     }

@@ -7,49 +7,22 @@ use log::LevelFilter;
 use crate::cli::{Arg, Args, Usage};
 use crate::connect::ConnectArgs;
 use crate::ids::InstanceName;
-
-/// Which outcomes are logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogOutcomes {
-    /// All of them.
-    All,
-    /// Denied, unchanged and rejected ones, and accepted ones with a book refused.
-    Refused,
-    /// None.
-    None,
-}
+use crate::logging::LogOutcomes;
+use crate::settings::Settings;
 
 /// What the command line of the daemon says.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The unique name of this instance.
-    pub name: InstanceName,
+    /// How this instance works.
+    pub settings: Settings,
     /// Take the name even from an instance that is running.
     pub force: bool,
     /// Where Redis is.
     pub connect: ConnectArgs,
-    /// How long the instance's lock outlives it.
-    pub lease: Duration,
-    /// The most events that one script decides.
-    pub batch: usize,
-    /// How many outcomes are kept, about.
-    pub outcomes_kept: u64,
-    /// How old outcomes get at most; `None` for as old as their number lets them.
-    pub retained: Option<Duration>,
-    /// Leave decided events in their streams.
-    pub keep_events: bool,
-    /// After how many tries alone an event that kills instances is given up.
-    pub tries: u64,
-    /// After how long an instance without a lease that does nothing holds up no refusal.
-    pub silent_after: Duration,
-    /// After how long the events of an instance without a lease are taken over.
-    pub abandoned_after: Duration,
     /// End instead of waiting when Redis is not there at the start.
     pub exit_if_unavailable: bool,
     /// The least important messages that are logged.
     pub log_level: LevelFilter,
-    /// Which outcomes are logged.
-    pub log_outcomes: LogOutcomes,
 }
 
 /// What to do.
@@ -128,20 +101,11 @@ cannot write, 75 that name is running, 77 not permitted, 78 unfit state or Redis
 pub fn parse(mut args: Args) -> Result<Command, Usage> {
     let mut name = None;
     let mut options = Options {
-        name: "unnamed".parse().expect("a plain word is a name"),
+        settings: Settings::of("unnamed".parse().expect("a plain word is a name")),
         force: false,
         connect: ConnectArgs::default(),
-        lease: Duration::from_secs(6),
-        batch: 128,
-        outcomes_kept: 100_000,
-        retained: None,
-        keep_events: false,
-        tries: 3,
-        silent_after: Duration::from_secs(60),
-        abandoned_after: Duration::from_secs(3600),
         exit_if_unavailable: false,
         log_level: LevelFilter::Info,
-        log_outcomes: LogOutcomes::All,
     };
     while let Some(arg) = args.next()? {
         if options.connect.take(&arg, &mut args)? {
@@ -157,22 +121,24 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
                 "force" => options.force = true,
                 // Below a second, a moment's pause of the machine would cost the lease; over an
                 // hour, nobody would call it a takeover.
-                "lease" => options.lease = seconds(&mut args, long, 1, 3600)?,
+                "lease" => options.settings.lease = seconds(&mut args, long, 1, 3600)?,
                 // With more, a script of refusals takes Redis several milliseconds.
-                "batch" => options.batch = number(&mut args, long, 1, 512)? as usize,
+                "batch" => options.settings.batch = number(&mut args, long, 1, 512)? as usize,
                 // Redis takes no more.
                 "outcomes-kept" => {
-                    options.outcomes_kept = number(&mut args, long, 1, i64::MAX as u64)?;
+                    options.settings.outcomes_kept = number(&mut args, long, 1, i64::MAX as u64)?;
                 }
                 "retain-days" => {
                     let days = number(&mut args, long, 1, 36_500)?;
-                    options.retained = Some(Duration::from_secs(days * 24 * 3_600));
+                    options.settings.retained = Some(Duration::from_secs(days * 24 * 3_600));
                 }
-                "keep-events" => options.keep_events = true,
-                "tries" => options.tries = number(&mut args, long, 1, 1000)?,
-                "silent-after" => options.silent_after = seconds(&mut args, long, 1, 1 << 31)?,
+                "keep-events" => options.settings.keep_events = true,
+                "tries" => options.settings.tries = number(&mut args, long, 1, 1000)?,
+                "silent-after" => {
+                    options.settings.silent_after = seconds(&mut args, long, 1, 1 << 31)?
+                }
                 "abandoned-after" => {
-                    options.abandoned_after = seconds(&mut args, long, 1, 1 << 31)?;
+                    options.settings.abandoned_after = seconds(&mut args, long, 1, 1 << 31)?;
                 }
                 "exit-if-unavailable" => options.exit_if_unavailable = true,
                 "log-level" => {
@@ -192,7 +158,7 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
                 }
                 "log-outcomes" => {
                     let which = args.text()?;
-                    options.log_outcomes = match which.as_str() {
+                    options.settings.log_outcomes = match which.as_str() {
                         "all" => LogOutcomes::All,
                         "refused" => LogOutcomes::Refused,
                         "none" => LogOutcomes::None,
@@ -212,7 +178,7 @@ pub fn parse(mut args: Args) -> Result<Command, Usage> {
             _ => return Err(arg.unexpected()),
         }
     }
-    options.name =
+    options.settings.name =
         name.ok_or_else(|| Usage("the UNIQUE_NAME of this instance is missing".into()))?;
     Ok(Command::Run(Box::new(options)))
 }
@@ -249,10 +215,10 @@ mod tests {
     fn options_and_the_name_come_in_any_order() {
         let args = Args::from_list(["--lease", "2", "worker1", "-f", "--log-outcomes=refused"]);
         let Ok(Command::Run(options)) = parse(args) else { panic!("this is a command line") };
-        assert_eq!(options.name.as_str(), "worker1");
+        assert_eq!(options.settings.name.as_str(), "worker1");
         assert!(options.force);
-        assert_eq!(options.lease, Duration::from_secs(2));
-        assert_eq!(options.log_outcomes, LogOutcomes::Refused);
+        assert_eq!(options.settings.lease, Duration::from_secs(2));
+        assert_eq!(options.settings.log_outcomes, LogOutcomes::Refused);
     }
 
     #[test]

@@ -18,17 +18,18 @@ use super::keeper::{Order, STALL};
 use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
-use super::takeover::{self, TryStep};
 use super::threads::{Connections, Report};
-use super::{logging, lost_group, neighbours, readers, setup};
+use super::{lost_group, neighbours, readers, setup};
 use crate::connect::Target;
 use crate::daemon::LOG;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;
+use crate::lending::tries::{self, TryStep};
 use crate::link::{self, Connection};
 use crate::session::{Session, Thread};
 use crate::signals;
+use crate::{lending, logging, shelving};
 
 /// Stopped at once by a second signal.
 const EXIT_AT_ONCE: i32 = 1;
@@ -96,7 +97,7 @@ impl From<Error> for Over {
 
 /// Runs the daemon until it is asked to stop, or cannot go on.
 pub fn run(options: Options, target: Target) -> ExitCode {
-    logging::start(options.log_level);
+    logging::start(options.log_level, &[LOG, lending::LOG, shelving::LOG]);
     // A thread that panics leaves its work undone: that must not look like an idle one. The lease
     // runs out, others take over, systemd starts us again.
     let default_hook = std::panic::take_hook();
@@ -113,9 +114,9 @@ pub fn run(options: Options, target: Target) -> ExitCode {
     };
     let notifier = Notifier::from_env();
     let keys = Keys::new(options.connect.branch());
-    let lease = Lease::new(keys.lock(&options.name), options.lease);
+    let lease = Lease::new(keys.lock(&options.settings.name), options.settings.lease);
     let part = options.connect.part(&target);
-    info!(target: LOG, "{} starts, on Redis at {target}{part}", options.name);
+    info!(target: LOG, "{} starts, on Redis at {target}{part}", options.settings.name);
     let mut supervisor = Supervisor {
         keys,
         options,
@@ -136,7 +137,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
     supervisor.notifier.stopping();
     match end {
         End::Stopped => {
-            info!(target: LOG, "{} stopped", supervisor.options.name);
+            info!(target: LOG, "{} stopped", supervisor.options.settings.name);
             ExitCode::SUCCESS
         }
         End::Status(status, why) => {
@@ -279,7 +280,7 @@ impl Supervisor {
 
     /// Whether sessions have failed for longer than a lease, and nothing was decided in any of them.
     fn is_in_vain(&self) -> bool {
-        let lease = self.options.lease;
+        let lease = self.options.settings.lease;
         self.in_vain.is_some_and(|(since, times)| times >= TIMES_IN_VAIN && since.elapsed() > lease)
     }
 
@@ -298,7 +299,7 @@ impl Supervisor {
         warn!(target: LOG, "sessions fail before anything is decided: the lease is left to run out");
         self.in_vain = None;
         // Others look three times a lease.
-        let until = Instant::now() + 2 * self.options.lease;
+        let until = Instant::now() + 2 * self.options.settings.lease;
         while Instant::now() < until {
             self.wait(LAST_PAUSE.min(until - Instant::now()))?;
         }
@@ -309,7 +310,7 @@ impl Supervisor {
     /// instance that died leaves one behind.
     fn acquire(&mut self, connection: &mut Connection) -> Result<String, Over> {
         let first = self.sessions == 0;
-        let name = self.options.name.clone();
+        let name = self.options.settings.name.clone();
         let mut watch: Option<Watch> = None;
         loop {
             let force = first && self.options.force;
@@ -374,8 +375,7 @@ impl Supervisor {
         let first = self.sessions == 0;
         let session = Session::new(
             self.keys.clone(),
-            self.options.clone(),
-            self.target.clone(),
+            self.options.settings.clone(),
             token,
             Arc::clone(&self.tried),
             first,
@@ -392,7 +392,7 @@ impl Supervisor {
         // The last session was interrupted in a try that was noted, and we survived.
         let tried = session.tried();
         if !tried.is_empty() {
-            takeover::note_try(&session, &mut control, &tried, TryStep::Survived)?;
+            tries::note(&session, &mut control, &tried, TryStep::Survived)?;
             session.remember_tried(Vec::new());
         }
         self.notifier.alive();
@@ -444,8 +444,8 @@ impl Supervisor {
             lost_group::forget(session, control)?;
         }
         self.notifier.alive();
-        setup::make_known(control, &self.keys, self.options.name.as_str())?;
-        if self.options.keep_events {
+        setup::make_known(control, &self.keys, self.options.settings.name.as_str())?;
+        if self.options.settings.keep_events {
             setup::note_kept_events(control, &self.keys)?;
         }
         if session.first {
@@ -481,7 +481,7 @@ impl Supervisor {
 
     /// Whether what was pending was read, and what there is to decide is being decided.
     fn is_productive(&self, session: &Session) -> bool {
-        session.has_worked() || (self.reading == 2 && session.in_hand.count() == 0)
+        session.has_worked() || (self.reading == 2 && session.workload.count() == 0)
     }
 
     /// Watches a session until it is over.
@@ -498,7 +498,7 @@ impl Supervisor {
         loop {
             select! {
                 recv(self.signals) -> _ => {
-                    info!(target: LOG, "{} stops: what is in work is finished", self.options.name);
+                    info!(target: LOG, "{} stops: what is in work is finished", self.options.settings.name);
                     return self.stop(session, events, orders, control);
                 }
                 recv(events) -> event => match event {
@@ -506,7 +506,7 @@ impl Supervisor {
                         self.reading += 1;
                         if self.reading == 2 && !self.ready {
                             self.ready = true;
-                            info!(target: LOG, "{} is ready: lending and shelving", self.options.name);
+                            info!(target: LOG, "{} is ready: lending and shelving", self.options.settings.name);
                             self.notifier.status("lending and shelving");
                             self.notifier.ready();
                         }

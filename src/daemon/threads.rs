@@ -16,6 +16,7 @@ use crate::lending::worker_thread::{self, Channels};
 use crate::link::Connection;
 use crate::session::{Session, Thread};
 use crate::shelving;
+use crate::stream;
 
 /// Batches on their way from a reader to a worker: one to work on, one behind it, one more so that
 /// the reader can go on.
@@ -45,7 +46,7 @@ impl Connections {
     /// # Errors
     /// What Redis or the link said.
     pub fn open(target: &Target, session: &Session) -> Result<Self, Error> {
-        let block = Duration::from_millis(lending::reader::BLOCK_MS);
+        let block = Duration::from_millis(stream::BLOCK_MS);
         let reader = |n: usize| {
             let mut connection = target.connect(block)?;
             let id = redis::cmd("CLIENT").arg("ID").query(&mut connection);
@@ -126,7 +127,7 @@ impl Connections {
                 shelving::worker::run(session, self.shelving_worker, &shelving_work, &to_room)
             }),
         )?;
-        let intake = Intake::new(&session.in_hand, worker, to_lending);
+        let intake = Intake::new(&session.workload, worker, to_lending);
         start(
             Thread::LendingReader,
             Box::new(move || {

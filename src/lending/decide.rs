@@ -150,7 +150,7 @@ pub fn call(
         }
     }
     call.arg(&session.token).arg(STORAGE_CAPACITY).arg(MOST_BOOKS_IN_HAND);
-    call.arg(session.options.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
+    call.arg(session.settings.outcomes_kept).arg(LENDING_GROUP).arg(SHELVING_GROUP);
     call.arg(session.decided_events()).arg(session.consumer()).arg(&keys.bell);
     call.arg(fetch.map_or(String::new(), |number| number.to_string()));
     for names in [&neighbours.silent, &neighbours.reference] {

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::in_hand::InHand;
 use super::worker::Worker;
 use super::{Delivered, FEW};
 use crate::error::Error;
+use crate::workload::Workload;
 
 /// How long this thread goes on with the worker's work: many times what it takes beside Redis.
 const QUICK: Duration = Duration::from_millis(1);
@@ -27,7 +27,7 @@ const NOT_HERE: u32 = 16;
 /// The reader's way to the worker.
 pub struct Intake<'a> {
     /// The events that this instance works on.
-    in_hand: &'a InHand,
+    workload: &'a Workload,
     /// The worker, shared with its thread.
     worker: Arc<Mutex<Worker<'a>>>,
     /// The channel of that thread.
@@ -39,11 +39,11 @@ pub struct Intake<'a> {
 impl<'a> Intake<'a> {
     /// The way to a worker, and to its thread.
     pub fn new(
-        in_hand: &'a InHand,
+        workload: &'a Workload,
         worker: Arc<Mutex<Worker<'a>>>,
         to_thread: Sender<Vec<Delivered>>,
     ) -> Self {
-        Self { in_hand, worker, to_thread, not_here: Cell::new(0) }
+        Self { workload, worker, to_thread, not_here: Cell::new(0) }
     }
 
     /// Passes events on to the worker's thread.
@@ -63,7 +63,7 @@ impl<'a> Intake<'a> {
             return Ok(());
         }
         // What is in the channel, under way or waiting is in hand as well: nothing is overtaken.
-        let is_alone = batch.len() <= FEW && batch.len() == self.in_hand.count();
+        let is_alone = batch.len() <= FEW && batch.len() == self.workload.count();
         // Even so the worker's thread may have the lock for a moment, when it looks up.
         let Some(Ok(mut worker)) = (is_alone && self.is_here()).then(|| self.worker.try_lock())
         else {

@@ -8,12 +8,12 @@
 
 pub mod busy;
 pub mod decide;
-pub mod in_hand;
 pub mod intake;
 pub mod listener;
 pub mod reader;
 pub mod reject;
 pub mod suspects;
+pub mod tries;
 pub mod waiting;
 pub mod worker;
 pub mod worker_thread;

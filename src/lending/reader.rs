@@ -13,18 +13,14 @@ use std::time::Duration;
 
 use super::intake::Intake;
 use super::{Delivered, SUSPICIOUS_DELIVERIES};
-use crate::daemon::takeover;
+use crate::claim::{Claimed, claim_all};
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
-use crate::keys::LENDING_GROUP;
+use crate::keys::{LENDING_GROUP, Stream};
 use crate::link::Connection;
 use crate::session::{Session, Thread};
-use crate::stream::{self, Entry, Pending};
-
-/// How long a read waits for something new, in milliseconds. The read timeout is larger; a link on
-/// which nothing arrives any more is noticed after both.
-pub const BLOCK_MS: u64 = 2_000;
+use crate::stream::{self, BLOCK_MS, Entry, Pending};
 
 /// How long a read waits while a stream is left out because too many of its events are in hand.
 const SHORT_BLOCK_MS: u64 = 20;
@@ -64,7 +60,7 @@ pub fn run(
     let mut looks_left: usize = 0;
     while !session.is_stopping() {
         session.beat(Thread::LendingReader);
-        let room = session.in_hand.room();
+        let room = session.workload.room();
         let behind = merge.behind();
         // Where both streams have as much, they are read on side by side: instances that each read
         // on in one of them would get the requests of a user and another the returns.
@@ -78,7 +74,7 @@ pub fn run(
             // What is in hand of one stream may wait for what is held back of the other.
             let held_back = merge.take_all();
             if held_back.is_empty() {
-                session.in_hand.wait_while_full(Duration::from_millis(BLOCK_MS));
+                session.workload.wait_while_full(Duration::from_millis(BLOCK_MS));
             }
             intake.queue(held_back);
             continue;
@@ -100,7 +96,7 @@ pub fn run(
         let mut batch: Vec<Delivered> = reads.into_iter().flatten().collect();
         let several = batch.len() >= SEVERAL;
         looks_left = if several && !is_backlog { LOOKS } else { looks_left.saturating_sub(1) };
-        take_in_hand(session, &mut batch);
+        take_on(session, &mut batch);
         intake.serve(merge.take_ready(batch))?;
     }
     // It was read, so it is finished.
@@ -171,13 +167,13 @@ fn read_new(
 }
 
 /// Takes events in hand; drops those that are in hand already.
-fn take_in_hand(session: &Session, batch: &mut Vec<Delivered>) {
-    session.in_hand.take(batch, |delivered| delivered.key);
+fn take_on(session: &Session, batch: &mut Vec<Delivered>) {
+    session.workload.take(batch, |delivered| delivered.key);
 }
 
 /// Takes events in hand and queues them, oldest first.
 fn take_and_queue(session: &Session, mut batch: Vec<Delivered>, intake: &Intake<'_>) {
-    take_in_hand(session, &mut batch);
+    take_on(session, &mut batch);
     batch.sort_unstable_by_key(|delivered| delivered.key);
     intake.queue(batch);
 }
@@ -193,7 +189,8 @@ fn read_own_pending(
     let stream = session.keys.stream(action);
     if session.first {
         let own = session.consumer().as_bytes();
-        return takeover::claim_all(session, connection, stream, LENDING_GROUP, own, |claimed| {
+        let stream = Stream::from(action);
+        return claim_all(session, connection, stream, SUSPICIOUS_DELIVERIES, own, |claimed| {
             session.beat(Thread::LendingReader);
             let batch = claimed.into_iter().map(|one| delivered(action, one)).collect();
             take_and_queue(session, batch, intake);
@@ -240,7 +237,7 @@ pub fn read_pending(
 }
 
 /// A claimed event on its way to the worker.
-pub fn delivered(action: Action, claimed: takeover::Claimed) -> Delivered {
+pub fn delivered(action: Action, claimed: Claimed) -> Delivered {
     match claimed.entry {
         Some(entry) => Delivered::read(action, &entry, false),
         None => Delivered::suspect(EventKey { id: claimed.id, action }),

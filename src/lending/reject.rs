@@ -73,7 +73,7 @@ fn begin(
         call.arg(&own[..]);
     });
     call.arg(&session.token).arg(group).arg(action).arg(session.decided_events());
-    call.arg(STORAGE_CAPACITY).arg(session.options.outcomes_kept).arg(AnswerWish::Keep.ttl_ms());
+    call.arg(STORAGE_CAPACITY).arg(session.settings.outcomes_kept).arg(AnswerWish::Keep.ttl_ms());
     call.arg(step).arg(SHELVING_GROUP).arg(&keys.bell).arg(session.consumer());
     // Not the dead ones, which may have been ours: such a one reserves nothing any more.
     let neighbours = session.neighbours();

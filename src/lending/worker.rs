@@ -21,15 +21,15 @@ use super::busy::Busy;
 use super::decide::{self, Fetched, Finality, Try, Verdict};
 use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
+use super::tries::{self, TryStep};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered, FEW};
-use crate::daemon::logging::OutcomeLog;
-use crate::daemon::takeover::{self, TryStep};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::ids::{BookId, EventId};
 use crate::lending::LOG;
 use crate::link::{self, Connection};
+use crate::logging::OutcomeLog;
 use crate::outcome;
 use crate::script::{By, Reply, ScriptCall, unless_refused};
 use crate::session::{Neighbours, Session};
@@ -176,7 +176,7 @@ impl<'a> Worker<'a> {
             under_way: VecDeque::new(),
             fetches: 0,
             ask_first: true,
-            log: OutcomeLog::new(session.options.log_outcomes),
+            log: OutcomeLog::new(session.settings.log_outcomes),
             packed: Vec::new(),
             outcome_text: String::new(),
             has_failed: false,
@@ -190,7 +190,7 @@ impl<'a> Worker<'a> {
 
     /// Whether it has enough to do for now.
     pub fn has_a_batch(&self) -> bool {
-        self.fresh.len() >= self.session.options.batch
+        self.fresh.len() >= self.session.settings.batch
     }
 
     /// Books have been put on their shelves.
@@ -264,7 +264,7 @@ impl<'a> Worker<'a> {
     /// What is to be decided next: what is due in the waiting room (again), else what has come, oldest
     /// first. Malformed events that are met on the way are given up: they wait for nothing.
     fn next_chunk(&mut self) -> Option<(Vec<Asking>, bool)> {
-        let batch = self.session.options.batch;
+        let batch = self.session.settings.batch;
         if !self.under_way.iter().any(Call::is_again) {
             // Nobody overtakes an older one for the same book that is under way.
             let may_go = |event: &Event| !self.busy.concerns(event);
@@ -490,7 +490,7 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        self.session.in_hand.drop(gone.iter().map(|event| event.key));
+        self.session.workload.drop(gone.iter().map(|event| event.key));
         self.room.decided(&gone);
         if again {
             self.room.tried(number, gone.len());
@@ -541,14 +541,13 @@ impl<'a> Worker<'a> {
             let fields = [("outcome", rejected), ("cause", cause.as_str())];
             self.log.add(*key, letter.user.as_deref(), fields);
         }
-        self.session.in_hand.drop(events.iter().map(|(key, _)| *key));
+        self.session.workload.drop(events.iter().map(|(key, _)| *key));
         Ok(())
     }
 
     /// Tries the next suspects, if they still are.
     fn try_suspects(&mut self) -> Result<(), Error> {
-        let look_up =
-            |new: &[EventKey]| takeover::died_with(self.session, &mut self.connection, new);
+        let look_up = |new: &[EventKey]| tries::died_with(self.session, &mut self.connection, new);
         let group = self.suspects.next_group(look_up)?;
         if group.is_empty() {
             return Ok(());
@@ -558,8 +557,8 @@ impl<'a> Worker<'a> {
         // Before it is noted: the reply can get lost.
         self.session.remember_tried(keys.clone());
         let step = if alone { TryStep::Alone } else { TryStep::InGroup };
-        let tries = takeover::note_try(self.session, &mut self.connection, &keys, step)?;
-        let most = self.session.options.tries;
+        let tries = tries::note(self.session, &mut self.connection, &keys, step)?;
+        let most = self.session.settings.tries;
         if group.iter().any(|one| one.waited.is_none()) {
             warn_of(&keys, alone.then_some((tries, most)));
         }
@@ -570,10 +569,10 @@ impl<'a> Worker<'a> {
         }
         self.answer_all()?;
         let (waiting, decided): (Vec<_>, Vec<_>) =
-            keys.into_iter().partition(|key| self.session.in_hand.contains(*key));
+            keys.into_iter().partition(|key| self.session.workload.contains(*key));
         for (keys, step) in [(&waiting, TryStep::Survived), (&decided, TryStep::Ended)] {
             if !keys.is_empty() {
-                takeover::note_try(self.session, &mut self.connection, keys, step)?;
+                tries::note(self.session, &mut self.connection, keys, step)?;
             }
         }
         self.suspects.clear(&decided);

@@ -12,10 +12,9 @@ use crate::error::Error;
 use crate::event::{Fault, HandOff};
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
-use crate::lending::reader::BLOCK_MS;
 use crate::link::Connection;
 use crate::session::{Session, Thread};
-use crate::stream::{self, Entry};
+use crate::stream::{self, BLOCK_MS, Entry};
 
 /// The most hand-offs that one read takes. A hand-off nearly always has a few books.
 const MOST_IN_A_READ: usize = 128;

@@ -14,12 +14,14 @@ use library_lending::daemon::{options, setup};
 use library_lending::event::{Action, EventKey};
 use library_lending::ids::EventId;
 use library_lending::keys::Keys;
-use library_lending::lending::in_hand::MOST_IN_HAND;
 use library_lending::lending::intake::Intake;
 use library_lending::lending::worker::Worker;
 use library_lending::lending::{Delivered, reader};
+use library_lending::link::Connection;
 use library_lending::session::Session;
+use library_lending::settings::Settings;
 use library_lending::stream::{self, Entry};
+use library_lending::workload::MOST_EVENTS;
 
 use crate::common::*;
 
@@ -99,28 +101,28 @@ fn what_has_to_wait_is_left_to_the_thread_of_the_worker() {
 fn what_comes_while_something_is_in_hand_queues_behind_it() {
     let redis = Redis::new();
     let session = session(&redis);
-    let (intake, worker, channel) = intake(&session);
+    let (intake, worker, channel) = intake(&redis, &session);
     intake.queue(read(&redis, &session, 0..1));
     intake.serve(read(&redis, &session, 1..2)).unwrap();
     assert_eq!((channel.len(), redis.length(OUTCOMES)), (2, 0));
 
     // As if the worker's thread were done with both.
-    session.in_hand.drop(channel.try_iter().flatten().map(|one| one.key));
+    session.workload.drop(channel.try_iter().flatten().map(|one| one.key));
     intake.serve(read(&redis, &session, 2..3)).unwrap();
     // Where Redis was slow to read the script, the thread is woken to read the reply.
     assert_eq!(channel.try_iter().flatten().count(), 0);
     while worker.lock().unwrap().turn().unwrap() {}
-    assert_eq!((redis.length(OUTCOMES), session.in_hand.count()), (1, 0));
+    assert_eq!((redis.length(OUTCOMES), session.workload.count()), (1, 0));
 }
 
 #[test]
 fn what_comes_in_numbers_or_while_the_thread_works_is_queued() {
     let redis = Redis::new();
     let session = session(&redis);
-    let (intake, worker, channel) = intake(&session);
+    let (intake, worker, channel) = intake(&redis, &session);
     intake.serve(read(&redis, &session, 0..100)).unwrap();
     assert_eq!((channel.len(), redis.length(OUTCOMES)), (1, 0));
-    session.in_hand.drop(channel.try_iter().flatten().map(|one| one.key));
+    session.workload.drop(channel.try_iter().flatten().map(|one| one.key));
     let at_work = worker.lock().unwrap();
     intake.serve(read(&redis, &session, 100..101)).unwrap();
     assert_eq!((channel.len(), redis.length(OUTCOMES)), (1, 0));
@@ -132,8 +134,8 @@ fn what_comes_in_numbers_or_while_the_thread_works_is_queued() {
 #[test]
 fn where_redis_is_slow_the_thread_goes_on_and_is_woken_for_what_comes_next() {
     let redis = Redis::new();
-    let session = session_with(&redis, &["--batch", "1"]);
-    let (intake, worker, channel) = intake(&session);
+    let session = session_with_batch(&redis, 1);
+    let (intake, worker, channel) = intake(&redis, &session);
     let batch = read(&redis, &session, 0..5);
     redis.signal(Signal::STOP);
     std::thread::scope(|scope| {
@@ -149,7 +151,7 @@ fn where_redis_is_slow_the_thread_goes_on_and_is_woken_for_what_comes_next() {
     assert!(redis.length(OUTCOMES) <= 2);
     assert_eq!(channel.try_iter().map(|batch| batch.len()).collect::<Vec<_>>(), [0]);
     while worker.lock().unwrap().turn().unwrap() {}
-    assert_eq!((redis.length(OUTCOMES), session.in_hand.count()), (5, 0));
+    assert_eq!((redis.length(OUTCOMES), session.workload.count()), (5, 0));
 
     let mut queued = 0;
     for n in 5.. {
@@ -158,7 +160,7 @@ fn where_redis_is_slow_the_thread_goes_on_and_is_woken_for_what_comes_next() {
             break;
         }
         queued += 1;
-        session.in_hand.drop(channel.try_iter().flatten().map(|one| one.key));
+        session.workload.drop(channel.try_iter().flatten().map(|one| one.key));
     }
     assert_eq!(queued, 16);
 }
@@ -169,7 +171,7 @@ fn where_redis_is_slow_the_thread_goes_on_and_is_woken_for_what_comes_next() {
 fn a_connection_that_failed_in_the_hands_of_the_reader_is_not_used_again() {
     let redis = Redis::new();
     let session = session(&redis);
-    let (intake, worker, _channel) = intake(&session);
+    let (intake, worker, _channel) = intake(&redis, &session);
     redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     intake.serve(read(&redis, &session, 0..1)).unwrap_err();
     let mut worker = worker.lock().unwrap();
@@ -183,8 +185,8 @@ fn a_connection_that_failed_in_the_hands_of_the_reader_is_not_used_again() {
 fn a_suspect_has_its_turn_while_others_keep_coming() {
     const EVENTS: usize = 20;
     let redis = Redis::new();
-    let session = session_with(&redis, &["--batch", "1"]);
-    let (_intake, worker, _channel) = intake(&session);
+    let session = session_with_batch(&redis, 1);
+    let (_intake, worker, _channel) = intake(&redis, &session);
     let mut batch = read(&redis, &session, 0..EVENTS);
     let suspect = batch[1].key;
     batch[1] = Delivered::suspect(suspect);
@@ -204,14 +206,14 @@ fn a_reader_without_room_gives_away_what_it_holds_back_and_sleeps() {
     const SOON: Duration = Duration::from_millis(1_500);
     let redis = Redis::new();
     let session = session(&redis);
-    let (intake, _worker, channel) = intake(&session);
-    fill(&session, Action::Request, MOST_IN_HAND - 1);
-    fill(&session, Action::Return, MOST_IN_HAND - 2);
+    let (intake, _worker, channel) = intake(&redis, &session);
+    fill(&session, Action::Request, MOST_EVENTS - 1);
+    fill(&session, Action::Return, MOST_EVENTS - 2);
     for id in ["9000-0", "9000-1", "9000-2"] {
         redis.give_back_at(id, "user1", "geb");
     }
     redis.request_at("9001-0", "user2", "geb");
-    let connection = session.target.connect(Duration::from_secs(2)).unwrap();
+    let connection = link(&redis, Duration::from_secs(2));
     let (read, slept, read_next) = std::thread::scope(|scope| {
         let read_on = || reader::run(&session, connection, &{ intake }, || ());
         std::thread::Builder::new()
@@ -223,10 +225,10 @@ fn a_reader_without_room_gives_away_what_it_holds_back_and_sleeps() {
         let reader = thread(std::process::id(), "without room").unwrap();
         let is_asleep = || std::fs::read_to_string(reader.join("stat")).unwrap().contains(") S ");
         let slept = eventually(DEADLINE, is_asleep) && stays(Duration::from_millis(200), is_asleep);
-        session.in_hand.drop([key(Action::Return, 0)]);
+        session.workload.drop([key(Action::Return, 0)]);
         let read_next = next();
         session.stop();
-        session.in_hand.drop([key(Action::Return, 1)]);
+        session.workload.drop([key(Action::Return, 1)]);
         (read, slept, read_next)
     });
     let ids =
@@ -243,46 +245,54 @@ fn key(action: Action, ms: u64) -> EventKey {
 /// Takes so many events in hand that are in no stream.
 fn fill(session: &Session, action: Action, count: usize) {
     let mut keys = (0..count as u64).map(|ms| key(action, ms)).collect();
-    session.in_hand.take(&mut keys, |key| *key);
+    session.workload.take(&mut keys, |key| *key);
+}
+
+/// A connection as the daemon makes it.
+fn link(redis: &Redis, block: Duration) -> Connection {
+    let args = Args::from_list(["-a", &redis.address(), "worker1"]);
+    let Ok(options::Command::Run(options)) = options::parse(args) else {
+        panic!("this is a command line")
+    };
+    options.connect.resolve(&|_| None).unwrap().connect(block).unwrap()
 }
 
 /// A session of `worker1` under a lease that does not end.
 fn session(redis: &Redis) -> Session {
-    session_with(redis, &[])
+    session_with_batch(redis, Settings::of("worker1".parse().unwrap()).batch)
 }
 
-fn session_with(redis: &Redis, options: &[&str]) -> Session {
+fn session_with_batch(redis: &Redis, batch: usize) -> Session {
     redis.cmd(&["SET", "instance_lock:worker1", "process:1"]);
-    let args = Args::from_list([&["-a", &redis.address(), "worker1"], options].concat());
-    let Ok(options::Command::Run(options)) = options::parse(args) else {
-        panic!("this is a command line")
-    };
-    let target = options.connect.resolve(&|_| None).unwrap();
     let keys = Keys::new(None);
-    setup::ensure_groups(&mut target.connect(Duration::ZERO).unwrap(), &keys).unwrap();
-    Session::new(keys, *options, target, "process:1".into(), Arc::default(), true)
+    setup::ensure_groups(&mut link(redis, Duration::ZERO), &keys).unwrap();
+    let settings = Settings { batch, ..Settings::of("worker1".parse().unwrap()) };
+    Session::new(keys, settings, "process:1".into(), Arc::default(), true)
 }
 
 /// The reader's way to a worker whose thread does not come round, that worker, and the thread's channel.
-fn intake(session: &Session) -> (Intake<'_>, Arc<Mutex<Worker<'_>>>, Receiver<Vec<Delivered>>) {
-    let connection = session.target.connect(Duration::ZERO).unwrap();
+fn intake<'s>(
+    redis: &Redis,
+    session: &'s Session,
+) -> (Intake<'s>, Arc<Mutex<Worker<'s>>>, Receiver<Vec<Delivered>>) {
+    let connection = link(redis, Duration::ZERO);
     let worker = Arc::new(Mutex::new(Worker::new(session, connection)));
     let (to_thread, channel) = crossbeam_channel::bounded(3);
-    (Intake::new(&session.in_hand, Arc::clone(&worker), to_thread), worker, channel)
+    (Intake::new(&session.workload, Arc::clone(&worker), to_thread), worker, channel)
 }
 
 /// Requests of a user and for a book each, which `worker1` has read and taken in hand.
 fn read(redis: &Redis, session: &Session, numbers: std::ops::Range<usize>) -> Vec<Delivered> {
     let requested: Vec<_> =
         numbers.map(|n| redis.request(&format!("user{n}"), &format!("book{n}"))).collect();
-    let mut connection = session.target.connect(Duration::ZERO).unwrap();
+    let mut connection = link(redis, Duration::ZERO);
     let (group, consumer) = ("lending_service", session.consumer());
     let count = requested.len();
     let reads =
         stream::read_new(&mut connection, group, consumer, &[REQUESTS], count, &[None]).unwrap();
     let deliver = |(_, entry): &(usize, Entry)| Delivered::read(Action::Request, entry, true);
     let mut batch = reads.iter().flatten().map(deliver).collect();
-    session.in_hand.take(&mut batch, |one| one.key);
+    session.workload.take(&mut batch, |one| one.key);
     assert_eq!(batch.len(), count);
     batch
 }

@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use library_lending::cli::Args;
-use library_lending::daemon::options::{self, Command};
 use library_lending::error::Error;
 use library_lending::event::{Action, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId};
@@ -13,6 +11,7 @@ use library_lending::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
 use library_lending::lending::decide::{self, Told, Try, Verdict};
 use library_lending::lending::reject::{self, GivenUp};
 use library_lending::session::{Neighbours, Session};
+use library_lending::settings::Settings;
 use library_lending::shelving;
 use library_lending::shelving::fetch::{self, Answer};
 use library_lending::stream::Entry;
@@ -167,16 +166,12 @@ impl Library {
     }
 
     fn session(&mut self, name: &str, number: u64) -> Instance {
-        let args = ["-a", &self.redis.address(), name];
-        let Ok(Command::Run(mut options)) = options::parse(Args::from_list(args)) else {
-            panic!("{args:?} is a command line")
-        };
-        options.keep_events = self.keep_events;
-        options.outcomes_kept = self.keep_outcomes.unwrap_or(options.outcomes_kept);
-        let Ok(target) = options.connect.resolve(&|_| None) else { panic!("an address") };
+        let mut settings = Settings::of(name.parse().unwrap());
+        settings.keep_events = self.keep_events;
+        settings.outcomes_kept = self.keep_outcomes.unwrap_or(settings.outcomes_kept);
         let token = format!("process-of-{name}:{number}");
         let keys = self.keys.clone();
-        let session = Session::new(keys, *options, target, token, Arc::default(), number == 1);
+        let session = Session::new(keys, settings, token, Arc::default(), number == 1);
         let instance = Instance { session: Arc::new(session), number };
         self.redis.ask::<()>(&["SET", instance.session.lock(), &instance.session.token]);
         self.redis.ask::<()>(&["PEXPIRE", instance.session.lock(), "600000"]);

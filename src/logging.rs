@@ -18,17 +18,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
-use super::options::LogOutcomes;
 use crate::clock::rfc3339;
 use crate::event::EventKey;
 use crate::text::{push_escaped, push_printable};
 
-/// Sets up `log` for this process.
-pub fn start(level: LevelFilter) {
+/// Which outcomes are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOutcomes {
+    /// All of them.
+    All,
+    /// Denied, unchanged and rejected ones, and accepted ones with a book refused.
+    Refused,
+    /// None.
+    None,
+}
+
+/// Sets up `log` for this process, for messages of these targets from that level on.
+pub fn start(level: LevelFilter, targets: &[&str]) {
     // Of the libraries below only their troubles are of interest.
     let levels = SimpleLogger::new().with_level(LevelFilter::Warn);
-    let ours = [crate::daemon::LOG, crate::lending::LOG, crate::shelving::LOG];
-    let levels = ours.iter().fold(levels, |levels, name| levels.with_module_level(name, level));
+    let levels = targets.iter().fold(levels, |levels, name| levels.with_module_level(name, level));
     let most = levels.max_level();
     // It fails only if there is a logger already, which then is as good.
     if log::set_boxed_logger(Box::new(Logger { levels, head: Head::of_stderr() })).is_ok() {

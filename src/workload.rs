@@ -1,4 +1,4 @@
-//! Which events this instance works on: delivered and not decided yet.
+//! Which events this instance works on, or has in hand: delivered and not decided yet.
 //!
 //! For four questions: may a stream be read on (memory does not grow with the backlog), is an
 //! event that is pending for us in somebody's hands (the reply to a read can get lost), is it in hand
@@ -16,17 +16,17 @@ use crate::ids::EventId;
 /// on while requests wait for them. Many more than the events that one millisecond can bring, which
 /// may all wait for each other. Events claimed from dead instances do not count: one of them may be
 /// what all others wait for.
-pub const MOST_IN_HAND: usize = 8_192;
+pub const MOST_EVENTS: usize = 8_192;
 
 /// The events in hand.
 #[derive(Debug, Default)]
-pub struct InHand {
+pub struct Workload {
     // Requests and returns, at the index of their action.
     events: Mutex<[HashSet<EventId>; 2]>,
     fewer: Condvar,
 }
 
-impl InHand {
+impl Workload {
     fn events(&self) -> MutexGuard<'_, [HashSet<EventId>; 2]> {
         // A set is whole after every operation; whoever panicked did not break it.
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
@@ -67,7 +67,7 @@ impl InHand {
     /// How many more events of each stream may be taken: requests, returns.
     pub fn room(&self) -> [usize; 2] {
         let events = self.events();
-        [0, 1].map(|action| MOST_IN_HAND.saturating_sub(events[action].len()))
+        [0, 1].map(|action| MOST_EVENTS.saturating_sub(events[action].len()))
     }
 
     /// Waits as long as no more events of either stream may be taken, for `timeout` at most.
@@ -77,7 +77,7 @@ impl InHand {
 }
 
 fn are_full(events: &[HashSet<EventId>; 2]) -> bool {
-    events.iter().all(|events| events.len() >= MOST_IN_HAND)
+    events.iter().all(|events| events.len() >= MOST_EVENTS)
 }
 
 #[cfg(test)]
@@ -89,45 +89,45 @@ mod tests {
 
     #[test]
     fn events_are_taken_once_and_counted_by_stream() {
-        let hand = InHand::default();
+        let workload = Workload::default();
         let key = |ms, action| EventKey { id: EventId { ms, seq: 0 }, action };
         let mut list =
             vec![key(1, Action::Request), key(1, Action::Return), key(1, Action::Return)];
-        hand.take(&mut list, |key| *key);
+        workload.take(&mut list, |key| *key);
         assert_eq!(list, [key(1, Action::Request), key(1, Action::Return)]);
-        assert_eq!(hand.count(), 2);
-        hand.take(&mut list, |key| *key);
+        assert_eq!(workload.count(), 2);
+        workload.take(&mut list, |key| *key);
         assert!(list.is_empty());
-        assert_eq!(hand.room(), [MOST_IN_HAND - 1; 2]);
-        hand.drop([key(1, Action::Return)]);
-        assert_eq!(hand.room(), [MOST_IN_HAND - 1, MOST_IN_HAND]);
-        assert!(!hand.contains(key(1, Action::Return)));
+        assert_eq!(workload.room(), [MOST_EVENTS - 1; 2]);
+        workload.drop([key(1, Action::Return)]);
+        assert_eq!(workload.room(), [MOST_EVENTS - 1, MOST_EVENTS]);
+        assert!(!workload.contains(key(1, Action::Return)));
     }
 
     /// A reader that saw both streams full, and began to wait when that was over, slept for two seconds.
     #[test]
     fn nobody_waits_but_while_both_streams_are_full() {
         const LONG: Duration = Duration::from_secs(60);
-        let hand = InHand::default();
+        let workload = Workload::default();
         let key = |ms, action| EventKey { id: EventId { ms, seq: 0 }, action };
         let fill = |action| {
-            let mut list: Vec<_> = (0..MOST_IN_HAND as u64).map(|ms| key(ms, action)).collect();
-            hand.take(&mut list, |key| *key);
+            let mut list: Vec<_> = (0..MOST_EVENTS as u64).map(|ms| key(ms, action)).collect();
+            workload.take(&mut list, |key| *key);
         };
         let start = Instant::now();
         fill(Action::Request);
-        hand.wait_while_full(LONG);
+        workload.wait_while_full(LONG);
         fill(Action::Return);
         std::thread::scope(|scope| {
-            scope.spawn(|| hand.wait_while_full(LONG));
-            hand.drop([key(7, Action::Return)]);
+            scope.spawn(|| workload.wait_while_full(LONG));
+            workload.drop([key(7, Action::Return)]);
         });
-        hand.wait_while_full(LONG);
+        workload.wait_while_full(LONG);
         assert!(start.elapsed() < LONG, "it waited for its time");
         fill(Action::Return);
         let short = Duration::from_millis(10);
         let start = Instant::now();
-        hand.wait_while_full(short);
+        workload.wait_while_full(short);
         assert!(start.elapsed() >= short, "it did not wait");
     }
 }
