@@ -292,12 +292,12 @@ pub fn consumers(
 
 /// An instance's lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lease {
+pub enum Lock {
     /// It has so many milliseconds left.
     Left(u64),
-    /// A lock without a TTL: an instance of the reference application, running or killed.
-    None,
-    /// No lock: the instance is not running.
+    /// An instance of the reference application, running or killed.
+    WithoutTtl,
+    /// There is none: the instance is not running.
     Gone,
 }
 
@@ -305,24 +305,24 @@ pub enum Lease {
 ///
 /// # Errors
 /// What Redis or the link said.
-pub fn leases(
+pub fn locks(
     connection: &mut impl ConnectionLike,
     keys: &Keys,
     consumers: &[Consumer],
-) -> Result<Vec<Lease>, Error> {
-    let mut leases = Vec::with_capacity(consumers.len());
+) -> Result<Vec<Lock>, Error> {
+    let mut locks = Vec::with_capacity(consumers.len());
     for page in consumers.chunks(LOCKS_AT_ONCE) {
         let mut pipe = redis::pipe();
         for consumer in page {
             pipe.cmd("PTTL").arg(keys.lock_of(&consumer.name));
         }
         let left: Vec<i64> = pipe.query(connection).map_err(Error::redis("look at the locks"))?;
-        leases.extend(left.into_iter().map(|left| match left {
-            -1 => Lease::None,
-            left => u64::try_from(left).map_or(Lease::Gone, Lease::Left),
+        locks.extend(left.into_iter().map(|left| match left {
+            -1 => Lock::WithoutTtl,
+            left => u64::try_from(left).map_or(Lock::Gone, Lock::Left),
         }));
     }
-    Ok(leases)
+    Ok(locks)
 }
 
 /// A number in what XINFO tells; none if there is none of that name.

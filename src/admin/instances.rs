@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::Error;
 use crate::keys::{Keys, Stream};
 use crate::link::{AskAgain, Connection};
-use crate::stream::{self, Consumer, Lease};
+use crate::stream::{self, Consumer, Lock};
 
 /// An instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Instance {
     /// Its name.
     pub name: Vec<u8>,
     /// Its lock.
-    pub lease: Lease,
+    pub lock: Lock,
     /// How many events it has in hand.
     pub in_hand: u64,
     /// Milliseconds since it last asked for something.
@@ -45,14 +45,14 @@ pub fn instances(connection: &mut Connection, keys: &Keys) -> Result<Vec<Instanc
         }
     }
     let found: Vec<Consumer> = found.into_values().collect();
-    let leases = stream::leases(&mut AskAgain(connection), keys, &found)?;
-    let instance = |(consumer, lease): (Consumer, Lease)| Instance {
+    let locks = stream::locks(&mut AskAgain(connection), keys, &found)?;
+    let instance = |(consumer, lock): (Consumer, Lock)| Instance {
         name: consumer.name,
-        lease,
+        lock,
         in_hand: consumer.pending,
         idle_ms: consumer.idle_ms,
     };
-    Ok(found.into_iter().zip(leases).map(instance).collect())
+    Ok(found.into_iter().zip(locks).map(instance).collect())
 }
 
 /// Whether an instance of the reference application may be running.
@@ -60,5 +60,5 @@ pub fn instances(connection: &mut Connection, keys: &Keys) -> Result<Vec<Instanc
 /// # Errors
 /// What Redis or the link said.
 pub fn has_reference(connection: &mut Connection, keys: &Keys) -> Result<bool, Error> {
-    Ok(instances(connection, keys)?.iter().any(|instance| instance.lease == Lease::None))
+    Ok(instances(connection, keys)?.iter().any(|instance| instance.lock == Lock::WithoutTtl))
 }

@@ -14,7 +14,7 @@ use crate::keys::{Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
 use crate::link::{AskAgain, Connection, ask};
 use crate::script::{Script, lua, text};
-use crate::stream::{self, Lease};
+use crate::stream::{self, Lock};
 
 static BACKLOG: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("backlog")));
 
@@ -135,10 +135,10 @@ fn to_json(run: &Run, instances: &[Instance], waiting: &[Waiting], stock: &Stock
     let age = |id: EventId| stock.now_ms.saturating_sub(id.ms);
     let instances = instances.iter().map(|instance| {
         let object = Object::new().text("name", &instance.name);
-        let object = match instance.lease {
-            Lease::Left(ms) => object.text("lease", "held").number("lease_left_ms", ms),
-            Lease::None => object.text("lease", "none"),
-            Lease::Gone => object.text("lease", "gone"),
+        let object = match instance.lock {
+            Lock::Left(ms) => object.text("lease", "held").number("lease_left_ms", ms),
+            Lock::WithoutTtl => object.text("lease", "none"),
+            Lock::Gone => object.text("lease", "gone"),
         };
         object.number("in_hand", instance.in_hand).number("idle_ms", instance.idle_ms)
     });
@@ -177,10 +177,10 @@ fn to_words(instances: &[Instance], waiting: &[Waiting], stock: &Stock) -> Strin
         lines.push_str("instances          none\n");
     }
     for (n, instance) in instances.iter().enumerate() {
-        let lease = match instance.lease {
-            Lease::Left(ms) => format!("lease {} left", span(ms)),
-            Lease::None => "no lease (reference application)".to_owned(),
-            Lease::Gone => "gone".to_owned(),
+        let lease = match instance.lock {
+            Lock::Left(ms) => format!("lease {} left", span(ms)),
+            Lock::WithoutTtl => "no lease (reference application)".to_owned(),
+            Lock::Gone => "gone".to_owned(),
         };
         let _ = writeln!(
             lines,

@@ -23,7 +23,7 @@ use crate::link::{Connection, Fields};
 use crate::script::{Script, lua, text};
 use crate::session::{Session, Thread};
 use crate::shelving;
-use crate::stream::{self, Entry, Lease, Pending};
+use crate::stream::{self, Entry, Lock, Pending};
 use crate::text::counted;
 
 static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "sweep")));
@@ -163,14 +163,14 @@ impl Keeper<'_> {
                 break;
             }
             let (name, group) = (other.stream.key(&self.session.keys), other.stream.group());
-            let gone = match other.lease {
-                Lease::Gone => true,
-                Lease::None => other.idle_ms > abandoned_ms,
-                Lease::Left(_) => false,
+            let gone = match other.lock {
+                Lock::Gone => true,
+                Lock::WithoutTtl => other.idle_ms > abandoned_ms,
+                Lock::Left(_) => false,
             };
             if gone && other.pending > 0 {
                 self.take_over(other.stream, &other.name, until)?;
-            } else if other.lease == Lease::Gone && other.idle_ms > FORGET_AFTER_MS {
+            } else if other.lock == Lock::Gone && other.idle_ms > FORGET_AFTER_MS {
                 FORGET
                     .keys(&[
                         self.session.lock().as_bytes(),

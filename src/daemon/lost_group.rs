@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::keys::Stream;
 use crate::link::{Connection, Fields};
 use crate::session::Session;
-use crate::stream::{self, Consumer, Lease};
+use crate::stream::{self, Consumer, Lock};
 
 const DOING: &str = "find out who has noticed that a consumer group is lost";
 
@@ -59,11 +59,11 @@ pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Vec<Vec
     }
     others.retain(|other| other.name != session.consumer().as_bytes());
     let noticed = all_of(connection, &keys.lost_groups)?;
-    let leases = stream::leases(connection, keys, &others)?;
+    let locks = stream::locks(connection, keys, &others)?;
     let mut unaware = Vec::new();
-    for (other, lease) in others.into_iter().zip(leases) {
+    for (other, lock) in others.into_iter().zip(locks) {
         // An instance of the reference application has no token that could be waited for.
-        if !matches!(lease, Lease::Left(_)) {
+        if !matches!(lock, Lock::Left(_)) {
             continue;
         }
         let token: Option<Vec<u8>> = redis::cmd("GET")

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::keys::Stream;
 use crate::link::Connection;
 use crate::session::{Neighbours, Session};
-use crate::stream::{self, Consumer, Lease};
+use crate::stream::{self, Consumer, Lock};
 
 /// Another instance, as a consumer of one stream.
 pub struct Other {
@@ -21,8 +21,8 @@ pub struct Other {
     pub pending: u64,
     /// Milliseconds since it was last heard of there.
     pub idle_ms: u64,
-    /// Its lease.
-    pub lease: Lease,
+    /// Its lock.
+    pub lock: Lock,
 }
 
 /// Finds out which other instances there are, before a session's first decision.
@@ -44,10 +44,10 @@ pub fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Othe
         let (name, group) = (of.key(&session.keys), of.group());
         let mut consumers = stream::consumers(connection, name, group)?;
         consumers.retain(|consumer| consumer.name != session.consumer().as_bytes());
-        let leases = stream::leases(connection, &session.keys, &consumers)?;
-        for (consumer, lease) in consumers.into_iter().zip(leases) {
+        let locks = stream::locks(connection, &session.keys, &consumers)?;
+        for (consumer, lock) in consumers.into_iter().zip(locks) {
             let Consumer { name, pending, idle_ms } = consumer;
-            others.push(Other { stream: of, name, pending, idle_ms, lease });
+            others.push(Other { stream: of, name, pending, idle_ms, lock });
         }
     }
     Ok(others)
@@ -61,16 +61,16 @@ pub fn note_neighbours(session: &Session, others: &[Other]) {
         others.iter().filter(|one| one.idle_ms <= silent_ms).map(|one| &one.name[..]).collect();
     let mut found = Neighbours::default();
     for other in others {
-        if other.lease == Lease::None && !found.without_ttl.contains(&other.name) {
+        if other.lock == Lock::WithoutTtl && !found.without_ttl.contains(&other.name) {
             found.without_ttl.push(other.name.clone());
         }
-        let list = match other.lease {
-            Lease::Left(_) => continue,
-            Lease::None if !heard.contains(&other.name[..]) => &mut found.silent,
-            Lease::None => &mut found.reference,
+        let list = match other.lock {
+            Lock::Left(_) => continue,
+            Lock::WithoutTtl if !heard.contains(&other.name[..]) => &mut found.silent,
+            Lock::WithoutTtl => &mut found.reference,
             // Which kind it was, nobody knows any more.
-            Lease::Gone if other.pending > 0 => &mut found.reference,
-            Lease::Gone => continue,
+            Lock::Gone if other.pending > 0 => &mut found.reference,
+            Lock::Gone => continue,
         };
         if !list.contains(&other.name) {
             list.push(other.name.clone());

@@ -49,8 +49,8 @@ const EXIT_UNFIT: u8 = 78;
 const ONE_WISH: Duration = Duration::from_millis(100);
 
 /// Pauses between tries to get a session: the first, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a consumer group that was lost stays so at least. Instances of the reference application,
 /// which leave no word, notice within it.
@@ -195,7 +195,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn run(&mut self) -> End {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = SHORTEST_PAUSE;
         loop {
             let begin = Instant::now();
             let error = match self.session() {
@@ -203,11 +203,11 @@ impl Supervisor {
                 Err(Over::End(end)) => return end,
                 Err(Over::Trouble(error)) => error,
             };
-            if let Some(end) = self.verdict(&error) {
+            if let Some(end) = self.end_for(&error) {
                 return end;
             }
             if begin.elapsed() > PROVEN {
-                pause = FIRST_PAUSE;
+                pause = SHORTEST_PAUSE;
             }
             self.tell_outage(&error);
             self.count_failure();
@@ -216,7 +216,7 @@ impl Supervisor {
             if waited.is_err() {
                 return End::Stopped;
             }
-            pause = (pause * 2).min(LAST_PAUSE);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -241,7 +241,7 @@ impl Supervisor {
     }
 
     /// What ends the process, if this error does.
-    fn verdict(&self, error: &Error) -> Option<End> {
+    fn end_for(&self, error: &Error) -> Option<End> {
         match error.remedy() {
             Remedy::Credentials => Some(End::Status(EXIT_CREDENTIALS, error.to_string())),
             Remedy::Person => {
@@ -301,7 +301,7 @@ impl Supervisor {
         // Others look three times a lease.
         let until = Instant::now() + 2 * self.options.settings.lease;
         while Instant::now() < until {
-            self.wait(LAST_PAUSE.min(until - Instant::now()))?;
+            self.wait(LONGEST_PAUSE.min(until - Instant::now()))?;
         }
         Ok(())
     }

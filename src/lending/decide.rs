@@ -1,4 +1,4 @@
-//! Typed calls of decide.lua: a chunk of tries out, a verdict on each back.
+//! Typed calls of decide.lua: a chunk of tries out, how each ended back.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -55,7 +55,7 @@ pub struct Try {
 
 /// How a try ended.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum TryEnd {
     /// Books, by their index in the event, are reserved: they are to be fetched, and then tried
     /// again with the answers.
     Fetch {
@@ -205,12 +205,12 @@ pub fn call(
     call
 }
 
-/// The verdicts from the script's reply; none if it did not find the answers that were left for it,
+/// How tries ended, from the script's reply; none if it did not find the answers that were left for it,
 /// and did nothing.
 ///
 /// # Errors
 /// [`Error::Fenced`], or the reply is none of this script.
-pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Option<Vec<Verdict>>, Error> {
+pub fn ends(reply: Value, tries: &[Try]) -> Result<Option<Vec<TryEnd>>, Error> {
     const DOING: &str = "decide events";
     let unexpected =
         |got: &dyn std::fmt::Debug| Error::Reply { doing: DOING, got: format!("{got:?}") };
@@ -227,20 +227,20 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Option<Vec<Verdict>>, Err
         .zip(tries)
         .map(|(value, one)| {
             if let Value::Int(in_hand) = value {
-                return Ok(Verdict::Done(Told::All(in_hand)));
+                return Ok(TryEnd::Done(Told::All(in_hand)));
             }
             let parts = match value {
                 Value::Array(parts) => parts,
                 Value::BulkString(fields) => {
                     let fields = String::from_utf8(fields).map_err(|error| unexpected(&error))?;
-                    return Ok(Verdict::Done(Told::Fields(fields)));
+                    return Ok(TryEnd::Done(Told::Fields(fields)));
                 }
                 other => return Err(unexpected(&other)),
             };
             if let [Value::Int(in_hand)] = parts[..] {
-                return Ok(Verdict::Done(Told::NothingLeft(in_hand)));
+                return Ok(TryEnd::Done(Told::NothingLeft(in_hand)));
             }
-            let verdict = match parts.first().and_then(text) {
+            let end = match parts.first().and_then(text) {
                 Some("FETCH") => {
                     let index = |book: &Value| {
                         let book = text(book)?;
@@ -250,10 +250,10 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Option<Vec<Verdict>>, Err
                     let books: Option<Vec<usize>> = parts.iter().skip(2).map(index).collect();
                     match (doubt, books) {
                         (Some(doubt), Some(books)) if doubt.is_empty() => {
-                            Verdict::Fetch { finality: Finality::Certain, books }
+                            TryEnd::Fetch { finality: Finality::Certain, books }
                         }
                         (Some(doubt), Some(books)) => {
-                            Verdict::Fetch { finality: Finality::InDoubt(doubt), books }
+                            TryEnd::Fetch { finality: Finality::InDoubt(doubt), books }
                         }
                         _ => return Err(unexpected(&parts)),
                     }
@@ -271,15 +271,15 @@ pub fn verdicts(reply: Value, tries: &[Try]) -> Result<Option<Vec<Verdict>>, Err
                         _ => one.doubt.clone(),
                     };
                     let untried = parts.iter().skip(2).filter_map(text).filter_map(EventKey::parse);
-                    Verdict::Wait { doubt, for_older, untried: untried.collect() }
+                    TryEnd::Wait { doubt, for_older, untried: untried.collect() }
                 }
-                Some("STALE") => Verdict::Stale,
+                Some("STALE") => TryEnd::Stale,
                 Some("FAILED") => {
-                    Verdict::Failed(parts.get(1).and_then(text).unwrap_or("failed").to_owned())
+                    TryEnd::Failed(parts.get(1).and_then(text).unwrap_or("failed").to_owned())
                 }
                 _ => return Err(unexpected(&parts)),
             };
-            Ok(verdict)
+            Ok(end)
         })
         .collect::<Result<_, _>>()
         .map(Some)

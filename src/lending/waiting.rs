@@ -17,8 +17,8 @@ use crate::ids::{BookId, UserId};
 
 /// Pause after a round that brought nothing, at first and at most. Doubled each time: somebody
 /// else's event is usually decided within milliseconds, or else takes a takeover.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LAST_PAUSE: Duration = Duration::from_millis(200);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Pause for each event that waits, so that trying them all again and again takes less than a fifth of
 /// Redis' time: a try in vain costs it about 15 microseconds, in calls of few.
@@ -44,14 +44,14 @@ const SHARE_WORTH: usize = 4;
 
 /// How many of the oldest are tried again when another instance rings: first, and at most. Most
 /// wait for what is older than they, and nobody says what the other has decided.
-const FIRST_RUNG: usize = 16;
-const LAST_RUNG: usize = 64;
+const FEWEST_RUNG: usize = 16;
+const MOST_RUNG: usize = 64;
 
 /// Pause after a ring that brought nothing, in which no other is answered: first, and at most.
 /// Doubled each time. An instance at full speed rings a thousand times a second; what waits for
 /// another one had better not be tried as often.
-const FIRST_DEAF: Duration = Duration::from_micros(500);
-const LAST_DEAF: Duration = Duration::from_millis(8);
+const SHORTEST_DEAF: Duration = Duration::from_micros(500);
+const LONGEST_DEAF: Duration = Duration::from_millis(8);
 
 /// An event that waits.
 #[derive(Debug)]
@@ -99,12 +99,12 @@ impl Default for WaitingRoom {
             asked_for: HashSet::new(),
             share: LEAST_SHARE,
             last_in_turn: None,
-            pause: FIRST_PAUSE,
+            pause: SHORTEST_PAUSE,
             next_round: Instant::now(),
             arrived: false,
             rung: false,
-            rung_count: FIRST_RUNG,
-            deaf: FIRST_DEAF,
+            rung_count: FEWEST_RUNG,
+            deaf: SHORTEST_DEAF,
             deaf_until: Instant::now(),
         }
     }
@@ -139,7 +139,7 @@ impl WaitingRoom {
     /// Lets an event in after its first try, which ended in WAIT.
     pub fn admit(&mut self, waiting: Waiting) {
         if self.by_age.is_empty() {
-            self.pause = FIRST_PAUSE;
+            self.pause = SHORTEST_PAUSE;
             self.next_round = Instant::now() + self.pause;
         }
         self.let_in(waiting);
@@ -202,7 +202,7 @@ impl WaitingRoom {
             return;
         }
         let Some(oldest) = self.by_age.keys().next() else { return };
-        self.pause = FIRST_PAUSE;
+        self.pause = SHORTEST_PAUSE;
         self.next_round = self.next_round.min(Instant::now() + self.round_pause());
         // In the same millisecond it is not known which came first.
         let older = events.iter().filter(|event| event.key.id.ms <= oldest.id.ms).count();
@@ -238,8 +238,8 @@ impl WaitingRoom {
         self.share = share.clamp(LEAST_SHARE, MOST_SHARE);
         if decided > 0 {
             // It is worth while to listen.
-            self.rung_count = FIRST_RUNG;
-            self.deaf = FIRST_DEAF;
+            self.rung_count = FEWEST_RUNG;
+            self.deaf = SHORTEST_DEAF;
             self.deaf_until = Instant::now();
         }
     }
@@ -256,14 +256,14 @@ impl WaitingRoom {
             self.rung = false;
             self.due.extend(self.by_age.keys().take(self.rung_count));
             self.deaf_until = now + self.deaf;
-            self.deaf = (self.deaf * 2).min(LAST_DEAF);
-            self.rung_count = (self.rung_count * 2).min(LAST_RUNG);
+            self.deaf = (self.deaf * 2).min(LONGEST_DEAF);
+            self.rung_count = (self.rung_count * 2).min(MOST_RUNG);
         }
         // Where decisions make others due without end, the round comes all the same.
-        let is_time = |at| now >= at && (self.due.is_empty() || now >= at + LAST_PAUSE);
+        let is_time = |at| now >= at && (self.due.is_empty() || now >= at + LONGEST_PAUSE);
         if !self.is_empty() && is_time(self.next_round) {
             self.due.extend(self.by_age.keys());
-            self.pause = (self.pause * 2).min(LAST_PAUSE);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             self.next_round = now + self.round_pause();
         }
     }
@@ -519,22 +519,22 @@ mod tests {
         let waiting: Vec<_> = (1..100).map(|ms| event(ms, Action::Return, &["geb"])).collect();
         let mut room = room(&waiting);
         let now = Instant::now();
-        room.next_round = now + LAST_PAUSE;
+        room.next_round = now + LONGEST_PAUSE;
         room.rung();
         room.tick(now);
-        assert_eq!(room.due.len(), FIRST_RUNG);
+        assert_eq!(room.due.len(), FEWEST_RUNG);
         room.due.clear();
         room.rung();
         room.tick(now);
         assert!(!room.has_due());
-        assert_eq!(room.next_round(), Some(now + FIRST_DEAF));
-        room.tick(now + FIRST_DEAF);
-        assert_eq!(room.due.len(), 2 * FIRST_RUNG);
+        assert_eq!(room.next_round(), Some(now + SHORTEST_DEAF));
+        room.tick(now + SHORTEST_DEAF);
+        assert_eq!(room.due.len(), 2 * FEWEST_RUNG);
         room.due.clear();
         room.tried(1, 1);
         room.rung();
         room.tick(Instant::now());
-        assert_eq!(room.due.len(), FIRST_RUNG);
+        assert_eq!(room.due.len(), FEWEST_RUNG);
     }
 
     #[test]
@@ -561,8 +561,8 @@ mod tests {
                 let waiting = room.take_due(1, 1, |_| true).remove(0);
                 news(&mut room);
                 room.admit_again(Waiting { for_older, ..waiting });
-                room.next_round = now + LAST_PAUSE;
-                room.tick(now + LAST_DEAF);
+                room.next_round = now + LONGEST_PAUSE;
+                room.tick(now + LONGEST_DEAF);
                 std::mem::take(&mut room.due).len()
             };
             assert_eq!(out_and_back(|_| {}), 0);
@@ -652,7 +652,7 @@ mod tests {
         assert!(!room.has_due());
         room.tick(first);
         assert!(room.has_due());
-        assert_eq!(room.next_round().unwrap() - first, FIRST_PAUSE * 2);
+        assert_eq!(room.next_round().unwrap() - first, SHORTEST_PAUSE * 2);
     }
 
     /// One that waited alone was tried every 5 ms for ever: taking it out left an empty room, to which
@@ -670,8 +670,8 @@ mod tests {
             pauses.push(room.next_round().unwrap() - now);
         }
         assert!(pauses.is_sorted(), "{pauses:?}");
-        assert_eq!(pauses.last(), Some(&LAST_PAUSE));
+        assert_eq!(pauses.last(), Some(&LONGEST_PAUSE));
         room.decided(&[event(9, Action::Return, &["momo"])]);
-        assert!(room.next_round().unwrap() <= Instant::now() + FIRST_PAUSE);
+        assert!(room.next_round().unwrap() <= Instant::now() + SHORTEST_PAUSE);
     }
 }

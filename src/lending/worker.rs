@@ -18,7 +18,7 @@ use log::{debug, error, warn};
 use redis::Value;
 
 use super::busy::Busy;
-use super::decide::{self, Fetched, Finality, Try, Verdict};
+use super::decide::{self, Fetched, Finality, Try, TryEnd};
 use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
 use super::tries::{self, TryStep};
@@ -437,7 +437,7 @@ impl<'a> Worker<'a> {
     }
 
     fn decided(&mut self, reply: Value, tries: Vec<Try>, again: bool) -> Result<(), Error> {
-        let Some(verdicts) = decide::verdicts(reply, &tries)? else {
+        let Some(ends) = decide::ends(reply, &tries)? else {
             return self.decide_again(tries, again);
         };
         self.session.note_work();
@@ -448,21 +448,21 @@ impl<'a> Worker<'a> {
             .iter()
             .filter(|one| one.fetched.is_none() && one.event.key.action == Action::Request);
         let unasked_books: usize = unasked.map(|one| one.event.books.len()).sum();
-        for (verdict, one) in verdicts.into_iter().zip(tries) {
+        for (end, one) in ends.into_iter().zip(tries) {
             let key = one.event.key;
-            if !matches!(verdict, Verdict::Fetch { .. }) {
+            if !matches!(end, TryEnd::Fetch { .. }) {
                 self.busy.remove(&one.event);
             }
-            if !matches!(verdict, Verdict::Fetch { .. } | Verdict::Wait { .. }) {
+            if !matches!(end, TryEnd::Fetch { .. } | TryEnd::Wait { .. }) {
                 self.unasked.remove(&key);
             }
-            match verdict {
-                Verdict::Done(told) => {
+            match end {
+                TryEnd::Done(told) => {
                     let fields = told.fields(&one.event, &mut self.outcome_text);
                     self.log.add(key, Some(one.event.user.as_str()), fields);
                     gone.push(one.event);
                 }
-                Verdict::Fetch { finality, books } => {
+                TryEnd::Fetch { finality, books } => {
                     let mut before = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
                     for answer in &mut before {
                         // What another had then, it may not have now.
@@ -471,7 +471,7 @@ impl<'a> Worker<'a> {
                     let (event, doubt) = (one.event, String::new());
                     asking.push(Asking { event, doubt, finality, books, before });
                 }
-                Verdict::Wait { doubt, for_older, untried } => {
+                TryEnd::Wait { doubt, for_older, untried } => {
                     self.room.stir(untried);
                     let waiting = Waiting { event: one.event, doubt, for_older };
                     if again {
@@ -480,11 +480,11 @@ impl<'a> Worker<'a> {
                         self.room.admit(waiting);
                     }
                 }
-                Verdict::Stale => {
+                TryEnd::Stale => {
                     debug!(target: LOG, "{key} is decided by another instance");
                     gone.push(one.event);
                 }
-                Verdict::Failed(cause) => {
+                TryEnd::Failed(cause) => {
                     error!(target: LOG, "{key} cannot be worked on: {cause}");
                     self.pack(give_up((key, cause)), By::Digest);
                 }

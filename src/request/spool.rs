@@ -146,17 +146,17 @@ impl Spool {
 
 /// Reads a spool. There may be several, each has a place of its own.
 pub struct Reader {
-    file: BufReader<Placed>,
+    file: BufReader<ReadAt>,
     record: String,
 }
 
 /// A file that is read from a place on, whoever reads elsewhere in it.
-struct Placed {
+struct ReadAt {
     file: File,
     at: u64,
 }
 
-impl io::Read for Placed {
+impl io::Read for ReadAt {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read_at(bytes, self.at)?;
         self.at += read as u64;
@@ -166,8 +166,8 @@ impl io::Read for Placed {
 
 impl Reader {
     fn at(file: &File, at: u64) -> io::Result<Self> {
-        let placed = Placed { file: file.try_clone()?, at };
-        Ok(Self { file: BufReader::with_capacity(1 << 16, placed), record: String::new() })
+        let file = ReadAt { file: file.try_clone()?, at };
+        Ok(Self { file: BufReader::with_capacity(1 << 16, file), record: String::new() })
     }
 
     /// Another one that reads on from here, while this one stays.
@@ -175,7 +175,7 @@ impl Reader {
     /// # Errors
     /// The system has no descriptor left.
     pub fn ahead(&self) -> io::Result<Self> {
-        let Placed { file, at } = self.file.get_ref();
+        let ReadAt { file, at } = self.file.get_ref();
         Self::at(file, at - self.file.buffer().len() as u64)
     }
 

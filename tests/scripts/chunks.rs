@@ -2,7 +2,7 @@
 
 use library_lending::event::{Action, Event};
 use library_lending::keys::LENDING_GROUP;
-use library_lending::lending::decide::Verdict;
+use library_lending::lending::decide::TryEnd;
 
 use crate::guards::{give, give_back, guard, is_done, lend, request, waits};
 use crate::library::{Instance, Library};
@@ -13,7 +13,7 @@ fn many(from: u64) -> Vec<Event> {
     (from..from + 20).map(|ms| give_back(ms, &format!("user{ms}"), &format!("book{ms}"))).collect()
 }
 
-fn decide_all(library: &mut Library, by: &Instance, events: &[Event]) -> Vec<Verdict> {
+fn decide_all(library: &mut Library, by: &Instance, events: &[Event]) -> Vec<TryEnd> {
     for event in events {
         give(library, by, event);
     }
@@ -154,7 +154,7 @@ fn who_is_in_front_names_those_that_have_to_be_tried() {
         let back = |seq| event(Action::Return, id(10, seq), "user2", "momo");
         give(library, &by, &back(0));
         let verdicts = decide_all(library, &by, &[front.clone(), back(1)]);
-        let Verdict::Wait { untried, .. } = &verdicts[0] else { return Err(told(&verdicts[0])) };
+        let TryEnd::Wait { untried, .. } = &verdicts[0] else { return Err(told(&verdicts[0])) };
         ensure!(*untried == [back(0).key], "it names {untried:?}");
         let both = [&back(0), &front].map(first_try);
         is_done(&library.decide(&by, &both).unwrap()[1], "lent_to_another", "geb")

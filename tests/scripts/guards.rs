@@ -3,7 +3,7 @@
 use library_lending::event::{Action, Event, HandOff};
 use library_lending::ids::EventId;
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{self, Fetched, Finality, Told, Try, Verdict};
+use library_lending::lending::decide::{self, Fetched, Finality, Told, Try, TryEnd};
 use library_lending::lending::reject::{self, Rejected};
 use library_lending::outcome;
 use library_lending::session::Neighbours;
@@ -76,7 +76,7 @@ pub fn give_back(ms: u64, who: &str, books: &str) -> Event {
 }
 
 /// Tries an event until it is decided or waits, asking the main storage as an instance does.
-pub fn serve(library: &mut Library, by: &Instance, one: InHand) -> Verdict {
+pub fn serve(library: &mut Library, by: &Instance, one: InHand) -> TryEnd {
     let mut tries = if one.fresh && one.event.key.action == Action::Request {
         let asking = vec![one.first_asking()];
         let answers = library.fetch(by, &asked(&asking)).unwrap();
@@ -87,7 +87,7 @@ pub fn serve(library: &mut Library, by: &Instance, one: InHand) -> Verdict {
     for _ in 0..5 {
         let mut verdicts = library.decide(by, &tries).unwrap();
         match verdicts.remove(0) {
-            Verdict::Fetch { finality, books } => {
+            TryEnd::Fetch { finality, books } => {
                 let one = tries.remove(0);
                 let asking = vec![Asking::after(one, finality, books)];
                 let answers = library.fetch(by, &asked(&asking)).unwrap();
@@ -96,29 +96,29 @@ pub fn serve(library: &mut Library, by: &Instance, one: InHand) -> Verdict {
             verdict => return verdict,
         }
     }
-    Verdict::Failed("asks again and again".into())
+    TryEnd::Failed("asks again and again".into())
 }
 
-pub fn serve_fresh(library: &mut Library, by: &Instance, event: &Event) -> Verdict {
+pub fn serve_fresh(library: &mut Library, by: &Instance, event: &Event) -> TryEnd {
     serve(library, by, InHand::fresh(event.clone()))
 }
 
 /// Adds an event, delivers and serves it.
-pub fn give_and_serve(library: &mut Library, by: &Instance, event: &Event) -> Verdict {
+pub fn give_and_serve(library: &mut Library, by: &Instance, event: &Event) -> TryEnd {
     give(library, by, event);
     serve_fresh(library, by, event)
 }
 
-pub fn waits(verdict: &Verdict) -> Result<String, String> {
+pub fn waits(verdict: &TryEnd) -> Result<String, String> {
     match verdict {
-        Verdict::Wait { doubt, .. } => Ok(doubt.clone()),
+        TryEnd::Wait { doubt, .. } => Ok(doubt.clone()),
         other => Err(format!("it does not wait: {}", told(other))),
     }
 }
 
 /// Whether the outcome has this field.
-pub fn is_done(verdict: &Verdict, name: &str, value: &str) -> Result<(), String> {
-    let Verdict::Done(Told::Fields(fields)) = verdict else {
+pub fn is_done(verdict: &TryEnd, name: &str, value: &str) -> Result<(), String> {
+    let TryEnd::Done(Told::Fields(fields)) = verdict else {
         return Err(format!("it is not decided: {}", told(verdict)));
     };
     let has = outcome::fields(fields).any(|field| field == (name, value));
@@ -513,7 +513,7 @@ fn an_event_that_is_decided_is_not_decided_again() {
         let geb = request(5, "user1", "geb");
         is_done(&give_and_serve(library, &by, &geb), "book_ids", "geb")?;
         let again = serve(library, &by, InHand::fresh(geb));
-        ensure!(matches!(again, Verdict::Stale), "{}", told(&again));
+        ensure!(matches!(again, TryEnd::Stale), "{}", told(&again));
         is_sound(library)
     });
 }
@@ -646,7 +646,7 @@ fn the_answer_to_another_fetch_is_not_decided_by() {
         let before = library.dump();
         let reply = library.decide_raw(&by, &Default::default(), &tries, Some(first)).unwrap();
         ensure!(before == library.dump(), "it changed something: {reply:?}");
-        ensure!(decide::verdicts(reply, &tries).unwrap().is_none(), "it found an answer");
+        ensure!(decide::ends(reply, &tries).unwrap().is_none(), "it found an answer");
         Ok(())
     });
 }
@@ -953,7 +953,7 @@ fn a_book_that_another_request_is_asking_for_is_waited_for() {
         give(library, &by, &older);
         give(library, &other, &newer);
         let reserved = library.decide(&other, &[first_try(&newer)]).unwrap().remove(0);
-        ensure!(matches!(reserved, Verdict::Fetch { .. }), "{}", told(&reserved));
+        ensure!(matches!(reserved, TryEnd::Fetch { .. }), "{}", told(&reserved));
         waits(&serve_fresh(library, &by, &older))?;
         Ok(())
     });

@@ -3,7 +3,7 @@
 
 use library_lending::event::{Action, EventKey};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{self, Fetched, Finality, Try, Verdict};
+use library_lending::lending::decide::{self, Fetched, Finality, Try, TryEnd};
 use library_lending::lending::{Content, Delivered, reject};
 use library_lending::session::Neighbours;
 use library_lending::shelving::fetch::{self, Answer};
@@ -259,10 +259,10 @@ fn a_count_that_is_none_fails_its_event_alone() {
         let tries: Vec<Try> = events.iter().map(first_try).collect();
         let verdicts = library.decide(&by, &tries).unwrap();
         for n in [0, 2] {
-            let Verdict::Failed(why) = &verdicts[n] else { panic!("{count:?}: {:?}", verdicts[n]) };
+            let TryEnd::Failed(why) = &verdicts[n] else { panic!("{count:?}: {:?}", verdicts[n]) };
             assert_eq!(why, cause, "{count:?}");
         }
-        assert!(matches!(verdicts[1], Verdict::Done(_)), "{:?}", verdicts[1]);
+        assert!(matches!(verdicts[1], TryEnd::Done(_)), "{:?}", verdicts[1]);
         let dump = library.dump();
         assert_eq!(dump.set(&keys.storage).into_iter().collect::<Vec<_>>(), ["geb"]);
         assert_eq!(dump.stream(&keys.outcomes).entries.len(), 1);
@@ -390,7 +390,7 @@ fn any_event(library: &mut Library, choices: &mut Choices) -> Result<(), String>
             let mut tries = vec![first_try(&event)];
             for _ in 0..4 {
                 let verdict = library.decide(&by, &tries).map_err(|e| e.to_string())?.remove(0);
-                let Verdict::Fetch { finality, books } = verdict else { break };
+                let TryEnd::Fetch { finality, books } = verdict else { break };
                 let asking = vec![Asking::after(tries.remove(0), finality, books)];
                 let answers = library.fetch(&by, &asked(&asking)).map_err(|e| e.to_string())?;
                 tries = with_answers(asking, answers);

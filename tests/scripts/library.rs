@@ -8,7 +8,7 @@ use library_lending::error::Error;
 use library_lending::event::{Action, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId};
 use library_lending::keys::{Keys, LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{self, Told, Try, Verdict};
+use library_lending::lending::decide::{self, Told, Try, TryEnd};
 use library_lending::lending::reject::{self, GivenUp};
 use library_lending::session::{Neighbours, Session};
 use library_lending::settings::Settings;
@@ -299,16 +299,16 @@ impl Library {
     }
 
     /// The verdicts on a chunk of tries; outcomes are written out as text.
-    pub fn decide(&mut self, by: &Instance, tries: &[Try]) -> Result<Vec<Verdict>, Error> {
+    pub fn decide(&mut self, by: &Instance, tries: &[Try]) -> Result<Vec<TryEnd>, Error> {
         let nobody = Neighbours::default();
         let reply = match self.as_left(by, tries) {
             Some((fetch, left)) => self.decide_raw(by, &nobody, &left, Some(fetch)),
             None => self.decide_raw(by, &nobody, tries, None),
         };
         let reply = reply.map_err(Error::redis("decide events"))?;
-        let verdicts = decide::verdicts(reply, tries)?.expect("the answer was left");
+        let verdicts = decide::ends(reply, tries)?.expect("the answer was left");
         let as_text = |(verdict, one): (_, &Try)| match verdict {
-            Verdict::Done(told) => Verdict::Done(Told::Fields(spelled_out(&told, &one.event))),
+            TryEnd::Done(told) => TryEnd::Done(Told::Fields(spelled_out(&told, &one.event))),
             other => other,
         };
         Ok(verdicts.into_iter().zip(tries).map(as_text).collect())

@@ -4,7 +4,7 @@
 
 use library_lending::event::Action;
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{self, Verdict};
+use library_lending::lending::decide::{self, TryEnd};
 use library_lending::session::Neighbours;
 
 use crate::guards::*;
@@ -56,13 +56,13 @@ fn a_book_that_a_denied_request_of_the_reference_puts_back_is_waited_for() {
     let mut tries = with_answers(asking, answers);
     for _ in 0..6 {
         let reply = library.decide_raw(&by, &neighbours, &tries, None).unwrap();
-        match decide::verdicts(reply, &tries).unwrap().unwrap().remove(0) {
-            Verdict::Fetch { finality, books } => {
+        match decide::ends(reply, &tries).unwrap().unwrap().remove(0) {
+            TryEnd::Fetch { finality, books } => {
                 let asking = vec![Asking::after(tries.remove(0), finality, books)];
                 let answers = library.fetch(&by, &asked(&asking)).unwrap();
                 tries = with_answers(asking, answers);
             }
-            Verdict::Wait { doubt, .. } => {
+            TryEnd::Wait { doubt, .. } => {
                 if !denied {
                     denied = true;
                     library.redis.ask::<()>(&["DEL", "request:3-0:temp"]);

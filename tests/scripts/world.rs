@@ -7,7 +7,7 @@ use library_lending::error::Error;
 use library_lending::event::{Action, AnswerWish, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId, UserId};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{Fetched, Finality, TOLD_NO, Told, Try, Verdict};
+use library_lending::lending::decide::{Fetched, Finality, TOLD_NO, Told, Try, TryEnd};
 use library_lending::shelving::fetch::Answer;
 
 use crate::library::{Instance, Library};
@@ -206,7 +206,7 @@ impl World {
             self.library.decide(by, &tries).map_err(|error| format!("decide: {error}"))?;
         let mut came = Came::default();
         let mut waiting: Vec<Event> = Vec::new();
-        let mut left: Vec<Option<(Verdict, Try)>> =
+        let mut left: Vec<Option<(TryEnd, Try)>> =
             verdicts.into_iter().zip(tries).map(Some).collect();
         // Those that were not even looked at wait as they did before.
         let steps: Vec<usize> = self.library.redis.ask(&["LRANGE", TRACE, "0", "-1"]);
@@ -225,18 +225,18 @@ impl World {
             let key = one.event.key;
             self.history.push(format!("  {key}: {}", told(&verdict)));
             match verdict {
-                Verdict::Done(told) => {
+                TryEnd::Done(told) => {
                     let Told::Fields(fields) = told else { panic!("it is not spelled out") };
                     let expect = self.model.expect(key);
                     ensure!(expect != Expect::Wait, "I8: {key} was refused too early");
                     self.decided(&one.event, &fields)?;
                     came.decided.push(key);
                 }
-                Verdict::Wait { doubt, .. } => {
+                TryEnd::Wait { doubt, .. } => {
                     self.waits(&one, &doubt, &mut waiting)?;
                     came.waiting.push(InHand { doubt, ..InHand::waiting(one.event) });
                 }
-                Verdict::Fetch { finality, books } => {
+                TryEnd::Fetch { finality, books } => {
                     self.asks(&one, &books)?;
                     came.asking.push(Asking::after(one, finality, books));
                 }
@@ -683,9 +683,9 @@ pub fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
     asking.into_iter().map(with).collect()
 }
 
-pub fn told(verdict: &Verdict) -> String {
+pub fn told(verdict: &TryEnd) -> String {
     match verdict {
-        Verdict::Done(Told::Fields(fields)) => fields.replace('\n', " "),
+        TryEnd::Done(Told::Fields(fields)) => fields.replace('\n', " "),
         other => format!("{other:?}"),
     }
 }

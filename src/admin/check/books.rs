@@ -17,7 +17,7 @@ use crate::event::MAX_BOOKS;
 use crate::ids::BookId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
 use crate::script::{Script, ScriptCall, lua, text};
-use crate::stream::{self, Lease};
+use crate::stream::{self, Lock};
 
 static INSPECT: LazyLock<Script> =
     LazyLock::new(|| Script::new(lua!("order", "groups", "inspect")));
@@ -226,7 +226,7 @@ impl Check<'_> {
             return Ok(());
         }
         let instances = instances(self.connection.0, &self.run.keys)?;
-        let at_work = instances.iter().any(|it| matches!(it.lease, Lease::Left(_)));
+        let at_work = instances.iter().any(|it| matches!(it.lock, Lock::Left(_)));
         let refused = |book: &[u8], suspect: &Suspect| match suspect.fault.as_str() {
             // What is no id of a book could not travel in a hand-off.
             "nowhere" | "reserved_for_none" if BookId::from_bytes(book).is_err() => {

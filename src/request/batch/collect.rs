@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Instant;
 
-use super::courier::{Courier, Placed, SLICE};
+use super::courier::{Courier, SLICE};
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::link::AskAgain;
@@ -14,7 +14,6 @@ use crate::request::failure::{DONE, Failure};
 use crate::request::results::{Fate, Results};
 use crate::request::show::status;
 use crate::request::spool::{Entry, Reader, Spool};
-use crate::request::submit::nth_id;
 
 /// Chunks whose answers are counted together: a round trip for each takes long where Redis is far.
 const COUNTED_AT_ONCE: usize = 32;
@@ -110,10 +109,11 @@ impl Collector<'_, '_> {
         chunk: usize,
         ahead: &mut Reader,
     ) -> Result<Vec<(EventKey, Option<Outcome>)>, Failure> {
-        let Placed { first, events } = self.courier.placed[chunk];
-        let actions = next_actions(ahead, events).map_err(|error| self.courier.output(&error))?;
-        let event = |(n, action)| EventKey { id: nth_id(first, n), action };
-        let events: Vec<EventKey> = actions.into_iter().enumerate().map(event).collect();
+        let range = self.courier.placed[chunk];
+        let actions =
+            next_actions(ahead, range.count).map_err(|error| self.courier.output(&error))?;
+        let event = |(id, action)| EventKey { id, action };
+        let events: Vec<EventKey> = range.ids().zip(actions).map(event).collect();
         let later = Later { first_chunk: chunk + 1, entries: ahead };
         let outcomes = self.outcomes(&events, &later)?;
         Ok(events.into_iter().zip(outcomes).collect())
@@ -219,12 +219,11 @@ impl Collector<'_, '_> {
         for from in (later.first_chunk..self.courier.placed.len()).step_by(COUNTED_AT_ONCE) {
             let to = self.courier.placed.len().min(from + COUNTED_AT_ONCE);
             let mut pipe = redis::pipe();
-            for placed in &self.courier.placed[from..to] {
-                let actions = next_actions(&mut entries, placed.events);
+            for range in &self.courier.placed[from..to] {
+                let actions = next_actions(&mut entries, range.count);
                 let actions = actions.map_err(|error| self.courier.output(&error))?;
                 pipe.cmd("EXISTS");
-                for (n, action) in actions.into_iter().enumerate() {
-                    let id = nth_id(placed.first, n);
+                for (id, action) in range.ids().zip(actions) {
                     pipe.arg(self.courier.run.keys.answer(EventKey { id, action }));
                 }
             }

@@ -29,11 +29,17 @@ const LONGEST_DETOUR: usize = 64;
 /// How long one command blocks at most: so often the progress is shown.
 pub(super) const SLICE: Duration = Duration::from_millis(500);
 
-/// Events that got consecutive ids.
+/// The ids that the events of a chunk got, one after the other.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Placed {
+pub(super) struct IdRange {
     pub first: EventId,
-    pub events: usize,
+    pub count: usize,
+}
+
+impl IdRange {
+    pub fn ids(self) -> impl Iterator<Item = EventId> {
+        (0..self.count).map(move |nth| nth_id(self.first, nth))
+    }
 }
 
 /// A chunk that was sent.
@@ -80,7 +86,7 @@ pub(super) struct Courier<'a> {
     fresh: bool,
     /// Sent, not confirmed; their numbers follow those that are placed.
     under_way: VecDeque<UnderWay>,
-    pub placed: Vec<Placed>,
+    pub placed: Vec<IdRange>,
     /// The last id that was given or chosen.
     newest: EventId,
     /// Events of which it is known that an earlier run had sent them.
@@ -120,7 +126,7 @@ impl<'a> Courier<'a> {
 
     /// How many events Redis has.
     pub fn queued(&self) -> u64 {
-        self.placed.iter().map(|placed| placed.events as u64).sum()
+        self.placed.iter().map(|range| range.count as u64).sum()
     }
 
     /// The same in words, as far as it is known.
@@ -274,7 +280,7 @@ impl<'a> Courier<'a> {
                     self.next_detour = (self.next_detour - 1).max(SHORTEST_DETOUR);
                 }
                 self.newest = self.newest.max(nth_id(placed.first.id, events - 1));
-                self.placed.push(Placed { first: placed.first.id, events });
+                self.placed.push(IdRange { first: placed.first.id, count: events });
                 self.under_way.pop_front();
                 self.moved = Instant::now();
                 self.progress.sent(events as u64);

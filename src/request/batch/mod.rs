@@ -16,7 +16,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
 use self::collect::Tally;
-use self::courier::{Courier, Placed};
+use self::courier::{Courier, IdRange};
 use super::failure::{Failure, OUTPUT, UNANSWERED, USAGE};
 use super::interrupt::Interrupt;
 use super::options::{Batch, Run};
@@ -24,7 +24,6 @@ use super::progress::{self, Progress};
 use super::results::{Fate, Format, Results};
 use super::show::{Form, say};
 use super::spool::{Entry, Spool};
-use super::submit::nth_id;
 use crate::event::EventKey;
 use crate::text::counted;
 
@@ -121,7 +120,7 @@ fn summary(courier: &Courier<'_>, spool: &Spool, tally: &Tally) -> String {
 }
 
 /// With `--no-wait`: `OK` for every line that is queued, and the others' faults.
-fn confirm(spool: &Spool, form: Form, placed: &[Placed]) -> io::Result<()> {
+fn confirm(spool: &Spool, form: Form, placed: &[IdRange]) -> io::Result<()> {
     progress::clear();
     let written = match form {
         Form::Words => confirm_in_words(spool),
@@ -152,8 +151,8 @@ fn confirm_in_words(spool: &Spool) -> io::Result<()> {
     out.flush()
 }
 
-fn confirm_as_json(spool: &Spool, placed: &[Placed]) -> io::Result<()> {
-    let mut ids = placed.iter().flat_map(|it| (0..it.events).map(|nth| nth_id(it.first, nth)));
+fn confirm_as_json(spool: &Spool, placed: &[IdRange]) -> io::Result<()> {
+    let mut ids = placed.iter().flat_map(|range| range.ids());
     let mut results = Results::to_stdout(Format::Json, false);
     let mut entries = spool.read()?;
     while let Some(entry) = entries.next()? {
