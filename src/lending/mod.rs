@@ -6,6 +6,7 @@
 //! nothing else is in hand ([`intake`]). A listener thread hears when other instances have gone on. What
 //! the main storage has, the worker learns from [`crate::shelving::fetch`] alone.
 
+pub mod asking;
 pub mod busy;
 pub mod decide;
 pub mod intake;

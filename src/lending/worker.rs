@@ -17,8 +17,9 @@ use std::time::Instant;
 use log::{debug, error, warn};
 use redis::Value;
 
+use super::asking::{Asking, asked};
 use super::busy::Busy;
-use super::decide::{self, Fetched, Finality, Try, TryEnd};
+use super::decide::{self, Finality, Try, TryEnd};
 use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
 use super::tries::{self, TryStep};
@@ -26,7 +27,7 @@ use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered, FEW};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey, Fault};
-use crate::ids::{BookId, EventId};
+use crate::ids::EventId;
 use crate::lending::LOG;
 use crate::link::{self, Connection};
 use crate::logging::OutcomeLog;
@@ -87,56 +88,6 @@ impl Call {
     /// for each other had best be seen together.
     fn is_again(&self) -> bool {
         matches!(self, Self::Decide { again: true, .. })
-    }
-}
-
-/// An event that is to be tried, and the books that shelving is asked for in front of that.
-struct Asking {
-    event: Event,
-    /// The doubt that an earlier try ended in; else empty.
-    doubt: String,
-    /// How final a "no" is.
-    finality: Finality,
-    /// Indices into the event's books; none of a return.
-    books: Vec<usize>,
-    /// What shelving said of the others before.
-    before: Vec<Option<Answer>>,
-}
-
-impl Asking {
-    /// The first time that this instance has an event: all books of a request, or none.
-    fn first(event: Event, ask: bool) -> Self {
-        let books = match event.key.action {
-            Action::Request if ask => (0..event.books.len()).collect(),
-            _ => Vec::new(),
-        };
-        let doubt = String::new();
-        Self { event, doubt, finality: Finality::First, books, before: Vec::new() }
-    }
-
-    /// The try that decides by what shelving answers.
-    fn into_try(self) -> Try {
-        let Self { event, doubt, finality, books, before: mut answers } = self;
-        let is_asked = !(books.is_empty() && answers.is_empty());
-        answers.resize(event.books.len(), None);
-        for book in books {
-            answers[book] = Some(Answer::Left);
-        }
-        let fetched = is_asked.then_some(Fetched { finality, answers });
-        Try { event, doubt, fetched }
-    }
-
-    /// A try that came to nothing, once more: what shelving has said is still true.
-    fn again(one: Try) -> Self {
-        let Try { event, doubt, fetched } = one;
-        let (finality, mut before) =
-            fetched.map_or((Finality::First, Vec::new()), |it| (it.finality, it.answers));
-        let is_left = |book: &usize| before[*book] == Some(Answer::Left);
-        let books: Vec<usize> = (0..before.len()).filter(is_left).collect();
-        for book in &books {
-            before[*book] = None;
-        }
-        Self { event, doubt, finality, books, before }
     }
 }
 
@@ -463,13 +414,7 @@ impl<'a> Worker<'a> {
                     gone.push(one.event);
                 }
                 TryEnd::Fetch { finality, books } => {
-                    let mut before = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
-                    for answer in &mut before {
-                        // What another had then, it may not have now.
-                        answer.take_if(|answer| matches!(answer, Answer::TakenBy(_)));
-                    }
-                    let (event, doubt) = (one.event, String::new());
-                    asking.push(Asking { event, doubt, finality, books, before });
+                    asking.push(Asking::after(one, finality, books));
                 }
                 TryEnd::Wait { doubt, for_older, untried } => {
                     self.room.stir(untried);
@@ -637,11 +582,4 @@ fn give_up(event: GivenUp) -> Call {
         Action::Request => Call::Look(event),
         Action::Return => Call::Reject(vec![event]),
     }
-}
-
-/// The books that shelving is asked for, and for which request each.
-fn asked(chunk: &[Asking]) -> impl Iterator<Item = (&BookId, EventId)> + Clone {
-    chunk
-        .iter()
-        .flat_map(|one| one.books.iter().map(|book| (&one.event.books[*book], one.event.key.id)))
 }

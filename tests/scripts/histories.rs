@@ -136,8 +136,7 @@ fn ask(world: &mut World, by: &Instance, asking: Vec<Asking>) -> Result<Vec<Try>
     if asking.iter().any(|one| !one.books.is_empty()) {
         return world.fetch(by, asking);
     }
-    let first = |one: Asking| Try { event: one.event, doubt: String::new(), fetched: None };
-    Ok(asking.into_iter().map(first).collect())
+    Ok(asking.into_iter().map(Asking::into_try).collect())
 }
 
 fn with_history(world: &World, fault: String) -> String {

@@ -7,7 +7,9 @@ use library_lending::error::Error;
 use library_lending::event::{Action, AnswerWish, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId, UserId};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{Fetched, Finality, TOLD_NO, Told, Try, TryEnd};
+use library_lending::lending::asking;
+pub use library_lending::lending::asking::Asking;
+use library_lending::lending::decide::{TOLD_NO, Told, Try, TryEnd};
 use library_lending::shelving::fetch::Answer;
 
 use crate::library::{Instance, Library};
@@ -51,27 +53,6 @@ pub fn first_try(event: &Event) -> Try {
     Try { event: event.clone(), doubt: String::new(), fetched: None }
 }
 
-/// An event some of whose books the main storage is asked for.
-#[derive(Debug)]
-pub struct Asking {
-    pub event: Event,
-    pub finality: Finality,
-    pub books: Vec<usize>,
-    /// What shelving said of the others before.
-    pub before: Vec<Option<Answer>>,
-}
-
-impl Asking {
-    /// What a try that ended in FETCH asks for.
-    pub fn after(one: Try, finality: Finality, books: Vec<usize>) -> Self {
-        let mut before = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
-        for answer in &mut before {
-            answer.take_if(|answer| matches!(answer, Answer::TakenBy(_)));
-        }
-        Self { event: one.event, finality, books, before }
-    }
-}
-
 /// A request or return in an instance's hands.
 #[derive(Clone, Debug)]
 pub struct InHand {
@@ -97,11 +78,7 @@ impl InHand {
     }
 
     pub fn first_asking(self) -> Asking {
-        let books = match self.event.key.action {
-            Action::Request => (0..self.event.books.len()).collect(),
-            Action::Return => Vec::new(),
-        };
-        Asking { event: self.event, finality: Finality::First, books, before: Vec::new() }
+        Asking::first(self.event, true)
     }
 }
 
@@ -662,25 +639,19 @@ impl World {
 
 /// The books that are asked for, and for which request each.
 pub fn asked(asking: &[Asking]) -> Vec<(BookId, EventId)> {
-    let of = |one: &Asking| -> Vec<_> {
-        one.books.iter().map(|n| (one.event.books[*n].clone(), one.event.key.id)).collect()
-    };
-    asking.iter().flat_map(of).collect()
+    asking::asked(asking).map(|(book, request)| (book.clone(), request)).collect()
 }
 
+/// The tries that decide by these answers.
 pub fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
     let mut answers = answers.into_iter();
-    let with = |one: Asking| {
-        let mut of_event = one.before;
-        of_event.resize(one.event.books.len(), None);
-        for n in &one.books {
-            of_event[*n] = answers.next();
+    let mut tries: Vec<Try> = asking.into_iter().map(Asking::into_try).collect();
+    for answer in tries.iter_mut().flat_map(|one| &mut one.fetched).flat_map(|it| &mut it.answers) {
+        if *answer == Some(Answer::Left) {
+            *answer = answers.next();
         }
-        let fetched = Fetched { finality: one.finality, answers: of_event };
-        let fetched = (!one.books.is_empty()).then_some(fetched);
-        Try { event: one.event, doubt: String::new(), fetched }
-    };
-    asking.into_iter().map(with).collect()
+    }
+    tries
 }
 
 pub fn told(verdict: &TryEnd) -> String {
