@@ -86,7 +86,7 @@ impl ConnectArgs {
                     || name.chars().any(char::is_control)
                 {
                     return Err(Usage(format!(
-                        "--branch wants a name without braces, not {name:?}"
+                        "--branch wants a name without braces and control characters, not {name:?}"
                     )));
                 }
                 self.branch = Some(name);
@@ -357,6 +357,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// is given up.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Why a password was refused where there is none.
+const HAS_NO_PASSWORD: &str = "this Redis has no password";
+
 /// A Redis to connect to.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -399,7 +402,7 @@ impl Target {
         match self.authenticate() {
             Err(said) if said.detail() == Some("max number of clients reached") => said,
             Err(said) if said.detail().is_some_and(|it| it.contains("without any password")) => {
-                refused("this Redis has no password")
+                refused(HAS_NO_PASSWORD)
             }
             Err(_) if self.info.redis_settings().password() == Some("") => {
                 refused("no password was given")
@@ -436,6 +439,9 @@ impl Target {
     pub fn advice(&self, error: &Error) -> &'static str {
         match error {
             _ if error.lacks_permission() => " (this Redis user needs more permissions)",
+            _ if error.to_string().ends_with(HAS_NO_PASSWORD) => {
+                " (leave it out of the options, the address and $LIBRARY_PASSWORD)"
+            }
             _ if error.remedy() == Remedy::Credentials => {
                 " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
             }

@@ -187,7 +187,7 @@ fn number(args: &mut Args, option: &str, least: u64, most: u64) -> Result<u64, U
     let text = args.text()?;
     let value = text.parse().ok().filter(|value| (least..=most).contains(value));
     value.ok_or_else(|| {
-        let range = if most == u64::MAX {
+        let range = if most == i64::MAX as u64 {
             format!("{least} or more")
         } else {
             format!("{least} to {most}")
@@ -229,6 +229,7 @@ mod tests {
         assert!(fault(&["a,b"]).contains("comma"));
         assert!(fault(&["--lease", "0", "a"]).contains("1 to 3600"));
         assert!(fault(&["--retain-days", "0", "a"]).contains("1 to 36500"));
+        assert!(fault(&["--outcomes-kept", "0", "a"]).contains("a number, 1 or more, is wanted"));
         assert!(fault(&["--db", "-1", "a"]).contains("--db"));
     }
 

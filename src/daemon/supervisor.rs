@@ -243,7 +243,10 @@ impl Supervisor {
     /// What ends the process, if this error does.
     fn end_for(&self, error: &Error) -> Option<End> {
         match error.remedy() {
-            Remedy::Credentials => Some(End::Status(EXIT_CREDENTIALS, error.to_string())),
+            Remedy::Credentials => {
+                let advice = self.target.advice(error);
+                Some(End::Status(EXIT_CREDENTIALS, format!("{error}{advice}")))
+            }
             Remedy::Person => {
                 // Which key has the wrong type, the server does not say.
                 let named = self
@@ -337,17 +340,20 @@ impl Supervisor {
                 None => left.is_none(),
             };
             if lives {
-                let why = if left.is_none() {
-                    "its lock has no time to live, as an instance of the reference application \
-                     leaves it"
+                let (why, force) = if left.is_none() {
+                    (
+                        "its lock has no time to live, as an instance of the reference application \
+                         leaves it",
+                        "if that one runs no more, -f takes the name",
+                    )
                 } else {
-                    "its lock is being renewed"
+                    ("its lock is being renewed", "-f takes the name over and stops the other")
                 };
                 return Err(Over::End(End::Status(
                     EXIT_RUNNING,
                     format!(
                         "an instance of the name {name} is running: {why}. Every instance needs a \
-                         name of its own; -f takes the name over and stops the other"
+                         name of its own; {force}"
                     ),
                 )));
             }
@@ -457,7 +463,7 @@ impl Supervisor {
 
     /// Waits until all instances have noticed that a group is lost, or somebody has made it again.
     fn wait_until_noticed(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
-        warn!(target: LOG, "a consumer group is lost: it is made again when all instances know");
+        warn!(target: LOG, "a consumer group is lost: all instances are to know before it is made again");
         lost_group::notice(session, control)?;
         let until = Instant::now() + NOTICED_WITHIN;
         let mut pause = REGROUP_PAUSE;
