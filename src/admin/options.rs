@@ -98,7 +98,8 @@ wrong; 3: what looked wrong changed too fast to be sure, run it again.
       --repair            mend what can be mended without guessing, and print
                           each change: counts that differ from the loans,
                           reservations without a request, books that are nowhere
-                          (they are handed to shelving)
+                          (they are handed to shelving), TTLs of keys that
+                          have to stay
 ",
     },
     Subcommand {

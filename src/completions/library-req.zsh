@@ -36,7 +36,7 @@ _library-req() {
         '(--timeout --results)--no-wait[queue it, print OK and leave]'
     )
     json=('(-q --quiet)--json[print JSON, one object a line]')
-    quiet=('(--json -q --quiet)'{-q,--quiet}'[print nothing; the exit status says it]')
+    quiet=('(--json -q --quiet)'{-q,--quiet}'[print nothing but errors; the exit status says it]')
     filter=(
         '--user=[only what concerns this user]:user'
         '--book=[only what concerns this book]:book'

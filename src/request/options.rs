@@ -132,7 +132,7 @@ pub const OPTIONS: [OptionSpec; 17] = [
         name: "quiet",
         short: Some('q'),
         value: None,
-        about: "print nothing; the exit status says it",
+        about: "print nothing but errors; the exit status says it",
     },
     OptionSpec { name: "help", short: Some('h'), value: None, about: "print this help" },
     OptionSpec { name: "version", short: Some('V'), value: None, about: "print the version" },

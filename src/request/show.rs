@@ -104,7 +104,7 @@ fn push_head(line: &mut String, outcome: &Outcome) {
             }
             line.push_str(": ");
             push_escaped(line, &cause.unwrap_or("no cause given").replace('_', " "));
-            line.push_str("; the event is kept in the dead letters");
+            line.push_str("; the event went to the dead letters");
             return;
         }
     };
@@ -242,7 +242,7 @@ mod tests {
             ),
             (
                 &[("action", "request"), ("outcome", "rejected"), ("cause", "book_id_empty")],
-                "rejected, for u: book id empty; the event is kept in the dead letters",
+                "rejected, for u: book id empty; the event went to the dead letters",
                 REFUSED,
             ),
             (
@@ -252,7 +252,7 @@ mod tests {
                     ("outcome", "rejected"),
                     ("cause", "user_id_missing"),
                 ],
-                "rejected: user id missing; the event is kept in the dead letters",
+                "rejected: user id missing; the event went to the dead letters",
                 REFUSED,
             ),
         ] {

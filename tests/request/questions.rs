@@ -239,8 +239,8 @@ fn history_tells_whose_event_was_rejected() {
     record(&mut db, "5000-0", "request:1-0", "jorge", &fields);
     for (options, user) in [(&["--show-user"][..], "jorge"), (&[], "a user")] {
         let told = format!(
-            "1970-01-01T00:00:05.000Z request 1-0: rejected, for {user}: no book ids; the event is \
-             kept in the dead letters\n"
+            "1970-01-01T00:00:05.000Z request 1-0: rejected, for {user}: no book ids; the event \
+             went to the dead letters\n"
         );
         assert_eq!(req(&redis, &[&["history"], options].concat()).stdout, told);
     }

@@ -97,7 +97,7 @@ fn a_refusal_is_told_by_the_exit_status() {
         (
             &["outcome", "rejected", "cause", "wrong_type"],
             1,
-            "rejected, for user1: wrong type; the event is kept in the dead letters\n",
+            "rejected, for user1: wrong type; the event went to the dead letters\n",
         ),
     ] {
         let _: () = db.del(RETURNS).unwrap();

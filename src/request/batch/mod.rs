@@ -27,7 +27,10 @@ use super::spool::{Entry, Spool};
 use crate::event::EventKey;
 use crate::text::counted;
 
-/// Does what the command line asks for.
+/// Does what the command line asks for. Returns the exit status.
+///
+/// # Errors
+/// A file is wrong or cannot be read or written; what Redis or the link said. What was sent is said.
 pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
     let rejected = order.rejected.clone().or_else(|| check::beside(order.file.as_deref()?));
     check::places(order, rejected.as_deref())?;
@@ -109,8 +112,16 @@ fn summary(courier: &Courier<'_>, spool: &Spool, tally: &Tally) -> String {
     if courier.order.wait {
         text += &format!(": {} done, {} refused", tally.done, tally.refused);
         if tally.unanswered > 0 {
-            text +=
-                &format!(", {} unanswered so far (run the same again to ask)", tally.unanswered);
+            // Of those no answer is kept, and who asks again asks in vain.
+            let unless = if courier.known > 0 {
+                ", unless --no-wait sent it: library-req history tells"
+            } else {
+                ""
+            };
+            text += &format!(
+                ", {} unanswered so far (run the same again to ask{unless})",
+                tally.unanswered
+            );
         }
     }
     if spool.bad > 0 {
