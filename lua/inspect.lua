@@ -1,7 +1,7 @@
 -- inspect.lua: hold books against the invariants, as they all are at one instant.
 -- After order.lua and groups.lua.
 --
--- For the operator's check, which alone may look at what both services own. Changes nothing.
+-- For the operator's check, which may look at what both services own. Changes nothing.
 -- A fault of a book is told only where the book was found in the place that the fault is named
 -- after, so that scanning all places tells it once.
 --

@@ -102,7 +102,10 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// An error of the link's. What a server has to say to a PING does not matter.
+/// Whether the link stands. What a server has to say to a PING does not matter.
+///
+/// # Errors
+/// What the link said.
 pub fn unless_of_server<T>(reply: RedisResult<T>) -> RedisResult<()> {
     match reply {
         Err(error) if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {

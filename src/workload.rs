@@ -14,8 +14,8 @@ use crate::ids::EventId;
 
 /// How many events of one stream are in hand at most. Per stream, not shared: returns must be read
 /// on while requests wait for them. Many more than the events that one millisecond can bring, which
-/// may all wait for each other. Events claimed from dead instances do not count: one of them may be
-/// what all others wait for.
+/// may all wait for each other. Events claimed from dead instances are taken in hand beyond that as well:
+/// one of them may be what all others wait for.
 pub const MOST_EVENTS: usize = 8_192;
 
 /// The events in hand.

@@ -1,8 +1,8 @@
 //! `library-admin`, the operator's command: how the library is, whether it is as it must be, what
 //! lies in the dead letters, and how to go on after a consumer group was lost.
 //!
-//! It is the one program that looks at what both services own. What belongs to ShelvingService it
-//! never changes, though: books go back to the shelves as they always do, in a hand-off.
+//! It looks at what both services own, as otherwise only `library-req where` does. What belongs to
+//! ShelvingService it never changes, though: books go back to the shelves as they always do, in a hand-off.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -99,7 +99,10 @@ impl Waiter<'_> {
     }
 }
 
-/// The outcome under `key`, waited for as long as `slice`.
+/// The outcome under `key`, waited for as long as `slice`; `None` if there is none by then.
+///
+/// # Errors
+/// What Redis or the link said, or the outcome is none that is known here.
 pub fn take(
     connection: &mut Connection,
     key: &str,
@@ -121,6 +124,9 @@ pub fn take(
 }
 
 /// Reads what the daemon left.
+///
+/// # Errors
+/// It is no outcome that is known here.
 pub fn parse(answer: &[u8]) -> Result<Outcome, Error> {
     Outcome::from_answer(&String::from_utf8_lossy(answer))
         .map_err(|got| Error::Reply { doing: "read the answer", got })

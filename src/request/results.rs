@@ -76,6 +76,9 @@ impl Results {
     }
 
     /// To a file, which takes the place of an older one only when it is whole.
+    ///
+    /// # Errors
+    /// The file cannot be made.
     pub fn to_file(path: &Path, format: Format) -> io::Result<Self> {
         Ok(Self::new(Sink::File(PrivateFile::create(path)?), format))
     }
@@ -94,6 +97,9 @@ impl Results {
     }
 
     /// Adds the result of a line.
+    ///
+    /// # Errors
+    /// They cannot be written.
     pub fn add(&mut self, line: u64, fate: &Fate<'_>) -> io::Result<()> {
         let (event, outcome, cause) = match fate {
             Fate::Decided(event, outcome) => {
@@ -146,6 +152,9 @@ impl Results {
     }
 
     /// No more is to come.
+    ///
+    /// # Errors
+    /// They cannot be written, or the file does not get its name.
     pub fn done(mut self) -> io::Result<()> {
         self.out.write_all(self.record.as_bytes())?;
         match self.out.into_inner().map_err(io::IntoInnerError::into_error)? {

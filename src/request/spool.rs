@@ -79,6 +79,9 @@ pub fn directory() -> PathBuf {
 
 impl Filling {
     /// An empty one, in the directory for temporary files.
+    ///
+    /// # Errors
+    /// No file can be made there.
     pub fn new() -> io::Result<Self> {
         let directory = directory();
         let mut tries = 0_u32;
@@ -107,12 +110,18 @@ impl Filling {
     }
 
     /// Adds an event. No id has a control character in it, so tabs part the fields.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn event(&mut self, line: u64, draft: &Draft) -> io::Result<()> {
         self.events += 1;
         self.add(line, &[draft.action.as_str(), &draft.user, &draft.books])
     }
 
     /// Adds a bad line. Faults quote what was typed with everything escaped.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn bad(&mut self, line: u64, fault: &str) -> io::Result<()> {
         self.bad += 1;
         self.add(line, &["bad", fault])
@@ -130,6 +139,9 @@ impl Filling {
     }
 
     /// No more is to come.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn done(self) -> io::Result<Spool> {
         let Self { file, events, bad, .. } = self;
         let Hashed { file, hash } = file.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -139,6 +151,9 @@ impl Filling {
 
 impl Spool {
     /// Reads it from the beginning.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub fn read(&self) -> io::Result<Reader> {
         Reader::at(&self.file, 0)
     }

@@ -1,8 +1,8 @@
 //! ShelvingService's reader: a blocking XREADGROUP loop on the books that are handed over.
 //!
 //! What is pending for this instance comes first, then what is new, gathered for two milliseconds at a
-//! time. It ends when the session stops
-//! or breaks; being woken from its blocking read is the supervisor's business.
+//! time. It ends when the session stops or breaks; being woken from its blocking read is the supervisor's
+//! business.
 
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ pub const GATHER: Duration = Duration::from_millis(2);
 pub type Delivered = Result<HandOff, (EventId, Fault)>;
 
 /// A hand-off from its entry.
+///
+/// # Errors
+/// Its id, and the first rule that it breaks.
 pub fn delivered(entry: &Entry) -> Delivered {
     HandOff::parse(entry.id, entry.fields()).map_err(|fault| (entry.id, fault))
 }

@@ -13,6 +13,9 @@ use crate::request::options::Run;
 use crate::request::show::{self, say};
 
 /// `history`.
+///
+/// # Errors
+/// What Redis or the link said, or the output.
 pub fn history(
     run: &Run,
     filter: &Filter,

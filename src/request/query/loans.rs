@@ -15,6 +15,9 @@ use crate::text::{escaped, push_escaped};
 /// `loans USER`. What is noted of the user's books is held against the loans; if that does not
 /// make as many as the user's count says, an instance of the reference application has lent some,
 /// and the loans are gone through in steps until all are found.
+///
+/// # Errors
+/// What Redis or the link said, or the output.
 pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     const DOING: &str = "read the loans";
     let mut connection = connect(run)?;

@@ -16,6 +16,9 @@ use crate::request::show::{self, print_outcome};
 use crate::stream;
 
 /// `outcome EVENT_ID`: from its own answer, else from the stream of outcomes.
+///
+/// # Errors
+/// There is none, or none yet; what Redis or the link said, or the output.
 pub fn outcome(run: &Run, events: &[EventKey], show_user: bool) -> Result<u8, Failure> {
     let mut connection = connect(run)?;
     let connection = &mut connection;

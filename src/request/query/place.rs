@@ -38,6 +38,9 @@ impl Place {
 }
 
 /// `where BOOK`.
+///
+/// # Errors
+/// What Redis or the link said, or the output.
 pub fn whereabouts(run: &Run, book: &BookId, show_user: bool) -> Result<u8, Failure> {
     let mut connection = connect(run)?;
     let place = place(run, &mut connection, book).map_err(failed(run))?;

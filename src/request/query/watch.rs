@@ -23,6 +23,9 @@ use crate::stream::{self, Entry, number};
 type Info = HashMap<String, Value>;
 
 /// `watch`: until Ctrl-C, or until whoever reads it goes away.
+///
+/// # Errors
+/// What Redis or the link said, or the output.
 pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
     const LONGEST_PAUSE: Duration = Duration::from_secs(5);
     let mut first = connect(run)?;
