@@ -6,9 +6,10 @@ use crate::common::*;
 /// The rights, as library-lending(7) lists them.
 fn rights() -> Vec<String> {
     const PAGE: &str = include_str!("../../src/man/library-lending.7");
-    let (_, behind) = PAGE.split_once("ACL SETUSER library on >PASSWORD").unwrap();
+    let (_, behind) = PAGE.split_once("ACL SETUSER library on '>PASSWORD'").unwrap();
     let (rights, _) = behind.split_once("\n.Ed").unwrap();
-    rights.split_whitespace().filter(|word| *word != "\\e").map(str::to_owned).collect()
+    let words = rights.split_whitespace().filter(|word| *word != "\\e");
+    words.map(|word| word.trim_matches('\'').to_owned()).collect()
 }
 
 const CLERK: [&str; 4] = ["--username", "library", "--password", "right"];
