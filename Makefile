@@ -56,7 +56,7 @@ demo: redis-server build ## play a day at the library, and tell what each comman
 	@exec sh tests/make/demo.sh "$(CARGO_TARGET_DIR)/debug"
 
 # Tests wait most of their time, for leases that run out and the like: two for each processor.
-test: redis-server cargo ## everything that proves it
+test: redis-server cargo ## all tests, each on a Redis of its own
 	RUST_TEST_THREADS="$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))}" $(CARGO) test --locked --no-fail-fast
 
 faults: redis-server cargo ## a storm of faults and the reckoning; SECONDS=300, SEED=7: the same
