@@ -175,6 +175,8 @@ impl ConnectArgs {
             }
             (Some(password), None) => Some(password.clone()),
             (None, Some(file)) => Some(read_password(file)?),
+            // An address that was typed comes before the environment, with all that is in it.
+            (None, None) if self.address.is_some() && settings.password().is_some() => None,
             (None, None) => match text("LIBRARY_PASSWORD")? {
                 Some(password) => Some(password),
                 None => credential(env)?,
@@ -337,12 +339,15 @@ fn read_password(file: &Path) -> Result<String, Usage> {
     }
 }
 
+/// The name of the credential in which systemd hands the password over.
+const CREDENTIAL: &str = "redis-password";
+
 /// The password that systemd hands over with `LoadCredential=redis-password:FILE`.
 fn credential(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<String>, Usage> {
     let Some(directory) = env("CREDENTIALS_DIRECTORY") else {
         return Ok(None);
     };
-    let file = Path::new(&directory).join("redis-password");
+    let file = Path::new(&directory).join(CREDENTIAL);
     if !file.exists() {
         return Ok(None);
     }
@@ -623,12 +628,30 @@ mod tests {
         let target = resolve(&["-a", "redis://:secret@arg:2/3", "--db", "4"], &env).unwrap();
         assert_eq!(target.to_string(), "arg:2");
         assert_eq!(target.info.redis_settings().db(), 4);
-        assert_eq!(target.info.redis_settings().password(), Some("from-env"));
-        let target = resolve(&["--password", "from-arg"], &env).unwrap();
-        assert_eq!(target.info.redis_settings().password(), Some("from-arg"));
         let Err(Usage(message)) = resolve(&["-a", "redis://:secret@h/x"], &[]) else {
             panic!("a database is a number")
         };
         assert!(!message.contains("secret"), "{message}");
+    }
+
+    /// The password of the environment was sent to whatever host the command line named with one of its
+    /// own.
+    #[test]
+    fn the_password_of_an_address_that_was_typed_comes_before_the_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(CREDENTIAL), "from-systemd").unwrap();
+        let dir = dir.path().to_str().unwrap();
+        let env = [("LIBRARY_PASSWORD", "from-env"), ("CREDENTIALS_DIRECTORY", dir)];
+        for (args, env, password) in [
+            (&["-a", "redis://:typed@h"][..], &env[..], "typed"),
+            (&["-a", "redis://:typed@h"], &env[1..], "typed"),
+            (&["-a", "redis://:typed@h", "--password", "from-arg"], &env, "from-arg"),
+            (&["-a", "redis://h"], &env, "from-env"),
+            (&["-a", "redis://h"], &env[1..], "from-systemd"),
+            (&[], &[("LIBRARY_ADDRESS", "redis://:old@h"), env[0]], "from-env"),
+        ] {
+            let target = resolve(args, env).unwrap();
+            assert_eq!(target.info.redis_settings().password(), Some(password), "{args:?} {env:?}");
+        }
     }
 }
