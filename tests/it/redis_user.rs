@@ -54,6 +54,10 @@ fn the_user_of_the_manual_may_do_what_is_done_and_no_more() {
     redis.assert_at_rest();
     let mut connection = redis.connect().unwrap();
     redis::cmd("AUTH").arg(&["library", "right"]).exec(&mut connection).unwrap();
+    // Without it a reader is not woken, and to stop takes as long as a read blocks.
+    let woken: u64 =
+        redis::cmd("CLIENT").arg(&["UNBLOCK", "999999"]).query(&mut connection).unwrap();
+    assert_eq!(woken, 0);
     for command in [&["FLUSHALL"][..], &["KEYS", "*"], &["CONFIG", "GET", "*"], &["GET", "other"]] {
         let mut tried = redis::cmd(command[0]);
         let error = tried.arg(&command[1..]).exec(&mut connection).unwrap_err();
