@@ -106,6 +106,11 @@ impl Error {
         io_kind(source)
     }
 
+    /// Whether the link failed. That a signal ended the wait for a reply does not say so.
+    pub fn is_of_link(&self) -> bool {
+        self.io_kind().is_some() && !self.is_interrupted()
+    }
+
     /// What follows from this error.
     pub fn remedy(&self) -> Remedy {
         match self {

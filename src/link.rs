@@ -120,7 +120,8 @@ pub fn unless_of_server<T>(reply: RedisResult<T>) -> RedisResult<()> {
 /// link that has died is noticed by this as well, before somebody needs it.
 ///
 /// # Errors
-/// What the link said. What Redis has to say to it does not matter.
+/// What the link said. What Redis has to say to it does not matter, nor that a signal came before it: the
+/// next PING tells.
 pub fn ping(connection: &mut Connection) -> Result<(), Error> {
     pinged(redis::cmd("PING").query(connection))
 }
@@ -130,7 +131,10 @@ pub fn ping(connection: &mut Connection) -> Result<(), Error> {
 /// # Errors
 /// What the link said.
 pub fn pinged(reply: Result<Value, RedisError>) -> Result<(), Error> {
-    unless_of_server(reply).map_err(Error::redis("keep the link"))
+    match unless_of_server(reply) {
+        Err(error) if error::is_interrupted(&error) => Ok(()),
+        reply => reply.map_err(Error::redis("keep the link")),
+    }
 }
 
 /// Asks a question of a command: see [`AskAgain`].

@@ -386,24 +386,18 @@ impl Supervisor {
             Arc::clone(&self.tried),
             first,
         );
-        if let Err(error) = self.prepare(&session, &mut control) {
-            // Whoever starts next need not wait for a lease that nobody uses. On a link that has failed
-            // that would only take longer.
-            if !matches!(&error, Over::Trouble(error) if error.io_kind().is_some()) {
-                let _ = lost_group::forget(&session, &mut control);
-                let _ = lease::resign(&session, &mut control);
+        let threads = match self.prepare(&session, &mut control) {
+            Ok(threads) => threads,
+            Err(error) => {
+                // Whoever starts next need not wait for a lease that nobody uses. On a link that has
+                // failed that would only take longer.
+                if !matches!(&error, Over::Trouble(error) if error.is_of_link()) {
+                    let _ = lost_group::forget(&session, &mut control);
+                    let _ = lease::resign(&session, &mut control);
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
-        // The last session was interrupted in a try that was noted, and we survived.
-        let tried = session.tried();
-        if !tried.is_empty() {
-            tries::note(&session, &mut control, &tried, TryStep::Survived)?;
-            session.remember_tried(Vec::new());
-        }
-        self.notifier.alive();
-        let threads = Connections::open(&self.target, &session)?;
-        self.notifier.alive();
+        };
         self.sessions += 1;
         std::thread::scope(|scope| {
             let (sender, events) = unbounded();
@@ -433,14 +427,19 @@ impl Supervisor {
         })
     }
 
-    /// What has to be done before the first event is read. Where Redis takes a second for each command, that
-    /// takes longer than systemd waits for a sign of life: each step is one.
-    fn prepare(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
+    /// What has to be done before the first event is read. Where Redis takes a second for each command, or
+    /// there are very many instances, that takes longer than systemd waits for a sign of life, and longer
+    /// than the lease: each step is followed by one, and renews the other.
+    fn prepare(&self, session: &Session, control: &mut Connection) -> Result<Connections, Over> {
+        let go_on = |control: &mut Connection| {
+            self.notifier.alive();
+            lease::renew(session, control)
+        };
         self.notifier.alive();
         readers::end_others(session, control)?;
         setup::check_permissions(control, session)?;
         setup::check_ids(control, &self.keys, true)?;
-        self.notifier.alive();
+        go_on(control)?;
         let is_lost = setup::is_group_lost(control, &self.keys)?;
         if is_lost {
             self.wait_until_noticed(session, control)?;
@@ -449,7 +448,7 @@ impl Supervisor {
         if is_lost {
             lost_group::forget(session, control)?;
         }
-        self.notifier.alive();
+        go_on(control)?;
         setup::make_known(control, &self.keys, self.options.settings.name.as_str())?;
         if self.options.settings.keep_events {
             setup::note_kept_events(control, &self.keys)?;
@@ -458,7 +457,16 @@ impl Supervisor {
             setup::warn_of_settings(control);
         }
         neighbours::meet_neighbours(session, control)?;
-        Ok(())
+        // The last session was interrupted in a try that was noted, and we survived.
+        let tried = session.tried();
+        if !tried.is_empty() {
+            tries::note(session, control, &tried, TryStep::Survived)?;
+            session.remember_tried(Vec::new());
+        }
+        go_on(control)?;
+        let threads = Connections::open(&self.target, session)?;
+        go_on(control)?;
+        Ok(threads)
     }
 
     /// Waits until all instances have noticed that a group is lost, or somebody has made it again.

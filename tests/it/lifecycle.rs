@@ -202,6 +202,28 @@ fn a_supervisor_that_does_not_listen_holds_nothing_up() {
     assert_eq!(daemon.stop(), 0);
 }
 
+/// A signal ended the supervisor's wait for the reply to a PING, and that ended the session: libraryd stopped,
+/// but its lock stayed, and what was in work was not finished.
+#[test]
+fn a_signal_while_the_supervisor_waits_for_redis_is_obeyed_like_any_other() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    // The system call in which the main thread sleeps. Between two looks at what has come that is not one
+    // which waits for a reply.
+    let sleeps_in = || {
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", daemon.pid())).unwrap();
+        call.split_whitespace().next().map(str::to_owned).filter(|call| call != "running")
+    };
+    let idle = sleeps_in();
+    assert!(idle.is_some() && stays(Duration::from_millis(100), || sleeps_in() == idle));
+    redis.signal(Signal::STOP);
+    assert!(eventually(DEADLINE, || sleeps_in().is_some_and(|call| Some(call) != idle)));
+    daemon.signal(Signal::TERM);
+    redis.signal(Signal::CONT);
+    assert_eq!(daemon.exit_status(), 0, "{}", daemon.log());
+    assert!(daemon.log().contains("worker1 stops"), "{}", daemon.log());
+    assert!(!is_locked(&redis, "worker1"));
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let (redis, mut daemon) = library(&Ledger::new());
