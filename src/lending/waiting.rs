@@ -121,6 +121,11 @@ impl WaitingRoom {
         self.by_age.is_empty()
     }
 
+    /// Whether nobody waits who is older.
+    pub fn has_no_older(&self, key: EventKey) -> bool {
+        self.by_age.keys().next().is_none_or(|oldest| *oldest > key)
+    }
+
     /// Whether anything is worth another try now.
     pub fn has_due(&self) -> bool {
         !self.due.is_empty()

@@ -56,6 +56,13 @@ const DEPTH: usize = 2;
 /// where they are on their shelves, deciding first would be.
 const WORTH_ASKING: usize = 4;
 
+/// For so many requests at most that wait for what is older shelving is asked again in front of another
+/// try: the oldest of all, for twice as many each time, as long as all of these are decided. A queue of
+/// refusals then flows by the dozen; else each would be reserved its books in one call, be given them in a
+/// second and refused in a third. Where one of them has to wait on, its books go back to their shelves in
+/// vain: for half as many then.
+const MOST_ASKED_AGAIN: usize = 128;
+
 /// A call whose reply has not been read yet.
 enum Call {
     /// Decides events, or finds what they wait for. With the number of a fetch, shelving was asked in
@@ -106,6 +113,8 @@ pub struct Worker<'a> {
     /// The number of the last fetch.
     fetches: u64,
     ask_first: bool,
+    /// For how many requests that waited shelving is asked again in front of their next try.
+    ask_again: usize,
     log: OutcomeLog,
     /// Calls under way that are packed and not sent yet. Kept for its memory, as is the next.
     packed: Vec<u8>,
@@ -127,6 +136,7 @@ impl<'a> Worker<'a> {
             under_way: VecDeque::new(),
             fetches: 0,
             ask_first: true,
+            ask_again: 0,
             log: OutcomeLog::new(session.settings.log_outcomes),
             packed: Vec::new(),
             outcome_text: String::new(),
@@ -263,11 +273,20 @@ impl<'a> Worker<'a> {
         Some((chunk, false))
     }
 
-    /// What waited has nothing, once shelving was asked: it is decided without asking again.
+    /// What waited has nothing, once shelving was asked: it is decided without asking again, unless it
+    /// is worth while, see [`MOST_ASKED_AGAIN`].
     fn try_again(&mut self, due: Vec<Waiting>) -> Vec<Asking> {
         due.iter().for_each(|waiting| self.busy.add(&waiting.event));
-        let chunk = due.into_iter().map(|Waiting { event, doubt, .. }| {
-            let ask = self.unasked.remove(&event.key);
+        let is_oldest = due.first().is_some_and(|first| self.room.has_no_older(first.event.key));
+        let mut left = if is_oldest { self.ask_again } else { 0 };
+        let chunk = due.into_iter().map(|Waiting { event, doubt, for_older }| {
+            if !for_older || !doubt.is_empty() {
+                // It may have to wait on, and then nothing behind it can be refused.
+                left = 0;
+            }
+            let again = left > 0 && event.key.action == Action::Request;
+            left -= usize::from(again);
+            let ask = self.unasked.remove(&event.key) || again;
             Asking { doubt, ..Asking::first(event, ask) }
         });
         chunk.collect()
@@ -395,6 +414,8 @@ impl<'a> Worker<'a> {
         let number = tries.len();
         let mut asking = Vec::new();
         let mut gone = Vec::new();
+        // Of what waited, and had to ask shelving.
+        let (mut asked_in_vain, mut went_on) = (false, again);
         let unasked = tries
             .iter()
             .filter(|one| one.fetched.is_none() && one.event.key.action == Action::Request);
@@ -409,6 +430,8 @@ impl<'a> Worker<'a> {
             }
             match end {
                 TryEnd::Done(told) => {
+                    went_on |=
+                        one.fetched.as_ref().is_some_and(|it| it.finality != Finality::First);
                     let fields = told.fields(&one.event, &mut self.outcome_text);
                     self.log.add(key, Some(one.event.user.as_str()), fields);
                     gone.push(one.event);
@@ -417,6 +440,7 @@ impl<'a> Worker<'a> {
                     asking.push(Asking::after(one, finality, books));
                 }
                 TryEnd::Wait { doubt, for_older, untried } => {
+                    asked_in_vain |= one.fetched.is_some();
                     self.room.stir(untried);
                     let waiting = Waiting { event: one.event, doubt, for_older };
                     if again {
@@ -439,6 +463,11 @@ impl<'a> Worker<'a> {
         self.room.decided(&gone);
         if again {
             self.room.tried(number, gone.len());
+        }
+        if again && asked_in_vain {
+            self.ask_again /= 2;
+        } else if went_on && !gone.is_empty() {
+            self.ask_again = (2 * self.ask_again).clamp(1, MOST_ASKED_AGAIN);
         }
         if asking.is_empty() {
             return Ok(());

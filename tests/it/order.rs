@@ -478,3 +478,23 @@ fn events_that_tie_by_the_hundred_are_not_tried_in_vain() {
     let tries = tries.load(Ordering::SeqCst);
     assert!(tries < 2 * EVENTS, "{tries} calls of decide.lua for {EVENTS} events");
 }
+
+/// A book that two of them ask for had every request behind the second reserve its books in a call of its
+/// own, be given them in a second and refused in a third, until the queue was empty: 1,500 calls for 500
+/// requests, and 16,000 for 5,000.
+#[test]
+fn a_queue_of_refusals_that_one_book_has_held_up_flows_by_the_dozen_again() {
+    let redis = Redis::new();
+    for n in 0..500 {
+        let book = if n == 30 { 29 } else { n };
+        redis.request("user1", &format!("book{book}"));
+    }
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let outcomes = redis.assert_one_outcome_each(500);
+    let granted = outcomes.iter().filter(|outcome| outcome["outcome"] == "accepted").count();
+    assert_eq!(granted, 5);
+    Ledger::new().replay(&outcomes);
+    redis.assert_at_rest();
+    let calls = redis.calls_of_scripts();
+    assert!(calls < 500, "{calls} calls for 500 events");
+}

@@ -186,9 +186,7 @@ fn a_smaller_batch_makes_shorter_scripts() {
         let _daemon = Daemon::start(&redis, args);
         Ledger::new().replay(&redis.assert_one_outcome_each(events.len()));
         redis.assert_at_rest();
-        let stats: String = redis.ask(&["INFO", "commandstats"]);
-        let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
-        calls.split(',').next().unwrap().parse::<usize>().unwrap()
+        redis.calls_of_scripts()
     };
     let (usual, small) = (scripts(&["worker1"]), scripts(&["worker1", "--batch", "2"]));
     assert!(usual < 100, "{usual} scripts for 300 events");

@@ -191,6 +191,13 @@ impl Redis {
         *self.server.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// How many calls of scripts by their digest it has served.
+    pub fn calls_of_scripts(&self) -> usize {
+        let stats: String = self.ask(&["INFO", "commandstats"]);
+        let (_, calls) = stats.split_once("cmdstat_evalsha:calls=").unwrap_or(("", "0,"));
+        calls.split(',').next().unwrap().parse().unwrap()
+    }
+
     /// Sends the server a signal: `STOP` and `CONT` make it hang and go on.
     pub fn signal(&self, signal: Signal) {
         let mut running = self.server.running.lock().unwrap();
