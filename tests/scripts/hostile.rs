@@ -152,11 +152,11 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
     ]
 }
 
-/// Makes a key one of another type.
+/// Makes a key one of another type. An answer is a list once it is there, and is not there yet.
 fn spoil(library: &mut Library, key: &str) {
     let is: String = library.redis.ask(&["TYPE", key]);
     library.redis.ask::<()>(&["DEL", key]);
-    if is == "list" || is == "string" {
+    if is == "list" || is == "string" || key.starts_with("lending_answer:") {
         library.redis.ask::<()>(&["SADD", key, "spoilt"]);
     } else {
         library.redis.ask::<()>(&["RPUSH", key, "spoilt"]);
