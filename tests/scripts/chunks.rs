@@ -4,7 +4,7 @@ use library_lending::event::{Action, Event};
 use library_lending::keys::LENDING_GROUP;
 use library_lending::lending::decide::TryEnd;
 
-use crate::guards::{give, give_back, guard, is_done, lend, request, waits};
+use crate::guards::{give, give_and_serve, give_back, guard, is_done, lend, request, store, waits};
 use crate::library::{Instance, Library};
 use crate::world::*;
 
@@ -158,5 +158,41 @@ fn who_is_in_front_names_those_that_have_to_be_tried() {
         ensure!(*untried == [back(0).key], "it names {untried:?}");
         let both = [&back(0), &front].map(first_try);
         is_done(&library.decide(&by, &both).unwrap()[1], "lent_to_another", "geb")
+    });
+}
+
+/// Of a thousand at a time Redis is asked.
+#[test]
+fn more_books_than_redis_is_asked_for_at_once_are_told_from_each_other() {
+    let read = "values[fields[first + n - 1]] = value";
+    guard("decide", &[(read, "values[fields[n]] = value")], |library| {
+        let by = library.instance("worker1");
+        let events = ["a", "b"].map(|name| {
+            let books: Vec<String> = (0..600).map(|n| format!("{name}{n}")).collect();
+            let ms = if name == "a" { 5 } else { 6 };
+            lend(library, name, &books.iter().map(String::as_str).collect::<Vec<_>>());
+            give_back(ms, name, &books.join(","))
+        });
+        for (event, verdict) in events.iter().zip(decide_all(library, &by, &events)) {
+            is_done(&verdict, "outcome", "returned")?;
+            is_done(&verdict, "in_hand", "0")
+                .map_err(|fault| format!("{}: {fault}", event.user))?;
+        }
+        let loans = library.dump().hash(&library.keys.loans.clone()).len();
+        ensure!(loans == 0, "{loans} are lent still");
+        Ok(())
+    });
+}
+
+/// Where many are asked for, all that is stored is read instead.
+#[test]
+fn a_book_in_storage_is_found_among_very_many_that_are_asked_for() {
+    guard("decide", &[("    stored[book] = true\n  end\nelse", "  end\nelse")], |library| {
+        let by = library.instance("worker1");
+        let lent: Vec<String> = (0..30).map(|n| format!("lent{n}")).collect();
+        lend(library, "user9", &lent.iter().map(String::as_str).collect::<Vec<_>>());
+        store(library, &["geb"]);
+        let wanted = request(5, "user1", &format!("{},geb", lent.join(",")));
+        is_done(&give_and_serve(library, &by, &wanted), "book_ids", "geb")
     });
 }
