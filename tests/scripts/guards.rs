@@ -1417,3 +1417,218 @@ fn a_book_that_two_requests_have_reserved_goes_back_once() {
         is_sound(library)
     });
 }
+
+/// Somebody has left a book in automated storage that is lent. It was lent a second time.
+#[test]
+fn a_book_that_is_lent_and_in_storage_too_is_not_lent_again() {
+    guard(
+        "decide",
+        &[("if call.loan[book] or (not call.stored", "if (not call.stored")],
+        |library| {
+            let by = library.instance("worker1");
+            store(library, &["geb"]);
+            lend(library, "user1", &["geb"]);
+            let verdict = give_and_serve(library, &by, &request(5, "user2", "geb"));
+            is_done(&verdict, "lent_to_another", "geb")?;
+            let loans = library.dump().hash(&library.keys.loans.clone());
+            ensure!(loans["geb"] == "user1", "{loans:?}");
+            Ok(())
+        },
+    );
+}
+
+/// What the reference application had reserved for a request, and the request does not ask for, goes
+/// back with its outcome; but not what somebody has lent from there since. The one was nowhere then, the
+/// other lent and in storage.
+#[test]
+fn what_was_reserved_and_not_asked_for_goes_back_unless_it_is_lent() {
+    let is_free = "elseif not redis.call('HGET', call.loans, book) then";
+    let keep = "e.extra[#e.extra + 1] = book";
+    let at_once = "if e.reserved or call.in_hand[e.count]";
+    for (part, without) in [(is_free, "else"), (keep, ""), (at_once, "if call.in_hand[e.count]")] {
+        guard("decide", &[(part, without)], |library| {
+            let by = library.instance("worker1");
+            let (keys, event) = (library.keys.clone(), request(5, "user1", "geb"));
+            // The third guard is for a request whose books are all there without any question.
+            store(library, &["geb"]);
+            lend(library, "user2", &["kim"]);
+            library.redis.ask::<()>(&["HSET", &keys.shelves, "momo", "5-0"]);
+            library.redis.ask::<()>(&["SADD", "request:5-0:temp", "momo", "kim"]);
+            is_done(&give_and_serve(library, &by, &event), "book_ids", "geb")?;
+            let dump = library.dump();
+            let stored = dump.set(&keys.storage);
+            ensure!(stored == ["momo".to_owned()].into(), "in storage: {stored:?}");
+            ensure!(dump.set("request:5-0:temp").is_empty(), "it is reserved still");
+            is_sound(library)
+        });
+    }
+}
+
+/// The same of a request that is given up. Besides, what fills the storage is counted.
+#[test]
+fn what_was_reserved_for_a_request_that_is_given_up_goes_back_unless_it_is_lent() {
+    let is_free = "if redis.call('HEXISTS', KEYS[8], book) == 0 then";
+    let counted = ("      room = room - 1\n", "");
+    let mark = "      redis.call('SADD', KEYS[7], book)\n      redis.call('HDEL', KEYS[6], book)\n";
+    let mark = (mark, "      redis.call('SADD', KEYS[7], book)\n");
+    for part in [(is_free, "if true then"), counted, mark] {
+        guard("reject", &[part], |library| {
+            let by = library.instance("worker1");
+            let (keys, event) = (library.keys.clone(), request(5, "user1", "geb,kim,momo"));
+            fill_storage(library);
+            library.redis.ask::<()>(&["SREM", &keys.storage, "filler0"]);
+            lend(library, "user2", &["kim", "filler0"]);
+            for book in ["geb", "momo"] {
+                library.redis.ask::<()>(&["HSET", &keys.shelves, book, "5-0"]);
+                library.redis.ask::<()>(&["HSET", &keys.book_states, book, "?5-0"]);
+            }
+            library.redis.ask::<()>(&["SADD", "request:5-0:temp", "geb", "kim", "momo"]);
+            give(library, &by, &event);
+            library.reject(&by, event.key, "given_up", false).unwrap();
+            let dump = library.dump();
+            let reserved = dump.hash(&keys.book_states).into_values().filter(|is| is == "?5-0");
+            ensure!(reserved.count() == 0, "{:?}", dump.hash(&keys.book_states));
+            let undone = dump.stream(&keys.handoffs).undone(SHELVING_GROUP).len();
+            ensure!(dump.set(&keys.storage).len() == 20 && undone == 1, "one each: {undone}");
+            is_sound(library)
+        });
+    }
+}
+
+/// What goes from the reservation into storage would have been put on its shelf as well.
+#[test]
+fn what_was_reserved_for_a_request_that_is_given_up_is_not_taken_back_by_shelving() {
+    let check = "local elsewhere = is_reserved[book] or";
+    guard("reject", &[(check, "local elsewhere =")], |library| {
+        let by = library.instance("worker1");
+        let (keys, event) = (library.keys.clone(), request(5, "user1", "geb,kim"));
+        library.redis.ask::<()>(&["HSET", &keys.shelves, "geb", "5-0", "kim", "5-0"]);
+        library.redis.ask::<()>(&["SADD", "request:5-0:temp", "geb"]);
+        give(library, &by, &event);
+        let Ok(Value::Array(reply)) = library.reject(&by, event.key, "given up", true) else {
+            return Err("it cannot be looked at".into());
+        };
+        let words: Vec<String> = reply.iter().map(show).collect();
+        ensure!(words == ["MAY_HAVE", "kim"], "{words:?}");
+        Ok(())
+    });
+}
+
+/// A request had asked for a book under a reservation, and somebody who takes no notice of those has lent
+/// it. Its mark would have outlived the request (I6).
+#[test]
+fn a_reservation_of_a_book_that_is_lent_meanwhile_ends_with_the_request() {
+    for (part, without) in [
+        ("if own and (loan[book] or stored[book]) then", "if own and stored[book] then"),
+        (
+            "local needs_state = not is_request or e.said ~= ''",
+            "local needs_state = not is_request",
+        ),
+        (
+            "if not loan[book] or (is and string.sub(is, 1, 1) == '?') then",
+            "if not loan[book] then",
+        ),
+    ] {
+        guard("decide", &[(part, without)], |library| {
+            let by = library.instance("worker1");
+            let (keys, lost) = (library.keys.clone(), request(5, "user1", "lost"));
+            library.redis.ask::<()>(&["HSET", &keys.shelves, "lost", "0-1"]);
+            give(library, &by, &lost);
+            let verdict = library.decide(&by, &[first_try(&lost)]).unwrap().remove(0);
+            let Verdict::Fetch { finality, books } = verdict else { return Err(told(&verdict)) };
+            library.redis.ask::<()>(&["HSET", &keys.loans, "lost", "user2"]);
+            let asking = vec![Asking::after(first_try(&lost), finality, books)];
+            let answers = library.fetch(&by, &asked(&asking)).unwrap();
+            let tries = with_answers(asking, answers);
+            is_done(&library.decide(&by, &tries).unwrap()[0], "lent_to_another", "lost")?;
+            let states = library.dump().hash(&keys.book_states);
+            ensure!(states.is_empty(), "it is reserved still: {states:?}");
+            Ok(())
+        });
+    }
+}
+
+// ---- What is noted of users.
+
+/// The reference application takes books back and leaves them in the note: it grew without end. What is
+/// lent to the user has to stay there all the same.
+#[test]
+fn where_more_is_noted_of_a_user_than_may_be_what_is_not_true_any_more_goes() {
+    for (part, without) in [
+        ("local outdated = #list + #available > call.limit", "local outdated = false"),
+        ("if not is_new[book] and (not", "if (not"),
+        ("return redis.call('HGET', call.loans, book) == user", "return true"),
+        ("return redis.call('HGET', call.loans, book) == user", "return false"),
+        ("  return call.loan[book] == user\n", "  return true\n"),
+    ] {
+        guard("decide", &[(part, without)], |library| {
+            let by = library.instance("worker1");
+            let notes = library.keys.books_of_users.clone();
+            store(library, &["geb", "momo"]);
+            lend(library, "user1", &["kim"]);
+            lend(library, "user2", &["emma"]);
+            library.redis.ask::<()>(&["HSET", &notes, "user1", "faust,momo,emma,kim,ulysses"]);
+            let verdict = give_and_serve(library, &by, &request(5, "user1", "geb,momo,emma"));
+            is_done(&verdict, "book_ids", "geb,momo")?;
+            let note = library.dump().hash(&notes).remove("user1").unwrap_or_default();
+            ensure!(note == "geb,momo,kim", "it is {note:?}");
+            Ok(())
+        });
+    }
+}
+
+/// Somebody has set it to less than the user has.
+#[test]
+fn a_return_makes_no_count_less_than_nothing() {
+    let least = ("math.max(0, call.in_hand[e.count] - #mine)", "call.in_hand[e.count] - #mine");
+    guard("decide", &[least], |library| {
+        let by = library.instance("worker1");
+        lend(library, "user1", &["geb"]);
+        library.redis.ask::<()>(&["SET", &library.keys.count(&user("user1")), "0"]);
+        let verdict = give_and_serve(library, &by, &give_back(5, "user1", "geb"));
+        is_done(&verdict, "in_hand", "0")
+    });
+}
+
+// ---- Which loans a return is about.
+
+/// submit.lua gives ids that can be compared across both streams, also within a millisecond.
+#[test]
+fn a_return_takes_back_no_loan_of_a_request_behind_it_in_its_millisecond() {
+    let check = "return not is_tie(request, e.id) and before(e.id, request)";
+    guard("decide", &[(check, "return false")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        let older = event(Action::Return, id(5, 1_000_000), "user1", "geb");
+        let younger = event(Action::Request, id(5, 2_000_000), "user1", "geb");
+        give(library, &other, &older);
+        is_done(&give_and_serve(library, &by, &younger), "book_ids", "geb")?;
+        is_done(&serve_fresh(library, &other, &older), "outcome", "unchanged")
+    });
+}
+
+/// Whether a loan is old is not found out for each book anew where one follows another of the same request.
+#[test]
+fn a_return_of_old_and_new_loans_tells_each_from_the_other() {
+    guard("decide", &[("known_state = is\n", "known_state = known_state or is\n")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        is_done(&give_and_serve(library, &by, &request(1, "user1", "geb,momo")), "in_hand", "2")?;
+        let back = give_back(5, "user1", "geb,kim,momo");
+        give(library, &other, &back);
+        is_done(&give_and_serve(library, &by, &request(6, "user1", "kim")), "book_ids", "kim")?;
+        let verdict = serve_fresh(library, &other, &back);
+        is_done(&verdict, "book_ids", "geb,momo")?;
+        is_done(&verdict, "not_lent", "kim")
+    });
+}
+
+/// Somebody has put something else there. The return was given up: the book stayed lent for ever.
+#[test]
+fn a_loan_whose_state_names_no_request_can_be_returned() {
+    let check = "not request or not split(request) or";
+    guard("decide", &[(check, "not request or")], |library| {
+        let by = library.instance("worker1");
+        lend(library, "user1", &["geb"]);
+        library.redis.ask::<()>(&["HSET", &library.keys.book_states.clone(), "geb", "=nothing"]);
+        is_done(&give_and_serve(library, &by, &give_back(5, "user1", "geb")), "book_ids", "geb")
+    });
+}
