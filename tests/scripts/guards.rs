@@ -1632,3 +1632,252 @@ fn a_loan_whose_state_names_no_request_can_be_returned() {
         is_done(&give_and_serve(library, &by, &give_back(5, "user1", "geb")), "book_ids", "geb")
     });
 }
+
+// ---- What is older than a refusal, and what ties with it.
+
+/// The verdicts on a chunk of tries beside an instance that is silent.
+fn beside_silent(library: &mut Library, by: &Instance, tries: &[Try]) -> Vec<Verdict> {
+    let neighbours = Neighbours { silent: vec![b"silent".to_vec()], ..Neighbours::default() };
+    let reply = library.decide_raw(by, &neighbours, tries, None).unwrap();
+    decide::verdicts(reply, tries).unwrap().unwrap()
+}
+
+/// The oldest event is decided in the call that looked it up: behind it there are others.
+#[test]
+fn what_is_behind_an_event_that_is_decided_in_the_same_call_is_older_too() {
+    let next_page = "list.from = last and last ~= LAST_OF_ALL and '(' .. last";
+    guard("decide", &[(next_page, "list.from = false")], |library| {
+        let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+        lend(library, "user9", &["geb"]);
+        let (first, last) = (request(1, "user1", "geb"), request(3, "user3", "geb"));
+        give(library, &by, &first);
+        give(library, &other, &request(2, "user2", "kim"));
+        give(library, &by, &last);
+        let verdicts = library.decide(&by, &[first_try(&first), first_try(&last)]).unwrap();
+        is_done(&verdicts[0], "lent_to_another", "geb")?;
+        waits(&verdicts[1])?;
+        Ok(())
+    });
+}
+
+/// Of the other stream's events in one millisecond, nobody has read that one yet.
+#[test]
+fn an_event_of_its_millisecond_that_is_not_delivered_keeps_one_from_being_refused() {
+    for (seq, part) in [
+        // Both are older clients', or only the one that is not delivered.
+        (0, ("if not others or others.undelivered then", "if not others then")),
+        (1_000_000, ("or not (only_plain and is_ordered(entry[1]))\n", "or not only_plain\n")),
+    ] {
+        guard("decide", &[part], |library| {
+            let by = library.instance("worker1");
+            lend(library, "user1", &["geb"]);
+            let geb = event(Action::Request, id(5, seq), "user2", "geb");
+            give(library, &by, &geb);
+            library.add(&event(Action::Return, id(5, seq + 7), "user1", "geb"));
+            waits(&serve_fresh(library, &by, &geb))?;
+            Ok(())
+        });
+    }
+}
+
+/// submit.lua's ids tell which is older. The other would never have noted that it waits.
+#[test]
+fn a_younger_event_of_its_millisecond_is_not_waited_for_where_ids_tell_the_order() {
+    for part in [
+        ("tying(stream, ms, is_ordered(e.id))", "tying(stream, ms, false)"),
+        (
+            "if not silent[entry[2]] and not (only_plain and is_ordered(entry[1])) then",
+            "if not silent[entry[2]] then",
+        ),
+    ] {
+        guard("decide", &[part], |library| {
+            let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+            lend(library, "user1", &["geb"]);
+            let geb = event(Action::Request, id(5, 1_000_000), "user2", "geb");
+            give(library, &by, &geb);
+            give(library, &other, &event(Action::Return, id(5, 2_000_000), "user1", "geb"));
+            is_done(&serve_fresh(library, &by, &geb), "lent_to_another", "geb")
+        });
+    }
+}
+
+#[test]
+fn what_a_silent_instance_has_in_hand_in_the_same_millisecond_holds_up_no_refusal() {
+    let check = "if not silent[entry[2]] and not (only_plain";
+    guard("decide", &[(check, "if not (only_plain")], |library| {
+        let (by, silent) = (library.instance("worker1"), library.instance("silent"));
+        lend(library, "user9", &["geb"]);
+        let geb = event(Action::Request, id(5, 0), "user1", "geb");
+        let back = |seq| event(Action::Return, id(5, seq), "user2", "momo");
+        give(library, &by, &geb);
+        give(library, &silent, &back(7));
+        give(library, &by, &back(9));
+        let tries = [&geb, &back(9)].map(first_try);
+        waits(&library.decide(&by, &tries).unwrap()[0])?;
+        let verdict = beside_silent(library, &by, &tries).remove(0);
+        ensure!(matches!(verdict, Verdict::Done(_)), "{}", told(&verdict));
+        Ok(())
+    });
+}
+
+// ---- Hand-offs that are in somebody's hands, or not there any more.
+
+#[test]
+fn a_handoff_in_the_hands_of_a_silent_instance_holds_up_no_refusal() {
+    let check = "      if not silent[entry[2]] then\n        return entry[1]";
+    guard("decide", &[(check, "      if true then\n        return entry[1]")], |library| {
+        let by = library.instance("worker1");
+        add_handoff(library, "1-0", "geb");
+        library.take_handoffs("silent", 1);
+        let states = library.keys.book_states.clone();
+        library.redis.ask::<()>(&["HSET", &states, "geb", ">1-0"]);
+        let geb = request(5, "user1", "geb");
+        give(library, &by, &geb);
+        let tries = [first_try(&geb)];
+        waits(&library.decide(&by, &tries).unwrap()[0])?;
+        let verdict = beside_silent(library, &by, &tries).remove(0);
+        ensure!(matches!(verdict, Verdict::Fetch { .. }), "{}", told(&verdict));
+        Ok(())
+    });
+}
+
+/// Pending entries are looked through by the hundred.
+#[test]
+fn a_handoff_behind_a_hundred_of_a_silent_instance_is_waited_for() {
+    let on = "until #page < count or page[#page][1] == LAST_OF_ALL";
+    guard("decide", &[(on, "until true"), LOOK_THROUGH], |library| {
+        let by = library.instance("worker1");
+        for n in 1..=100 {
+            add_handoff(library, &format!("{n}-0"), &format!("book{n}"));
+        }
+        library.take_handoffs("silent", 100);
+        add_handoff(library, "101-0", "geb");
+        library.take_handoffs("worker2", 1);
+        let geb = request(500, "user1", "geb");
+        give(library, &by, &geb);
+        let one = Try { doubt: "101-0 -".into(), ..first_try(&geb) };
+        waits(&beside_silent(library, &by, &[one])[0])?;
+        Ok(())
+    });
+}
+
+/// As long as it is in somebody's hands, a hand-off without a note is as good a reason for doubt as before
+/// anybody had it.
+#[test]
+fn a_no_is_in_doubt_while_handoffs_are_in_somebodys_hands() {
+    for (part, without, begun) in [
+        ("elseif shelving().pending > 0 then", "elseif false then", true),
+        (
+            "if first_pending(handoffs, shelving_group, '-', handoff) ~= '' then",
+            "if false then",
+            true,
+        ),
+        ("    if before(shelving().delivered, handoff) then", "    if false then", false),
+    ] {
+        guard("decide", &[(part, without), LOOK_THROUGH], |library| {
+            let by = library.instance("worker1");
+            add_handoff(library, "1-0", "geb");
+            let begin = |library: &mut Library| library.take_handoffs("worker1", 1);
+            let mut handoffs = if begun { begin(library) } else { Vec::new() };
+            let geb = request(5, "user1", "geb");
+            let doubt = waits(&give_and_serve(library, &by, &geb))?;
+            let mut one = InHand { fresh: false, doubt, ..InHand::fresh(geb) };
+            one.doubt = waits(&serve(library, &by, one.clone()))?;
+            if !begun {
+                handoffs = begin(library);
+            }
+            library.shelve(&by, &handoffs);
+            is_done(&serve(library, &by, one), "book_ids", "geb")
+        });
+    }
+}
+
+/// In the stream they lie between others, which may have been handed out since.
+#[test]
+fn a_book_in_a_handoff_that_was_begun_before_others_is_not_taken_for_lost() {
+    let from =
+        "local from = first and first ~= '' and before(first, delivered) and first or delivered";
+    guard("decide", &[(from, "local from = delivered")], |library| {
+        let by = library.instance("worker1");
+        add_handoff(library, "1-0", "geb");
+        add_handoff(library, "2-0", "momo");
+        library.take_handoffs("worker2", 2);
+        let geb = request(5, "user1", "geb");
+        give(library, &by, &geb);
+        // A doubt that was about something else, and is settled.
+        let one = InHand { doubt: "0-1 -".into(), fresh: false, event: geb };
+        waits(&serve(library, &by, one))?;
+        Ok(())
+    });
+}
+
+/// Where decided events are kept, the last hand-off lies there for ever.
+#[test]
+fn a_book_in_a_handoff_that_is_done_and_kept_is_not_waited_for() {
+    let check = "    if in_transit('>' .. id) then\n      return true\n    end\n";
+    guard("decide", &[(check, "    return true\n")], |library| {
+        let by = library.instance("worker1");
+        let handoffs = library.keys.handoffs.clone();
+        add_handoff(library, "1-0", "lost");
+        library.take_handoffs("worker1", 1);
+        library.redis.ask::<()>(&["XACK", &handoffs, SHELVING_GROUP, "1-0"]);
+        is_done(&give_and_serve(library, &by, &request(5, "user1", "lost")), "unavailable", "lost")
+    });
+}
+
+/// Somebody has deleted it, or put something else there.
+#[test]
+fn a_book_whose_state_names_no_handoff_that_there_is_is_not_waited_for() {
+    for (part, without, state) in [
+        ("return entry.err ~= nil or #entry > 0", "return true", ">9-0"),
+        ("call.undone[id] = is_id(id) and", "call.undone[id] =", ">nothing"),
+    ] {
+        guard("decide", &[(part, without)], |library| {
+            let by = library.instance("worker1");
+            let keys = library.keys.clone();
+            library.redis.ask::<()>(&["HSET", &keys.shelves, "lost", "0-1"]);
+            library.redis.ask::<()>(&["HSET", &keys.book_states, "lost", state]);
+            let verdict = give_and_serve(library, &by, &request(5, "user1", "lost"));
+            is_done(&verdict, "unavailable", "lost")
+        });
+    }
+}
+
+// ---- A group that was lost and made anew (I4).
+
+/// It was delivered to another instance then, and what it has is that one's.
+#[test]
+fn what_an_event_has_is_left_alone_where_another_instance_got_it() {
+    for (part, without) in [
+        ("    if not is_mine(e) then\n      return {'STALE'}\n    end\n    let_go", "    let_go"),
+        (
+            "local function fetch(e, sorted)\n  if not is_mine(e) then",
+            "local function fetch(e, sorted)\n  if false then",
+        ),
+        ("return not pending.err and #pending == 1", "return not pending.err"),
+    ] {
+        guard("decide", &[(part, without)], |library| {
+            let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+            let keys = library.keys.clone();
+            lend(library, "user9", &["kim"]);
+            library.redis.ask::<()>(&["HSET", &keys.shelves, "lost", "0-1"]);
+            // One would have to put geb back, the other to reserve a book.
+            let events = [request(2, "user1", "geb,kim"), request(3, "user2", "lost")];
+            events.iter().for_each(|event| give(library, &by, event));
+            let asking: Vec<_> =
+                events.iter().map(|one| InHand::fresh(one.clone()).first_asking()).collect();
+            let answers = library.fetch(&by, &asked(&asking)).unwrap();
+            library.redis.ask::<()>(&["XGROUP", "DESTROY", &keys.requests, LENDING_GROUP]);
+            library.redis.ask::<()>(&["XGROUP", "CREATE", &keys.requests, LENDING_GROUP, "0"]);
+            library.take(other.name(), Action::Request, 2);
+            give(library, &other, &give_back(1, "user9", "kim"));
+            let before = library.dump();
+            let verdicts = library.decide(&by, &with_answers(asking, answers)).unwrap();
+            let stale = verdicts.iter().all(|verdict| matches!(verdict, Verdict::Stale));
+            ensure!(stale, "{}, {}", told(&verdicts[0]), told(&verdicts[1]));
+            let after = library.dump();
+            ensure!(before == after, "it changed {}", before.difference(&after));
+            Ok(())
+        });
+    }
+}
