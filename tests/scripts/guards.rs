@@ -1881,3 +1881,333 @@ fn what_an_event_has_is_left_alone_where_another_instance_got_it() {
         });
     }
 }
+
+// ---- More of keeping house.
+
+/// A return takes back only loans of older requests, and knows them by these marks.
+#[test]
+fn the_mark_of_a_loan_is_not_swept() {
+    guard("sweep", &[("      over = not lent\n", "      over = true\n")], |library| {
+        let by = library.instance("worker1");
+        let states = library.keys.book_states.clone();
+        lend(library, "user1", &["geb"]);
+        library.redis.ask::<()>(&["HSET", &states, "geb", "=5-0"]);
+        sweep(library, &by, "look", ("geb", "=5-0"));
+        let kept = library.redis.ask::<bool>(&["HEXISTS", &states, "geb"]);
+        ensure!(kept, "nobody knows any more whose loan it is");
+        Ok(())
+    });
+}
+
+/// The reference application has lent it since: it was put on its shelf, and could be lent to two.
+#[test]
+fn a_lent_book_is_not_taken_back_by_shelving_for_an_old_reservation() {
+    guard("sweep", &[("over = lent or stored or", "over = stored or")], |library| {
+        let by = library.instance("worker1");
+        let keys = library.keys.clone();
+        let states = reserved_for_5(library);
+        library.redis.ask::<()>(&["HSET", &keys.loans, "geb", "user1"]);
+        tidy(library, &by, "geb");
+        let is_out = library.redis.ask::<bool>(&["HEXISTS", &keys.shelves, "geb"]);
+        ensure!(is_out, "it is lent and on its shelf");
+        let kept = library.redis.ask::<bool>(&["HEXISTS", &states, "geb"]);
+        ensure!(!kept, "it is not swept");
+        Ok(())
+    });
+}
+
+/// Hand-offs without a mark, some begun before others, or too many of them; and one that is done and kept,
+/// which says nothing any more.
+#[test]
+fn what_is_known_of_handoffs_without_a_mark_holds_for_all_of_them() {
+    let from = "local from = oldest and oldest[1] or info";
+    let check = "if is_undone(stream, group, id) then\n      return true\n    end\n";
+    let unsure = "book) == false then";
+    let many = "  if too_many_handoffs then\n    return nil\n  end\n";
+    for (part, without, number, stays_out) in [
+        (from, "local from = info", 2, true),
+        (check, "return true\n", 0, false),
+        (unsure, "book) ~= true then", 1_000, true),
+        (many, "", 1_000, true),
+    ] {
+        guard("sweep", &[(part, without)], |library| {
+            let by = library.instance("worker1");
+            let keys = library.keys.clone();
+            reserved_for_5(library);
+            match number {
+                2 => {
+                    add_handoff(library, "6-0", "geb");
+                    add_handoff(library, "7-0", "momo");
+                    library.take_handoffs("worker2", 2);
+                }
+                0 => {
+                    library.redis.ask::<()>(&["XADD", &keys.handoffs, "6-0", "book_ids", "geb"]);
+                    library.take_handoffs("worker2", 1);
+                    library.redis.ask::<()>(&["XACK", &keys.handoffs, SHELVING_GROUP, "6-0"]);
+                }
+                // And perhaps a next one, with this book.
+                _ => (0..number).for_each(|n| {
+                    add_handoff(library, &format!("6-{n}"), &format!("book{n}"));
+                }),
+            }
+            library.redis.ask::<()>(&["HSET", &keys.shelves, "geb", "5-0"]);
+            tidy(library, &by, "geb");
+            let is_out = library.redis.ask::<bool>(&["HEXISTS", &keys.shelves, "geb"]);
+            ensure!(is_out == stays_out, "it is out: {is_out}");
+            Ok(())
+        });
+    }
+}
+
+/// A request and a hand-off can have one id.
+#[test]
+fn a_handoff_is_not_taken_for_the_request_with_its_id() {
+    let name = "local at = stream .. ' ' .. id\n";
+    guard("sweep", &[(name, "local at = id\n")], |library| {
+        let by = library.instance("worker1");
+        let states = library.keys.book_states.clone();
+        give(library, &by, &request(5, "user1", "geb"));
+        let seen = [("geb", "?5-0"), ("kim", ">5-0")]
+            .map(|(book, is): (&str, &str)| (book.to_owned(), is.to_owned()));
+        for (book, is) in &seen {
+            library.redis.ask::<()>(&["HSET", &states, book, is]);
+        }
+        library.sweep(&by, "look", &seen);
+        let left: Vec<_> = library.dump().hash(&states).into_keys().collect();
+        ensure!(left == ["geb"], "there is {left:?}");
+        Ok(())
+    });
+}
+
+/// Processes that died with it are counted, whoever survives a try of it.
+#[test]
+fn who_survives_a_try_leaves_what_others_died_of_and_takes_the_note_away_at_the_end() {
+    for (part, without) in [
+        ("tries.group + tries.alone == 0", "tries.alone == 0"),
+        ("    redis.call('HDEL', tries_key, event)\n  elseif step", "  elseif step"),
+    ] {
+        guard("lone_try", &[(part, without)], |library| {
+            let (died, by) = (library.instance("worker1"), library.instance("worker2"));
+            let tries = library.keys.lone_tries.clone();
+            let mut after = |by: &Instance, step: &str| {
+                late(library, by, "lone_try", &[&tries], &[step, "request:5-0"]);
+                library.dump().hash(&tries).remove("request:5-0")
+            };
+            after(&died, "group");
+            after(&by, "group");
+            let note = after(&by, "survived");
+            ensure!(note.as_deref() == Some("1 0"), "it is {note:?}");
+            let note = after(&by, "ended");
+            ensure!(note.is_none(), "it stays: {note:?}");
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn the_note_of_a_try_of_a_return_stays_while_that_is_in_hand() {
+    let of = "ARGV[at + 1] == 'request' and requests or returns";
+    guard("old_tries", &[(of, "requests")], |library| {
+        let by = library.instance("worker1");
+        let keys = library.keys.clone();
+        // The group has been behind that id among the requests.
+        give(library, &by, &request(9, "user1", "geb"));
+        give(library, &by, &give_back(5, "user1", "geb"));
+        library.redis.ask::<()>(&["HSET", &keys.lone_tries, "return:5-0", "1 1"]);
+        let touched = [&keys.lone_tries, &keys.requests, &keys.returns].map(String::as_str);
+        let args = [LENDING_GROUP, "return:5-0", "return", "5-0"];
+        late(library, &by, "old_tries", &touched, &args);
+        ensure!(!library.dump().hash(&keys.lone_tries).is_empty(), "it is gone");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_shelving_has_answered_an_instance_last_goes_with_its_consumer() {
+    guard("forget", &[("redis.call('HDEL', KEYS[4], ARGV[3])\n", "\n")], |library| {
+        let by = library.instance("worker1");
+        let answers = library.keys.fetch_answers.clone();
+        acknowledged(library, 5);
+        library.redis.ask::<()>(&["HSET", &answers, "reference", "token 1 "]);
+        let word = forget(library, &by, "reference");
+        ensure!(word == "FORGOTTEN", "{word}");
+        ensure!(library.dump().hash(&answers).is_empty(), "the answer is left");
+        Ok(())
+    });
+}
+
+// ---- More of giving events up.
+
+/// Shelving has it on record for a request that has put it into storage since.
+#[test]
+fn a_stored_book_is_not_taken_back_from_a_request_that_is_given_up() {
+    let check = "\n        or redis.call('SISMEMBER', KEYS[7], book) == 1\n      -- What";
+    guard("reject", &[(check, "\n      -- What")], |library| {
+        let by = library.instance("worker1");
+        let given_up = request(5, "user1", "geb,kim");
+        store(library, &["geb"]);
+        let shelves = library.keys.shelves.clone();
+        library.redis.ask::<()>(&["HSET", &shelves, "geb", "5-0", "kim", "5-0"]);
+        give(library, &by, &given_up);
+        let words = may_have(library, &by, &given_up)?;
+        ensure!(words == ["kim"], "{words:?}");
+        Ok(())
+    });
+}
+
+/// The books that a request may have fetched, if it is given up.
+fn may_have(library: &mut Library, by: &Instance, event: &Event) -> Result<Vec<String>, String> {
+    let Ok(Value::Array(reply)) = library.reject(by, event.key, "given up", true) else {
+        return Err("it cannot be looked at".into());
+    };
+    let words: Vec<String> = reply.iter().map(show).collect();
+    ensure!(words[0] == "MAY_HAVE", "{words:?}");
+    Ok(words[1..].to_vec())
+}
+
+/// An instance of the reference application works on one at a time: with a hundred in hand it is not known
+/// what it has reserved. What is left out for it will be lent.
+#[test]
+fn nothing_is_taken_back_from_a_request_where_reservations_are_too_many_to_look_through() {
+    for (part, without) in [
+        ("if reserved and not reserved[book] and", "if not (reserved and reserved[book]) and"),
+        ("if pending.err or #pending == MOST_RESERVATIONS then", "if pending.err then"),
+    ] {
+        guard("reject", &[(part, without)], |library| {
+            let by = library.instance("worker1");
+            let (shelves, given_up) = (library.keys.shelves.clone(), request(5, "user1", "geb"));
+            library.redis.ask::<()>(&["HSET", &shelves, "geb", "5-0"]);
+            give(library, &by, &given_up);
+            (6..106).for_each(|ms| library.add(&request(ms, "user2", "kim")));
+            library.take("reference1", Action::Request, 100);
+            let without_ttl = vec![b"reference1".to_vec()];
+            by.session.note_neighbours(Neighbours { without_ttl, ..Neighbours::default() });
+            let words = may_have(library, &by, &given_up)?;
+            ensure!(words.is_empty(), "{words:?}");
+            Ok(())
+        });
+    }
+}
+
+/// As for events that are decided: an answer that is waited for, and none that would be kept for ever.
+#[test]
+fn the_answer_to_an_event_that_is_given_up_is_kept_as_was_wished() {
+    for (part, without) in [
+        ("wish == 'wait' or wish == 'keep'", "wish == 'keep'"),
+        ("and ms >= 1 and ms <= MOST_KEPT_MS and", "and ms >= 1 and"),
+    ] {
+        guard("reject", &[(part, without)], |library| {
+            let by = library.instance("worker1");
+            let stream = library.keys.requests.clone();
+            for (n, (wish, at_most)) in
+                [("wait", 86_400_000), ("keep:5000", 5_000), ("keep:2592000001", -2)]
+                    .iter()
+                    .enumerate()
+            {
+                let key = request(n as u64 + 1, "user1", "geb").key;
+                let id = key.id.to_string();
+                library.redis.ask::<()>(&["XADD", &stream, &id, "answer", wish]);
+                library.read(by.name(), &stream, 1);
+                library.reject(&by, key, "no user", false).unwrap();
+                let left: i64 = library.redis.ask(&["PTTL", &library.keys.answer(key)]);
+                let right = if *at_most < 0 { left == -2 } else { left > 0 && left <= *at_most };
+                ensure!(right, "{wish}: {left} ms");
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Somebody may have put anything there: megabytes, or lines that would be taken for other fields of the
+/// answer.
+#[test]
+fn the_outcome_of_an_event_that_is_given_up_names_no_user_that_could_not_be_one() {
+    let long = "u".repeat(257);
+    for (part, without, who, named, answered) in [
+        ("user and #user <= 256", "user", long.as_str(), false, true),
+        (
+            "if ms and not (user and string.find(user, '\\n', 1, true)) then",
+            "if ms then",
+            "u\nx",
+            true,
+            false,
+        ),
+    ] {
+        guard("reject", &[(part, without)], |library| {
+            let by = library.instance("worker1");
+            let (keys, key) = (library.keys.clone(), request(5, "user1", "geb").key);
+            let stream = &keys.requests;
+            library.redis.ask::<()>(&["XADD", stream, "5-0", "user_id", who, "answer", "keep"]);
+            library.read(by.name(), stream, 1);
+            library.reject(&by, key, "no such user", false).unwrap();
+            let outcome = library.dump().stream(&keys.outcomes).entries.remove(0).1;
+            let has = outcome.iter().any(|(name, _)| name == "user_id");
+            ensure!(has == named, "a user is named: {has}");
+            let kept = library.redis.ask::<bool>(&["EXISTS", &keys.answer(key)]);
+            ensure!(kept == answered, "there is an answer: {kept}");
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn where_events_are_kept_those_that_are_given_up_and_handoffs_that_are_done_are_too() {
+    let shelved = ("if #done > 0 and ARGV[3] ~= 'keep' then", "if #done > 0 then");
+    for (script, part) in
+        [("reject", ("  if ARGV[4] ~= 'keep' then", "  if true then")), ("shelve", shelved)]
+    {
+        guard(script, &[part], |library| {
+            library.keep_events(true);
+            let by = library.instance("worker1");
+            let (keys, given_up) = (library.keys.clone(), request(5, "user1", "geb"));
+            give(library, &by, &given_up);
+            library.reject(&by, given_up.key, "given up", false).unwrap();
+            add_handoff(library, "6-0", "kim");
+            shelve_all(library, &by);
+            for stream in [&keys.requests, &keys.handoffs] {
+                let left = library.redis.ask::<usize>(&["XLEN", stream]);
+                ensure!(left == 1, "in {stream} there are {left}");
+            }
+            Ok(())
+        });
+    }
+}
+
+/// One of the two ids is of a client that knows nothing of submit.lua's: then nothing tells which is older,
+/// and what the request was lent goes back.
+#[test]
+fn a_return_takes_back_a_loan_of_its_millisecond_where_one_id_tells_no_order() {
+    let tie = "return not (is_ordered(a_id) and is_ordered(b_id))";
+    guard("decide", &[(tie, "return not (is_ordered(a_id) or is_ordered(b_id))")], |library| {
+        let by = library.instance("worker1");
+        let geb = event(Action::Request, id(5, 1_000_007), "user1", "geb");
+        is_done(&give_and_serve(library, &by, &geb), "book_ids", "geb")?;
+        let back = event(Action::Return, id(5, 1_000_000), "user1", "geb");
+        is_done(&give_and_serve(library, &by, &back), "book_ids", "geb")
+    });
+}
+
+/// Of two thousand at a time Redis is asked, and of a thousand it is told.
+#[test]
+fn the_main_storage_knows_each_of_very_many_books_that_are_asked_for_at_once() {
+    for (part, without) in [
+        (
+            "local has = out[book] or requests[k - first + 1]",
+            "local has = out[book] or requests[k]",
+        ),
+        ("for first = 1, #taken, SLICE do", "for first = 1, #taken, SLICE + 2 do"),
+    ] {
+        guard("fetch", &[(part, without)], |library| {
+            let by = library.instance("worker1");
+            let shelves = library.keys.shelves.clone();
+            library.redis.ask::<()>(&["HSET", &shelves, "book2400", "1-0"]);
+            let asked: Vec<_> = (0..2_500).map(|n| (book(&format!("book{n}")), id(5, 0))).collect();
+            let answers = library.fetch(&by, &asked).unwrap();
+            let had = answers.iter().position(|answer| *answer == Answer::TakenBy("1-0".into()));
+            ensure!(had == Some(2_400), "another has {had:?}");
+            let out = library.redis.ask::<usize>(&["HLEN", &shelves]);
+            ensure!(out == 2_500, "{out} are out");
+            Ok(())
+        });
+    }
+}
