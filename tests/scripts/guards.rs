@@ -1720,6 +1720,84 @@ fn what_a_silent_instance_has_in_hand_in_the_same_millisecond_holds_up_no_refusa
     });
 }
 
+/// A return of what its user has not got yet waits, and the user is lent just that. It is tried again before
+/// the one in front is refused: it may bring what that one asks for.
+#[test]
+fn who_waited_is_tried_again_after_a_loan_before_the_one_in_front_is_refused() {
+    for (part, without) in [
+        (
+            "  if call.are_ties then\n    call.refusals().is_told",
+            "  if false then\n    call.refusals().is_told",
+        ),
+        ("tied_by_name[accepted and 'return' or 'request']", "tied_by_name.request"),
+    ] {
+        guard("decide", &[(part, without)], |library| {
+            let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+            store(library, &["geb"]);
+            lend(library, "user9", &["kim"]);
+            let front = event(Action::Request, id(5, 0), "user1", "geb,kim");
+            let loan = event(Action::Request, id(5, 3), "user2", "geb");
+            let back = event(Action::Return, id(5, 7), "user2", "geb");
+            give(library, &by, &front);
+            give(library, &other, &loan);
+            give(library, &by, &back);
+            waits(&serve_fresh(library, &by, &back))?;
+            is_done(&serve_fresh(library, &other, &loan), "book_ids", "geb")?;
+            waits(&library.decide(&by, &[first_try(&front)]).unwrap()[0])?;
+            is_done(&serve(library, &by, InHand::fresh(back)), "book_ids", "geb")?;
+            is_done(&serve_fresh(library, &by, &front), "book_ids", "geb")
+        });
+    }
+}
+
+/// The same of a request, whose book comes back: it may be lent to the user who wants to return it.
+#[test]
+fn who_waited_is_tried_again_after_a_return_before_the_one_in_front_is_refused() {
+    for (part, without) in [
+        ("ipairs({e.user, unpack(accepted and {} or e.books)})", "ipairs({e.user})"),
+        ("tied[event] = e.user .. '\\n' .. table.concat(e.books, '\\n')", "tied[event] = e.user"),
+    ] {
+        guard("decide", &[(part, without)], |library| {
+            let (by, other) = (library.instance("worker1"), library.instance("worker2"));
+            lend(library, "user9", &["geb"]);
+            let front = event(Action::Return, id(5, 0), "user1", "geb");
+            let brings = event(Action::Return, id(5, 3), "user9", "geb");
+            let wanted = event(Action::Request, id(5, 7), "user1", "geb");
+            give(library, &by, &front);
+            give(library, &other, &brings);
+            give(library, &by, &wanted);
+            waits(&serve_fresh(library, &by, &wanted))?;
+            is_done(&serve_fresh(library, &other, &brings), "book_ids", "geb")?;
+            waits(&serve_fresh(library, &by, &front))?;
+            is_done(&serve_fresh(library, &by, &wanted), "book_ids", "geb")?;
+            is_done(&serve_fresh(library, &by, &front), "book_ids", "geb")
+        });
+    }
+}
+
+/// The one in front was decided by the reference application, which takes no notice of who waits for it.
+#[test]
+fn who_waited_for_another_is_not_known_to_wait_for_the_next_in_front() {
+    let check = "if front_noted ~= name_of(e) or not tied[event] then";
+    guard("decide", &[(check, "if not tied[event] then")], |library| {
+        let by = library.instance("worker1");
+        let keys = library.keys.clone();
+        let first = event(Action::Request, id(5, 0), "user2", "geb");
+        let next = event(Action::Request, id(5, 3), "user1", "geb");
+        let back = event(Action::Return, id(5, 7), "user2", "geb");
+        library.add(&first);
+        library.take("reference", Action::Request, 1);
+        give(library, &by, &next);
+        give(library, &by, &back);
+        waits(&serve_fresh(library, &by, &back))?;
+        lend(library, "user2", &["geb"]);
+        library.redis.ask::<()>(&["XACK", &keys.requests, LENDING_GROUP, "5-0"]);
+        waits(&serve_fresh(library, &by, &next))?;
+        is_done(&serve(library, &by, InHand::fresh(back)), "book_ids", "geb")?;
+        is_done(&serve_fresh(library, &by, &next), "book_ids", "geb")
+    });
+}
+
 // ---- Hand-offs that are in somebody's hands, or not there any more.
 
 #[test]
