@@ -62,8 +62,15 @@ fn the_gate_lets_a_chunk_in_once_after_the_one_before_it_and_above_all_ids() {
     };
     // Before there are any streams.
     assert_eq!(send("c:1", Some("c:0"), "1-1000000"), (false, [0, 0]), "not its turn");
+    // Whatever comes to the gate, the chunk is known as long as was said, and not for ever.
+    let is_kept = |last: &str| {
+        let left: i64 = redis.connect().unwrap().pttl("c:0").unwrap();
+        assert!((1..=60_000).contains(&left), "{left} ms after {last}");
+    };
     assert_eq!(send("c:0", None, "2-1000000"), (true, [1, 1]));
+    is_kept("it was let in");
     assert_eq!(send("c:0", None, "3-1000000"), (false, [1, 1]), "it is there already");
+    is_kept("another was shut out");
     assert_eq!(send("c:1", Some("c:0"), "2-1000000"), (false, [1, 1]), "below what is there");
     // Of the shut out chunks the ids are used up.
     assert_eq!(send("c:1", Some("c:0"), "3-2000000"), (false, [1, 1]));
