@@ -3,7 +3,7 @@
 use library_lending::event::{Action, Event, HandOff};
 use library_lending::ids::EventId;
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{self, Fetched, Finality, Told, Try, TryEnd};
+use library_lending::lending::decide::{self, Fetched, Finality, TOLD_NO, Told, Try, TryEnd};
 use library_lending::lending::reject::{self, Rejected};
 use library_lending::outcome;
 use library_lending::session::Neighbours;
@@ -497,6 +497,31 @@ fn a_name_that_is_held_is_taken_by_force_alone() {
         let word = acquire(library, "me", "1", "");
         ensure!(word == "HELD", "{word}");
         ensure!(acquire(library, "me", "2", "force") == "ACQUIRED", "not even by force");
+        Ok(())
+    });
+}
+
+/// Tokens of two processes can be as long, and one has begun more sessions than the other.
+#[test]
+fn a_token_of_another_process_is_no_earlier_one_of_this() {
+    let own = "string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .. ':'";
+    guard("acquire", &[(own, "true")], |library| {
+        acquire(library, "one", "1", "");
+        let word = acquire(library, "two", "2", "");
+        ensure!(word == "HELD", "{word}");
+        Ok(())
+    });
+}
+
+/// A process may die before it renews it for the first time.
+#[test]
+fn a_lease_runs_out_from_the_beginning() {
+    let set = "local set = redis.pcall('SET', KEYS[1], token, 'PX', ARGV[3])";
+    let without = "local set = redis.pcall('SET', KEYS[1], token)";
+    guard("acquire", &[(set, without)], |library| {
+        acquire(library, "me", "1", "");
+        let left: i64 = library.redis.ask(&["PTTL", "instance_lock:worker1"]);
+        ensure!((1..=6_000).contains(&left), "{left} ms are left");
         Ok(())
     });
 }
@@ -1003,6 +1028,21 @@ fn a_lock_without_a_ttl_counts_as_alive_for_long() {
         let stream = library.keys.requests.clone();
         library.claim(&by, &stream, "reference");
         ensure!(library.pending("worker1", &stream).is_empty(), "it is taken over at once");
+        Ok(())
+    });
+}
+
+/// Both would work on it.
+#[test]
+fn what_is_not_taken_over_is_not_told_as_such() {
+    guard("claim", &[("'JUSTID') > 0", "'JUSTID') >= 0")], |library| {
+        let by = library.instance("worker1");
+        library.redis.ask::<()>(&["SET", "instance_lock:reference", "locked"]);
+        library.add(&request(5, "user1", "geb"));
+        library.take("reference", Action::Request, 1);
+        let stream = library.keys.requests.clone();
+        let words = library.claim(&by, &stream, "reference");
+        ensure!(words == ["CLAIMED", ""], "{words:?}");
         Ok(())
     });
 }
@@ -1535,7 +1575,7 @@ fn a_reservation_of_a_book_that_is_lent_meanwhile_ends_with_the_request() {
             library.redis.ask::<()>(&["HSET", &keys.shelves, "lost", "0-1"]);
             give(library, &by, &lost);
             let verdict = library.decide(&by, &[first_try(&lost)]).unwrap().remove(0);
-            let Verdict::Fetch { finality, books } = verdict else { return Err(told(&verdict)) };
+            let TryEnd::Fetch { finality, books } = verdict else { return Err(told(&verdict)) };
             library.redis.ask::<()>(&["HSET", &keys.loans, "lost", "user2"]);
             let asking = vec![Asking::after(first_try(&lost), finality, books)];
             let answers = library.fetch(&by, &asked(&asking)).unwrap();
@@ -1636,7 +1676,7 @@ fn a_loan_whose_state_names_no_request_can_be_returned() {
 // ---- What is older than a refusal, and what ties with it.
 
 /// The verdicts on a chunk of tries beside an instance that is silent.
-fn beside_silent(library: &mut Library, by: &Instance, tries: &[Try]) -> Vec<Verdict> {
+fn beside_silent(library: &mut Library, by: &Instance, tries: &[Try]) -> Vec<TryEnd> {
     let neighbours = Neighbours { silent: vec![b"silent".to_vec()], ..Neighbours::default() };
     let reply = library.decide_raw(by, &neighbours, tries, None).unwrap();
     decide::verdicts(reply, tries).unwrap().unwrap()
@@ -1715,7 +1755,7 @@ fn what_a_silent_instance_has_in_hand_in_the_same_millisecond_holds_up_no_refusa
         let tries = [&geb, &back(9)].map(first_try);
         waits(&library.decide(&by, &tries).unwrap()[0])?;
         let verdict = beside_silent(library, &by, &tries).remove(0);
-        ensure!(matches!(verdict, Verdict::Done(_)), "{}", told(&verdict));
+        ensure!(matches!(verdict, TryEnd::Done(_)), "{}", told(&verdict));
         Ok(())
     });
 }
@@ -1798,6 +1838,21 @@ fn who_waited_for_another_is_not_known_to_wait_for_the_next_in_front() {
     });
 }
 
+/// Nobody else takes them away, should all instances end.
+#[test]
+fn notes_of_who_waits_for_whom_do_not_stay_for_ever() {
+    guard("decide", &[("    redis.call('EXPIRE', ties, TIES_TTL_S)\n", "\n")], |library| {
+        let by = library.instance("worker1");
+        give(library, &by, &event(Action::Request, id(5, 0), "user1", "geb"));
+        let back = event(Action::Return, id(5, 7), "user2", "geb");
+        give(library, &by, &back);
+        waits(&serve_fresh(library, &by, &back))?;
+        let left: i64 = library.redis.ask(&["TTL", &library.keys.ties.clone()]);
+        ensure!((1..=60).contains(&left), "{left} s are left");
+        Ok(())
+    });
+}
+
 // ---- Hand-offs that are in somebody's hands, or not there any more.
 
 #[test]
@@ -1814,7 +1869,7 @@ fn a_handoff_in_the_hands_of_a_silent_instance_holds_up_no_refusal() {
         let tries = [first_try(&geb)];
         waits(&library.decide(&by, &tries).unwrap()[0])?;
         let verdict = beside_silent(library, &by, &tries).remove(0);
-        ensure!(matches!(verdict, Verdict::Fetch { .. }), "{}", told(&verdict));
+        ensure!(matches!(verdict, TryEnd::Fetch { .. }), "{}", told(&verdict));
         Ok(())
     });
 }
@@ -1866,6 +1921,28 @@ fn a_no_is_in_doubt_while_handoffs_are_in_somebodys_hands() {
             }
             library.shelve(&by, &handoffs);
             is_done(&serve(library, &by, one), "book_ids", "geb")
+        });
+    }
+}
+
+/// While what it was about is under way, nothing is reserved; and a "no" that is only told is no settled
+/// doubt.
+#[test]
+fn a_request_in_doubt_asks_again_when_that_is_settled_and_is_in_doubt_about_what_came_since() {
+    let waits_on = ("      sorted.in_doubt = not sorted.certain\n", "\n");
+    for part in [waits_on, ("if e.doubt and e.doubt ~= 'no' then", "if e.doubt then")] {
+        guard("decide", &[part], |library| {
+            let by = library.instance("worker1");
+            add_handoff(library, "1-0", "geb");
+            let geb = request(5, "user1", "geb");
+            give(library, &by, &geb);
+            let one = Try { doubt: "1-0 -".into(), ..first_try(&geb) };
+            waits(&library.decide(&by, &[one]).unwrap()[0])?;
+            let one = Try { doubt: TOLD_NO.into(), ..first_try(&geb) };
+            let verdict = library.decide(&by, &[one]).unwrap().remove(0);
+            let TryEnd::Fetch { finality, .. } = verdict else { return Err(told(&verdict)) };
+            ensure!(finality == Finality::InDoubt("1-0 -".into()), "it is {finality:?}");
+            Ok(())
         });
     }
 }
@@ -1951,7 +2028,7 @@ fn what_an_event_has_is_left_alone_where_another_instance_got_it() {
             give(library, &other, &give_back(1, "user9", "kim"));
             let before = library.dump();
             let verdicts = library.decide(&by, &with_answers(asking, answers)).unwrap();
-            let stale = verdicts.iter().all(|verdict| matches!(verdict, Verdict::Stale));
+            let stale = verdicts.iter().all(|verdict| matches!(verdict, TryEnd::Stale));
             ensure!(stale, "{}, {}", told(&verdicts[0]), told(&verdicts[1]));
             let after = library.dump();
             ensure!(before == after, "it changed {}", before.difference(&after));
@@ -2288,4 +2365,17 @@ fn the_main_storage_knows_each_of_very_many_books_that_are_asked_for_at_once() {
             Ok(())
         });
     }
+}
+
+#[test]
+fn what_shelving_has_answered_last_goes_with_who_resigns() {
+    guard("resign", &[("redis.pcall('HDEL', KEYS[2], ARGV[2])\n", "\n")], |library| {
+        let by = library.instance("worker1");
+        let (answers, stream) = (library.keys.fetch_answers.clone(), library.keys.requests.clone());
+        library.fetch(&by, &[(book("geb"), id(5, 0))]).unwrap();
+        let word = late(library, &by, "resign", &[&answers, &stream], &["worker1", LENDING_GROUP]);
+        ensure!(word == "RESIGNED", "{word}");
+        ensure!(library.dump().hash(&answers).is_empty(), "the answer is left");
+        Ok(())
+    });
 }
