@@ -414,6 +414,32 @@ fn a_lost_group_is_made_again_when_every_lease_is_one_that_was_taken_since() {
     assert_eq!(noticed.keys().collect::<Vec<_>>(), ["other"], "each takes its own word back");
 }
 
+/// No consumer is left then that could tell of it; but what it has fetched can be harmed most. What it has
+/// said of an earlier loss is not about this one.
+#[test]
+fn where_all_groups_are_lost_an_instance_with_an_answer_of_shelving_is_waited_for() {
+    let (redis, daemon) = library(&Ledger::new());
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    redis.cmd(&["SET", "instance_lock:other", "token:2", "PX", "600000"]);
+    redis.cmd(&["HSET", "shelving_service_answers", "other", "token:2 1 "]);
+    redis.cmd(&["HSET", "lending_lost_groups", "other", "token:1"]);
+    for (stream, group) in [
+        (REQUESTS, "lending_service"),
+        (RETURNS, "lending_service"),
+        (SHELVING, "shelving_service"),
+    ] {
+        redis.cmd(&["XGROUP", "DESTROY", stream, group]);
+    }
+    let word_of = |name: &str| redis.everything().hash("lending_lost_groups").contains_key(name);
+    let is_there = || redis.everything().stream(REQUESTS).groups.contains_key("lending_service");
+    assert!(eventually(DEADLINE, || word_of("worker1") || is_there()), "{}", daemon.log());
+    assert!(stays(Duration::from_millis(1_500), || !is_there()), "{}", daemon.log());
+    redis.cmd(&["HSET", "lending_lost_groups", "other", "token:2"]);
+    assert!(eventually(DEADLINE, is_there), "{}", daemon.log());
+    let outcome = redis.outcome_of_request(&redis.request("user1", "momo"));
+    assert_eq!(outcome["outcome"], "accepted", "{}", daemon.log());
+}
+
 /// An instance whose every session failed took its lease again each time, a second later at most. Its event
 /// was decided by nobody, and refusals waited for that for ever.
 #[test]
