@@ -62,6 +62,9 @@ fn the_gate_lets_a_chunk_in_once_after_the_one_before_it_and_above_all_ids() {
     };
     // Before there are any streams.
     assert_eq!(send("c:1", Some("c:0"), "1-1000000"), (false, [0, 0]), "not its turn");
+    let _: () = redis.connect().unwrap().set("c:0", "").unwrap();
+    assert_eq!(send("c:1", Some("c:0"), "1-9000000"), (false, [0, 0]), "it is on its way out");
+    let _: () = redis.connect().unwrap().del("c:0").unwrap();
     // Whatever comes to the gate, the chunk is known as long as was said, and not for ever.
     let is_kept = |last: &str| {
         let left: i64 = redis.connect().unwrap().pttl("c:0").unwrap();
@@ -160,6 +163,9 @@ fn a_chunk_is_not_added_before_the_one_that_comes_before_it() {
             redis::from_redis_value(db.req_packed_command(&command).unwrap()).unwrap();
         (words[0].clone(), entries(&mut db, REQUESTS).len())
     };
+    assert_eq!(send("c:0"), ("OUT_OF_TURN".into(), 0));
+    // Empty ones are on their way out.
+    let _: () = redis.connect().unwrap().mset(&[("c:0", ""), ("c:1", "")]).unwrap();
     assert_eq!(send("c:0"), ("OUT_OF_TURN".into(), 0));
     let _: () = redis.connect().unwrap().set("c:0", "is there").unwrap();
     assert_eq!(send("c:0"), ("ADDED".into(), 1));

@@ -152,6 +152,9 @@ fn ids_grow_across_both_streams_whatever_they_hold_already() {
     for (stream, far, action, next) in [
         (REQUESTS, "9000000000000-7", "return", "9000000000000-1000000"),
         (REQUESTS, "9000000000000-1000001", "return", "9000000000000-2000000"),
+        // Where the other stream is not as far, in its milliseconds or within them.
+        (REQUESTS, "9000000000001-5000000", "return", "9000000000001-6000000"),
+        (REQUESTS, "9000000000001-9000000", "return", "9000000000001-10000000"),
         (RETURNS, "9000000000999-18446744073709551615", "request", "9000000001000-1000000"),
         (REQUESTS, "9007199254740993-9007199254740993", "return", "9007199254740994-1000000"),
         (REQUESTS, "9999999999999999999-100000000000000", "return", "10000000000000000000-1000000"),
