@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use library_lending::lending::in_hand::MOST_IN_HAND;
 use redis::Value;
 
 use crate::common::*;
@@ -118,6 +119,20 @@ fn a_queue_full_of_malformed_events_holds_up_no_good_one() {
     assert_eq!(good.len(), 2 * ROUNDS);
     assert!(good.iter().all(|o| o.contains_key("book_ids")), "{good:?}");
     assert_eq!(redis.length(DEAD_LETTERS), sent - 2 * ROUNDS);
+    redis.assert_at_rest();
+}
+
+/// So many events are taken in hand at most. An instance that does not let go of those that it has rejected
+/// reads no more after them.
+#[test]
+fn after_more_malformed_events_than_are_taken_in_hand_others_are_served() {
+    let (redis, _daemon) = library(&Ledger::new());
+    let malformed = ["XADD", REQUESTS, "*", "no", "event"].map(str::to_owned).to_vec();
+    let number = MOST_IN_HAND + 100;
+    redis.pipeline(&vec![malformed; number]);
+    let id = redis.request("user1", "geb");
+    assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");
+    assert_eq!(redis.length(DEAD_LETTERS), number);
     redis.assert_at_rest();
 }
 
