@@ -1085,6 +1085,15 @@ fn a_recount_misses_no_loan_that_was_made_since_the_scan() {
     redis.cmd(&["XTRIM", OUTCOMES, "MINID", "3-0"]);
     assert_eq!(recount("2-0", "mend"), ["MISSED"]);
     assert_eq!(redis.ledger().counts["u"], "2");
+    // Of one that the scan has found too, it is lent once.
+    lend("5-0", "u", "a");
+    lend("6-0", "u", "d");
+    assert_eq!(recount("4-0", "look"), ["COUNTED", "2", "string", "2"]);
+    // What is no count is left to whoever has put it there.
+    redis.cmd(&["DEL", "user:u:count"]);
+    redis.cmd(&["RPUSH", "user:u:count", "2"]);
+    assert_eq!(recount("4-0", "mend"), ["COUNTED", "2", "list", ""]);
+    assert_eq!(redis.ask::<String>(&["TYPE", "user:u:count"]), "list");
 }
 
 /// Lays a library of this many loans, three to a user, with an outcome for every tenth.
