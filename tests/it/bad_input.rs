@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use library_lending::lending::in_hand::MOST_IN_HAND;
+use library_lending::workload::MOST_EVENTS;
 use redis::Value;
 
 use crate::common::*;
@@ -128,7 +128,7 @@ fn a_queue_full_of_malformed_events_holds_up_no_good_one() {
 fn after_more_malformed_events_than_are_taken_in_hand_others_are_served() {
     let (redis, _daemon) = library(&Ledger::new());
     let malformed = ["XADD", REQUESTS, "*", "no", "event"].map(str::to_owned).to_vec();
-    let number = MOST_IN_HAND + 100;
+    let number = MOST_EVENTS + 100;
     redis.pipeline(&vec![malformed; number]);
     let id = redis.request("user1", "geb");
     assert_eq!(redis.outcome_of_request(&id)["outcome"], "accepted");

@@ -1679,7 +1679,7 @@ fn a_loan_whose_state_names_no_request_can_be_returned() {
 fn beside_silent(library: &mut Library, by: &Instance, tries: &[Try]) -> Vec<TryEnd> {
     let neighbours = Neighbours { silent: vec![b"silent".to_vec()], ..Neighbours::default() };
     let reply = library.decide_raw(by, &neighbours, tries, None).unwrap();
-    decide::verdicts(reply, tries).unwrap().unwrap()
+    decide::ends(reply, tries).unwrap().unwrap()
 }
 
 /// The oldest event is decided in the call that looked it up: behind it there are others.
