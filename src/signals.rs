@@ -1,11 +1,22 @@
-//! Signals that whoever started this process has had ignored stay so: `nohup` means it, and so does a
-//! script that begins something in the background.
+//! What becomes of signals.
 
 use std::ffi::c_int;
 use std::fs;
+use std::sync::Arc;
 
-/// Of these signals those that were not ignored when this process began. To be asked before any of them is
-/// watched. Where the system does not tell, all.
+use signal_hook::consts::SIGXFSZ;
+use signal_hook::flag;
+
+/// Lets a write beyond the limit of a file's size (`ulimit -f`, systemd's `LimitFSIZE=`) fail like one to a
+/// full disk: it would end the process without a word.
+pub fn outlive_file_limits() {
+    // Whether it came, nobody asks: the write tells.
+    let _ = flag::register(SIGXFSZ, Arc::default());
+}
+
+/// Of these signals those that were not ignored when this process began: `nohup` means it, and so does a
+/// script that begins something in the background. To be asked before any of them is watched. Where the
+/// system does not tell, all.
 pub fn heeded(signals: &[c_int]) -> Vec<c_int> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::cli::Args;
 use crate::connect::Target;
+use crate::signals;
 
 // What was asked for.
 pub mod options;
@@ -28,6 +29,7 @@ use show::{print, say};
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    signals::outlive_file_limits();
     let task = match options::parse(Args::from_env(), &|name| std::env::var_os(name)) {
         Ok(task) => task,
         Err(wrong) => {

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Args, Usage};
 use crate::logging;
+use crate::signals;
 use crate::text::push_printable;
 use options::Command;
 
@@ -29,6 +30,7 @@ const EXIT_OUTPUT: u8 = 74;
 
 /// `libraryd`.
 pub fn main() -> ExitCode {
+    signals::outlive_file_limits();
     let command = match options::parse(Args::from_env()) {
         Ok(command) => command,
         Err(usage) => return complain(&usage),

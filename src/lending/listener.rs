@@ -6,6 +6,7 @@
 //! waits is tried again from time to time in any case, and where the Redis user may not listen or
 //! ring, that has to do. It ends with the worker, or when the session breaks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
@@ -60,6 +61,9 @@ pub fn run(
     Ok(())
 }
 
+/// Whether it was said, in whatever session of this process, that it may not.
+static IS_TOLD: AtomicBool = AtomicBool::new(false);
+
 /// Whether this Redis user may ring and listen; if not, that is said once.
 fn is_permitted(session: &Session, connection: &mut Connection) -> Result<bool, Error> {
     let bell = session.keys.bell.as_str();
@@ -68,7 +72,8 @@ fn is_permitted(session: &Session, connection: &mut Connection) -> Result<bool, 
     {
         match ask(connection, args) {
             Err(error) if error.code() == Some("NOPERM") => {
-                let level = if session.first { Level::Warn } else { Level::Debug };
+                let is_told = IS_TOLD.swap(true, Ordering::Relaxed);
+                let level = if is_told { Level::Debug } else { Level::Warn };
                 log!(target: LOG, level,
                     "{} on the channel {bell} is not permitted: what waits for other instances is \
                      tried again and again, which is slower",

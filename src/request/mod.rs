@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use redis::ConnectionLike as _;
 
 use crate::cli::Args;
+use crate::error::Error;
 use crate::error::Remedy;
 use crate::event::{AnswerWish, EventKey};
 use crate::json::Object;
 use crate::link::Connection;
+use crate::signals;
 
 // What was asked for.
 pub mod lines;
@@ -40,6 +42,7 @@ use submit::{Chunk, Fingerprint, Name, Refused};
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    signals::outlive_file_limits();
     let task = match options::parse(Args::from_env(), &|name| std::env::var_os(name)) {
         Ok(task) => task,
         Err(fault) => {
@@ -211,6 +214,10 @@ fn submit(
                         error
                     }
                     Err(Refused::Error(error)) => error,
+                    // Nothing goes before it: no script of ours says that.
+                    Err(Refused::OutOfTurn) => {
+                        Error::Reply { doing: "queue the event", got: "OUT_OF_TURN".to_owned() }
+                    }
                 }
             }
             Err(error) => error,

@@ -46,6 +46,11 @@ impl PrivateFile {
     /// It cannot get its name.
     pub fn done(mut self) -> io::Result<()> {
         if let Some((part, place)) = &self.unfinished {
+            // Another run may have begun anew, or a cleaner have been at work.
+            if let Err(error) = part.symlink_metadata() {
+                let gone = format!("{} is gone: {error}", part.display());
+                return Err(io::Error::new(error.kind(), gone));
+            }
             if !self.is_at(part) {
                 return Err(io::Error::other("another run writes there too"));
             }
@@ -142,6 +147,21 @@ fn directory(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Where a cleaner had been at work, somebody was sent after a second run that there was not.
+    #[test]
+    fn a_file_that_somebody_has_removed_meanwhile_is_no_other_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("results");
+        let mut results = PrivateFile::create(&path).unwrap();
+        results.write_all(b"whole").unwrap();
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        let error = results.done().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains(" is gone: "), "{error}");
+    }
 
     #[test]
     fn of_two_runs_at_once_the_later_one_writes_the_file_and_neither_takes_the_others_for_its_own()

@@ -86,6 +86,8 @@ pub struct Placed {
 pub enum Refused {
     /// Another content was sent under the same name, as this event.
     OtherContent(EventKey),
+    /// Redis does not know the chunk before it, which it had.
+    OutOfTurn,
     /// Redis said no.
     Error(Error),
     /// The reply did not come or was not understood: the chunk may have been added.
@@ -267,10 +269,7 @@ impl Chunk {
                     return Ok(Placed { first, known: true });
                 }
             }
-            (["OUT_OF_TURN"], _) => {
-                let why = "Redis has lost or forgotten what was sent before".to_owned();
-                return Err(Refused::Error(Error::Unfit(why)));
-            }
+            (["OUT_OF_TURN"], _) => return Err(Refused::OutOfTurn),
             (["WRONG_TYPE", key], _) => {
                 let why = format!("the key {key} holds something that is no stream");
                 return Err(Refused::Error(Error::Unfit(why)));
@@ -468,7 +467,8 @@ mod tests {
         assert_eq!(placed(&["KNOWN", &kept]).unwrap(), Placed { first, known: true });
         let other = placed(&["KNOWN", "request:9-0 abc"]);
         assert!(matches!(other, Err(Refused::OtherContent(event)) if event.id.ms == 9));
-        for words in [&["WRONG_TYPE", "key"][..], &["NO_IDS_LEFT"], &["OUT_OF_TURN"]] {
+        assert!(matches!(placed(&["OUT_OF_TURN"]), Err(Refused::OutOfTurn)));
+        for words in [&["WRONG_TYPE", "key"][..], &["NO_IDS_LEFT"]] {
             assert!(matches!(placed(words), Err(Refused::Error(_))), "{words:?}");
         }
         for words in [&["ADDED", "x"][..], &["KNOWN", ""], &["?"], &[]] {

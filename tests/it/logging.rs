@@ -143,15 +143,24 @@ fn lines_begin_with_their_priority_in_the_journal_and_with_their_time_elsewhere(
 }
 
 /// A full disk under the log, or a collector that died, ended each instance with SIGABRT as soon as it
-/// had a word to say, at the next hiccup of Redis at the latest; and a restart did not help.
+/// had a word to say, at the next hiccup of Redis at the latest; and a restart did not help. A limit of a
+/// file's size ended it with SIGXFSZ.
 #[test]
 fn a_log_that_cannot_be_written_stops_no_lending() {
     let nobody_reads = || Stdio::from(std::io::pipe().unwrap().1);
     let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
-    for stderr in [&nobody_reads as &dyn Fn() -> Stdio, &full] {
+    let dir = tempfile::tempdir().unwrap();
+    let limited = || {
+        let log = File::options().append(true).create(true).open(dir.path().join("log")).unwrap();
+        log.set_len(512).unwrap();
+        Stdio::from(log)
+    };
+    for stderr in [&nobody_reads as &dyn Fn() -> Stdio, &full, &limited] {
         let redis = Redis::new();
         let libraryd = |args: &[&str]| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_libraryd"));
+            let mut command = Command::new("/bin/sh");
+            // Of 512 bytes.
+            command.args(["-c", "ulimit -f 1; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_libraryd")]);
             command.args(args).env_clear().stdin(Stdio::null()).stderr(stderr());
             Process::spawn(&mut command)
         };
@@ -168,6 +177,7 @@ fn a_log_that_cannot_be_written_stops_no_lending() {
         ends_with(daemon, 0);
         ends_with(libraryd(&["--no-such-option"]), 2);
     }
+    assert_eq!(dir.path().join("log").metadata().unwrap().len(), 512);
 }
 
 #[test]

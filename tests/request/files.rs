@@ -129,6 +129,27 @@ fn results_that_cannot_be_written_say_what_was_sent() {
     assert!(ended.stderr.contains("; 1 event is queued; run the same again"), "{ended}");
 }
 
+/// A limit of a file's size (`ulimit -f`) ended it with SIGXFSZ, without a word about what was sent.
+#[test]
+fn a_file_that_may_not_grow_is_like_a_full_disk() {
+    const LINES: usize = 12;
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let file = |name: &str| redis.directory().join(name).display().to_string();
+    let (batch, results) = (file("batch"), file("results"));
+    fs::write(&batch, "request u b\n".repeat(LINES)).unwrap();
+    // 512 bytes: enough for the lines, and not for their results.
+    let limited = ["-c", "ulimit -f 1 && exec \"$0\" \"$@\"", LIBRARY_REQ];
+    let args = ["batch", "--timeout", "0", "--results", &results, &batch];
+    let ended = Running::start(&redis, "sh", &[&limited[..], &args].concat(), |_| ()).ends();
+    assert_eq!(ended.status(), Some(74), "{ended}");
+    assert!(ended.stderr.contains("cannot write the results: File too large"), "{ended}");
+    assert!(ended.stderr.contains("; 12 events are queued; run the same again"), "{ended}");
+    assert_eq!(entries(&mut db, REQUESTS).len(), LINES);
+    let left = fs::read_dir(redis.directory()).unwrap().map(|it| it.unwrap().file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("results")));
+}
+
 /// Neither the directory nor what chooses it was named.
 #[test]
 fn a_temporary_file_that_cannot_be_made_names_its_place() {

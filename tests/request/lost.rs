@@ -160,6 +160,33 @@ fn only_what_an_earlier_run_has_sent_is_told_to_be_from_one() {
     ended.is(0, &"OK\n".repeat(2_000), told);
 }
 
+/// It said "at least 500 events are queued; run the same again: none is queued twice", where none was any
+/// more, and where those whose names Redis had forgotten would be.
+#[test]
+fn a_batch_whose_beginning_redis_does_not_know_any_more_promises_nothing_about_it() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let socket = redis.directory().join("lossy.sock");
+    let lossy = UnixListener::bind(&socket).unwrap();
+    let address = redis.address();
+    let mut forgetful = redis.connect().unwrap();
+    let link = thread::spawn(move || {
+        // The reply to the second chunk is lost, and before the next link everything.
+        pass_on_until("request:", lossy.accept().unwrap().0, &address);
+        redis::cmd("FLUSHALL").exec(&mut forgetful).unwrap();
+        pass_on(lossy.accept().unwrap().0, &address);
+    });
+    let args = ["-a", socket.to_str().unwrap(), "batch", "--no-wait", "--batch-id", "b"];
+    let ended = req_fed(&redis, &args, many_lines(2_000).as_bytes());
+    link.join().unwrap();
+    assert_eq!(ended.status(), Some(4), "{ended}");
+    let told = ": Redis does not know any more what was sent before; 500 events were queued then: if Redis \
+                has lost data, run the same again, and none is queued twice; but if --remember was too \
+                short, or Redis' clock was set, those would be\n";
+    assert!(ended.stderr.ends_with(told), "{ended}");
+    assert!(entries(&mut db, REQUESTS).is_empty());
+}
+
 #[test]
 fn a_batch_goes_on_after_redis_was_restarted_under_it() {
     let redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]);

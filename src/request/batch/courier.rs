@@ -146,6 +146,18 @@ impl<'a> Courier<'a> {
         Failure::redis(error, &self.run.target, &sent)
     }
 
+    /// Redis does not know a chunk any more that it has had: an answer to it may be lost with it, or only
+    /// its name.
+    fn forgotten(&self) -> Failure {
+        let error = Error::Unfit("Redis does not know any more what was sent before".to_owned());
+        let sent = format!(
+            "{} events were queued then: if Redis has lost data, run the same again, and none is queued \
+             twice; but if --remember was too short, or Redis' clock was set, those would be",
+            self.queued()
+        );
+        Failure::redis(&error, &self.run.target, &sent)
+    }
+
     /// Results cannot be written, or the spool not read.
     pub fn output(&self, error: &io::Error) -> Failure {
         Failure {
@@ -299,6 +311,7 @@ impl<'a> Courier<'a> {
                     self.id, event.action, event.id
                 )))
             }
+            Err(Refused::OutOfTurn) => Err(self.forgotten()),
             Err(Refused::Error(error) | Refused::Lost(error)) => self.recover(error),
         }
     }
