@@ -34,6 +34,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A thread of the session has ended though nobody has asked it to.
+    Ended(&'static str),
     /// The instance's lease is not ours any more: another process has taken the name, or it ran
     /// out. Nothing was changed.
     Fenced,
@@ -114,7 +116,9 @@ impl Error {
     /// What follows from this error.
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Fenced | Self::Reply { .. } | Self::System { .. } => Remedy::Retry,
+            Self::Fenced | Self::Reply { .. } | Self::System { .. } | Self::Ended(_) => {
+                Remedy::Retry
+            }
             Self::Unfit(_) => Remedy::Person,
             Self::Redis { source, .. } => {
                 if source.kind() == redis::ErrorKind::AuthenticationFailed {
@@ -151,6 +155,7 @@ impl fmt::Display for Error {
                 write!(f, "could not {doing}: unexpected reply {got}")
             }
             Self::System { doing, source } => write!(f, "could not {doing}: {source}"),
+            Self::Ended(thread) => write!(f, "{thread} has ended by itself"),
             Self::Fenced => write!(f, "this process does not hold its lease any more"),
             Self::Unfit(why) => f.write_str(why),
         }

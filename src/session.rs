@@ -43,6 +43,11 @@ impl Thread {
         Self::Keeper,
     ];
 
+    /// Those that block in Redis, and have to be woken.
+    pub const READERS: [Self; 2] = [Self::LendingReader, Self::ShelvingReader];
+    /// Those that decide and put back.
+    pub const WORKERS: [Self; 2] = [Self::LendingWorker, Self::ShelvingWorker];
+
     /// Its name, for the system and the log.
     pub fn name(self) -> &'static str {
         match self {
@@ -55,9 +60,9 @@ impl Thread {
         }
     }
 
-    /// Whether it blocks in Redis, and has to be woken.
+    /// Whether it is one of [`Thread::READERS`].
     pub fn is_reader(self) -> bool {
-        matches!(self, Self::LendingReader | Self::ShelvingReader)
+        Self::READERS.contains(&self)
     }
 }
 
@@ -90,7 +95,7 @@ pub struct Session {
     pulses: [AtomicU64; Thread::ALL.len()],
     replied_ms: AtomicU64,
     worked: AtomicBool,
-    readers_client_ids: [AtomicU64; 2],
+    readers_client_ids: [AtomicU64; Thread::READERS.len()],
 }
 
 /// Other instances that decisions have to know about.
@@ -205,8 +210,9 @@ impl Session {
     }
 
     /// Remembers the connection on which a reader blocks, so that it can be woken.
-    pub fn register_reader(&self, n: usize, client_id: u64) {
-        self.readers_client_ids[n].store(client_id, Ordering::SeqCst);
+    pub fn register_reader(&self, reader: Thread, client_id: u64) {
+        let n = Thread::READERS.iter().position(|it| *it == reader);
+        self.readers_client_ids[n.expect("it is a reader")].store(client_id, Ordering::SeqCst);
     }
 
     /// The connections on which readers block.

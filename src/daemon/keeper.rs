@@ -11,27 +11,22 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{debug, error, info, warn};
 
 use super::neighbours::{note_neighbours, others, shown};
+use super::tidy::Tidy;
 use super::{lease, setup};
 use crate::claim;
 use crate::daemon::LOG;
 use crate::error::Error;
 use crate::event::EventKey;
 use crate::ids::EventId;
-use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
+use crate::keys::Stream;
 use crate::lending;
-use crate::link::{Connection, Fields};
-use crate::script::{Script, lua, text};
+use crate::link::Connection;
+use crate::script::{Script, lua};
 use crate::session::{Session, Thread};
 use crate::shelving;
 use crate::stream::{self, Entry, Lock, Pending};
 use crate::text::counted;
 
-static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "sweep")));
-static CLEAR: LazyLock<Script> =
-    LazyLock::new(|| Script::new(lua!("order", "groups", "last_given", "clear")));
-static OLD_TRIES: LazyLock<Script> =
-    LazyLock::new(|| Script::new(lua!("order", "groups", "old_tries")));
-static RETAIN: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("retain")));
 static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("forget")));
 
 /// A loop that has not come round for so long is stuck: longer than every timeout of a reply.
@@ -41,14 +36,11 @@ pub const STALL: Duration = Duration::from_secs(20);
 /// reply that got lost: longer than a reply can be under way.
 const LOST_AFTER_MS: u64 = 10_000;
 
+/// Own pending events looked at in one step; well under a millisecond.
+const PENDING_PAGE: usize = 500;
+
 /// How often own pending events are compared with those in hand.
 const RECONCILE_EVERY: Duration = Duration::from_secs(5);
-
-/// The time that tidying up may take in each turn: about 1 % of Redis.
-const TIDY_TIME: Duration = Duration::from_millis(20);
-
-/// Entries looked at in one step of tidying up; well under a millisecond each.
-const TIDY_PAGE: usize = 500;
 
 /// A consumer without pending entries whose instance is gone for so long is removed.
 const FORGET_AFTER_MS: u64 = 3_600_000;
@@ -103,8 +95,7 @@ impl Keeper<'_> {
     pub fn run(mut self) -> Result<(), Error> {
         let turn = self.session.settings.lease / 3;
         let mut next_reconcile = Instant::now() + RECONCILE_EVERY;
-        let mut cursor = 0;
-        let mut old_tries = 0;
+        let mut tidy = Tidy::new(self.session);
         let mut stalled = false;
         let mut next_turn = Instant::now();
         while !self.session.is_broken() {
@@ -139,12 +130,10 @@ impl Keeper<'_> {
             self.look_after_others()?;
             if Instant::now() >= next_reconcile {
                 self.reconcile()?;
-                old_tries = self.remove_old_tries(old_tries)?;
+                tidy.remove_old_tries(&mut self.connection)?;
                 next_reconcile = Instant::now() + RECONCILE_EVERY;
             }
-            self.clear()?;
-            self.retain()?;
-            cursor = self.sweep(cursor)?;
+            tidy.turn(&mut self.connection)?;
         }
         Ok(())
     }
@@ -250,7 +239,7 @@ impl Keeper<'_> {
     ) -> Result<Vec<Pending>, Error> {
         let Session { keys, .. } = self.session;
         let (name, consumer) = (stream.key(keys), self.session.consumer());
-        stream::pending(&mut self.connection, name, stream.group(), consumer, after, TIDY_PAGE)
+        stream::pending(&mut self.connection, name, stream.group(), consumer, after, PENDING_PAGE)
     }
 
     /// Reads what was delivered to this instance and did not arrive.
@@ -271,140 +260,5 @@ impl Keeper<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Deletes decided events that are still in their streams.
-    fn clear(&mut self) -> Result<(), Error> {
-        const DOING: &str = "clear decided events away";
-        let has_reference = !self.session.neighbours().without_ttl.is_empty();
-        let until = Instant::now() + TIDY_TIME;
-        for stream in Stream::ALL {
-            let (name, group) = (stream.key(&self.session.keys), stream.group());
-            loop {
-                let reply = CLEAR
-                    .keys(&[self.session.lock(), name, &self.session.keys.kept_events])
-                    .arg(&self.session.token)
-                    .arg(group)
-                    .arg(TIDY_PAGE)
-                    .arg(self.session.decided_events())
-                    .arg(if has_reference { "reference" } else { "none" })
-                    .run(&mut self.connection, DOING)?;
-                let more = reply.rest.get(1).and_then(text) == Some("more");
-                if !more || Instant::now() > until {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops outcomes that are older than they are to be kept.
-    fn retain(&mut self) -> Result<(), Error> {
-        const DOING: &str = "drop old outcomes";
-        let Some(retained) = self.session.settings.retained else { return Ok(()) };
-        // Ids are given by the clock of Redis.
-        let (seconds, _): (u64, u64) =
-            redis::cmd("TIME").query(&mut self.connection).map_err(Error::redis(DOING))?;
-        let oldest_ms = seconds.saturating_sub(retained.as_secs()) * 1_000;
-        let until = Instant::now() + TIDY_TIME;
-        loop {
-            let reply = RETAIN
-                .keys(&[self.session.lock(), &self.session.keys.outcomes])
-                .arg(&self.session.token)
-                .arg(oldest_ms)
-                .run(&mut self.connection, DOING)?;
-            let more = reply.rest.get(1).and_then(text) == Some("more");
-            if !more || Instant::now() > until {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Removes states of books that mean nothing any more, a part of them in each turn. Returns
-    /// where to go on.
-    fn sweep(&mut self, mut cursor: u64) -> Result<u64, Error> {
-        const DOING: &str = "sweep the states of books";
-        let until = Instant::now() + TIDY_TIME;
-        loop {
-            let (next, page): (u64, Fields) = redis::cmd("HSCAN")
-                .arg(&self.session.keys.book_states)
-                .arg(cursor)
-                .arg("COUNT")
-                .arg(TIDY_PAGE)
-                .query(&mut self.connection)
-                .map_err(Error::redis(DOING))?;
-            cursor = next;
-            // A small hash comes whole, however large the page.
-            for page in page.chunks(TIDY_PAGE) {
-                let orphans = self.sweep_page(page, "look")?;
-                if orphans.is_empty() {
-                    continue;
-                }
-                warn!(target: LOG, "{} books are reserved for requests that are decided", orphans.len());
-                let fetched: Vec<(&[u8], EventId)> = orphans
-                    .iter()
-                    .filter_map(|(book, state)| {
-                        let id = std::str::from_utf8(state.strip_prefix(b"?")?).ok()?;
-                        Some((book.as_slice(), id.parse().ok()?))
-                    })
-                    .collect();
-                shelving::fetch::undo(self.session, fetched).run(&mut self.connection, DOING)?;
-                self.sweep_page(&orphans, "unfetched")?;
-            }
-            if cursor == 0 || Instant::now() > until {
-                return Ok(cursor);
-            }
-        }
-    }
-
-    /// Removes the notes of tries of events that are decided, a page in each turn. Returns where to
-    /// go on.
-    fn remove_old_tries(&mut self, cursor: u64) -> Result<u64, Error> {
-        const DOING: &str = "remove old notes of tries";
-        let keys = &self.session.keys;
-        let (next, page): (u64, Fields) = redis::cmd("HSCAN")
-            .arg(&keys.lone_tries)
-            .arg(cursor)
-            .arg("COUNT")
-            .arg(TIDY_PAGE)
-            .query(&mut self.connection)
-            .map_err(Error::redis(DOING))?;
-        for page in page.chunks(TIDY_PAGE) {
-            let lock = self.session.lock();
-            let touched = [lock, &keys.lone_tries, &keys.requests, &keys.returns];
-            let mut call = OLD_TRIES.keys(&touched);
-            call.arg(&self.session.token).arg(LENDING_GROUP);
-            for (event, _) in page {
-                // What names no event, somebody else has put there.
-                let parts = std::str::from_utf8(event).ok().and_then(|it| it.split_once(':'));
-                if let Some((action, id)) = parts
-                    && let Ok(id) = id.parse::<EventId>()
-                {
-                    call.arg(event).arg(action).arg(id);
-                }
-            }
-            call.run(&mut self.connection, DOING)?;
-        }
-        Ok(next)
-    }
-
-    /// Sweeps some books. Returns those that are reserved for decided requests.
-    fn sweep_page(&mut self, page: &[(Vec<u8>, Vec<u8>)], step: &str) -> Result<Fields, Error> {
-        const DOING: &str = "sweep the states of books";
-        let keys = &self.session.keys;
-        let lock = self.session.lock();
-        let touched =
-            [lock, &keys.book_states, &keys.loans, &keys.handoffs, &keys.requests, &keys.storage];
-        let mut call = SWEEP.keys(&touched);
-        call.arg(&self.session.token).arg(LENDING_GROUP).arg(SHELVING_GROUP).arg(step);
-        for (book, state) in page {
-            call.arg(book).arg(state);
-        }
-        let reply = call.run(&mut self.connection, DOING)?;
-        let mut words = reply.rest.into_iter().skip(1).map(|word| match word {
-            redis::Value::BulkString(bytes) => bytes,
-            _ => Vec::new(),
-        });
-        Ok(std::iter::from_fn(|| Some((words.next()?, words.next()?))).collect())
     }
 }

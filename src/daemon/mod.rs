@@ -10,6 +10,7 @@ pub mod readers;
 pub mod setup;
 pub mod supervisor;
 pub mod threads;
+pub mod tidy;
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;

@@ -213,8 +213,8 @@ impl Supervisor {
             self.count_failure();
             let waited =
                 if self.is_in_vain() { self.let_lease_run_out() } else { self.wait(pause) };
-            if waited.is_err() {
-                return End::Stopped;
+            if let Err(Over::End(end)) = waited {
+                return end;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -271,13 +271,13 @@ impl Supervisor {
     ///
     /// # Errors
     /// A signal came.
-    fn wait(&self, pause: Duration) -> Result<(), ()> {
+    fn wait(&self, pause: Duration) -> Result<(), Over> {
         if self.notifier.interval().is_some() {
             self.notifier.alive();
         }
         match self.signals.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
-            _ => Err(()),
+            _ => Err(Over::End(End::Stopped)),
         }
     }
 
@@ -298,7 +298,7 @@ impl Supervisor {
 
     /// Leaves what is in hand to others: while it is taken again and again, a lease does not run out, and
     /// nobody takes over.
-    fn let_lease_run_out(&mut self) -> Result<(), ()> {
+    fn let_lease_run_out(&mut self) -> Result<(), Over> {
         warn!(target: LOG, "sessions fail before anything is decided: the lease is left to run out");
         self.in_vain = None;
         // Others look three times a lease.
@@ -361,9 +361,7 @@ impl Supervisor {
                 info!(target: LOG, "the name {name} is locked; if nobody renews the lock, it is taken");
                 watch = Some(Watch::new(value, left));
             }
-            if self.wait(LOOK_EVERY).is_err() {
-                return Err(Over::End(End::Stopped));
-            }
+            self.wait(LOOK_EVERY)?;
         }
     }
 
@@ -476,7 +474,7 @@ impl Supervisor {
         let until = Instant::now() + NOTICED_WITHIN;
         let mut pause = REGROUP_PAUSE;
         loop {
-            self.wait(pause).map_err(|()| Over::End(End::Stopped))?;
+            self.wait(pause)?;
             pause = LOOK_EVERY;
             // Nobody else does so before the session begins.
             lease::renew(session, control)?;
@@ -495,7 +493,8 @@ impl Supervisor {
 
     /// Whether what was pending was read, and what there is to decide is being decided.
     fn is_productive(&self, session: &Session) -> bool {
-        session.has_worked() || (self.reading == 2 && session.workload.count() == 0)
+        session.has_worked()
+            || (self.reading == Thread::READERS.len() && session.workload.count() == 0)
     }
 
     /// Watches a session until it is over.
@@ -518,7 +517,7 @@ impl Supervisor {
                 recv(events) -> event => match event {
                     Ok(Report::Reading) => {
                         self.reading += 1;
-                        if self.reading == 2 && !self.ready {
+                        if self.reading == Thread::READERS.len() && !self.ready {
                             self.ready = true;
                             info!(target: LOG, "{} is ready: lending and shelving", self.options.settings.name);
                             self.notifier.status("lending and shelving");
@@ -528,14 +527,13 @@ impl Supervisor {
                     // It ends with the worker, which has yet to tell why it ended.
                     Ok(Report::Ended(Thread::LendingListener, Ok(()))) => {}
                     Ok(Report::Ended(thread, Ok(()))) => {
-                        let doing = "keep all threads running";
-                        return Err(Error::Reply { doing, got: format!("{thread} ended") }.into());
+                        return Err(Error::Ended(thread.name()).into());
                     }
                     Ok(Report::Ended(thread, Err(error))) => {
                         debug!(target: LOG, "{thread}: {error}");
                         return Err(error.into());
                     }
-                    Err(_) => return Err(Error::Fenced.into()),
+                    Err(_) => return Err(Error::Ended("every thread").into()),
                 },
                 default(tick) => {
                     let is_good = begin.elapsed() >= PROVEN && self.is_productive(session);
@@ -570,9 +568,8 @@ impl Supervisor {
         session.stop();
         let until = Instant::now() + PATIENCE;
         let _ = orders.send(Order::LetGo);
-        // Workers and readers.
-        let mut running = 4;
-        let mut readers = 2;
+        let mut readers = Thread::READERS.len();
+        let mut running = readers + Thread::WORKERS.len();
         let leave_to_others = |error: Error| {
             warn!(target: LOG, "{error}; what was in work is left to others");
             Ok(())

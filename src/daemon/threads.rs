@@ -47,17 +47,17 @@ impl Connections {
     /// What Redis or the link said.
     pub fn open(target: &Target, session: &Session) -> Result<Self, Error> {
         let block = Duration::from_millis(stream::BLOCK_MS);
-        let reader = |n: usize| {
+        let reader = |thread| {
             let mut connection = target.connect(block)?;
             let id = redis::cmd("CLIENT").arg("ID").query(&mut connection);
             // Without it the reader cannot be woken, only waited for.
-            session.register_reader(n, id.unwrap_or(0));
+            session.register_reader(thread, id.unwrap_or(0));
             readers::mark(session, &mut connection);
             Ok::<_, Error>(connection)
         };
         Ok(Self {
-            lending_reader: reader(0)?,
-            shelving_reader: reader(1)?,
+            lending_reader: reader(Thread::LendingReader)?,
+            shelving_reader: reader(Thread::ShelvingReader)?,
             lending_worker: target.connect(Duration::ZERO)?,
             lending_listener: target.connect(Duration::ZERO)?,
             shelving_worker: target.connect(Duration::ZERO)?,
