@@ -176,19 +176,19 @@ while at <= #ARGV do
   if e.said == 'fetched' and not fetched then
     e.said = 'yes'
   elseif e.said == 'fetched' then
-    e.said, e.answers = 'yes', {}
+    e.said, e.said_of = 'yes', {}
     for k = 1, n do
       taken = taken + 1
-      e.answers[k] = fetched[taken]
-      e.said = e.answers[k] == 'yes' and e.said or 'first'
+      e.said_of[k] = fetched[taken]
+      e.said = e.said_of[k] == 'yes' and e.said or 'first'
     end
   elseif e.said ~= '' and e.said ~= 'yes' then
-    e.answers = {unpack(ARGV, at, at + n - 1)}
+    e.said_of = {unpack(ARGV, at, at + n - 1)}
     at = at + n
     for k = 1, n do
-      if e.answers[k] == 'fetched' then
+      if e.said_of[k] == 'fetched' then
         taken = taken + 1
-        e.answers[k] = not fetched and 'yes' or fetched[taken]
+        e.said_of[k] = not fetched and 'yes' or fetched[taken]
       end
     end
   end

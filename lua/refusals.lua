@@ -520,7 +520,7 @@ local function wait(e, sorted)
     let_go(e, sorted.asked)
     call.taking_back().put_back(sorted.have)
     -- What shelving said is not true any more.
-    e.said, e.answers = '', nil
+    e.said, e.said_of = '', nil
   end
   return {'WAIT', sorted.in_doubt and 'doubt' or sorted.told_no and 'no'
     or sorted.blocked and 'book' or 'older'}
@@ -638,7 +638,7 @@ local function look_at_request(e)
     local is = state[book]
     local kind = is and string.sub(is, 1, 1)
     local own = kind == '?' and string.sub(is, 2) == e.id
-    local answer = e.said == 'yes' and 'yes' or e.answers and e.answers[n] or ''
+    local answer = e.said == 'yes' and 'yes' or e.said_of and e.said_of[n] or ''
     if own and (loan[book] or stored[book]) then
       asked[#asked + 1] = book
     end

@@ -158,12 +158,14 @@ local function kept_ms(wish)
   return ms and ms >= 1 and ms <= MOST_KEPT_MS and string.format('%d', ms) or nil
 end
 
+-- As MAX_ID_BYTES in src/ids.rs.
+local LONGEST_USER = 256
 -- Returns the user that the outcome names, or 1.
 local function tell(id, cause, fields, answer)
   local outcome = {'event_id', id, 'action', action}
   local user = field(fields, 'user_id')
   -- Somebody may have put megabytes there: they are in the dead letter, once is enough.
-  local is_named = user and #user <= 256
+  local is_named = user and #user <= LONGEST_USER
   if is_named then
     outcome[#outcome + 1] = 'user_id'
     outcome[#outcome + 1] = user

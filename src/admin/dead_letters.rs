@@ -31,7 +31,7 @@ const PAGE: usize = 20;
 const FRONT: [&str; 4] = ["stream", "event_id", "cause", "deliveries"];
 
 /// Fields and values that a letter has at most, as reject.lua writes them.
-const MOST_VALUES: usize = 6_000;
+pub const MOST_VALUES: usize = 6_000;
 
 /// How much of a value is shown to people.
 const LONGEST_SHOWN: usize = 200;

@@ -137,8 +137,8 @@ pub fn call(
     fetch: Option<u64>,
 ) -> ScriptCall {
     let keys = &session.keys;
-    let answers = tries.iter().filter(|one| one.event.answer.ttl_ms() > 0).count();
-    let number_of_keys = 11 + 2 * tries.len() + answers;
+    let wished = tries.iter().filter(|one| one.event.answer.ttl_ms() > 0).count();
+    let number_of_keys = 11 + 2 * tries.len() + wished;
     let mut call = SCRIPT.call(number_of_keys);
     call.arg(session.lock()).arg(&keys.requests).arg(&keys.returns).arg(&keys.handoffs);
     call.arg(&keys.loans).arg(&keys.book_states).arg(&keys.storage);

@@ -25,6 +25,8 @@ const DOING: &str = "queue the event";
 /// The sequence numbers that the script gives are multiples of this. So decide.lua can tell ids that
 /// grow across both streams from those that XADD gives, which each stream counts for itself.
 pub const SEQ_STEP: u64 = 1_000_000;
+/// Behind a larger one the script goes on in the next millisecond: its numbers are exact up to 14 digits.
+pub const MAX_SEQ: u64 = 99_999_999_999_999;
 
 /// What a chunk is known by, so that it is added once however often it is sent.
 #[derive(Clone, Debug)]

@@ -2279,7 +2279,7 @@ fn the_answer_to_an_event_that_is_given_up_is_kept_as_was_wished() {
 fn the_outcome_of_an_event_that_is_given_up_names_no_user_that_could_not_be_one() {
     let long = "u".repeat(257);
     for (part, without, who, named, answered) in [
-        ("user and #user <= 256", "user", long.as_str(), false, true),
+        ("user and #user <= LONGEST_USER", "user", long.as_str(), false, true),
         (
             "if ms and not (user and string.find(user, '\\n', 1, true)) then",
             "if ms then",

@@ -6,7 +6,10 @@ use std::io::{Read as _, Seek as _};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use library_lending::event::Action;
+use library_lending::admin::dead_letters::MOST_VALUES;
+use library_lending::event::{Action, MAX_BOOKS, MAX_KEEP_MS};
+use library_lending::ids::MAX_ID_BYTES;
+use library_lending::request::submit::{MAX_SEQ, SEQ_STEP};
 use library_lending::script::bare;
 use redis::Value;
 
@@ -109,6 +112,27 @@ fn every_script_returns_the_words_that_its_header_names() {
         let fenced = body.contains("~= ARGV[1] then  return {'FENCED'}");
         assert_eq!(named.contains("FENCED"), fenced, "{script}.lua is fenced or not");
     }
+}
+
+/// What stands in a script and in the code behind it is nowhere else held against each other.
+#[test]
+fn scripts_and_code_go_by_the_same_numbers() {
+    let digits = MAX_SEQ.to_string().len();
+    let zeros = SEQ_STEP.to_string().replacen('1', "", 1);
+    let longest_list = MAX_BOOKS * (MAX_ID_BYTES + 1);
+    for (script, said) in [
+        ("submit", format!("local STEP = {SEQ_STEP}\n")),
+        ("submit", format!("if #last_seq > {digits} then\n")),
+        ("order", format!("'%-%d+{zeros}$'")),
+        ("reject", format!("local LONGEST_LIST, MOST_BOOKS = {longest_list}, {MAX_BOOKS}\n")),
+        ("reject", format!("local LONGEST_USER = {MAX_ID_BYTES}\n")),
+        ("reject", format!("local MOST_KEPT_MS = {MAX_KEEP_MS}\n")),
+        ("reject", format!("local MOST_VALUES = {MOST_VALUES}\n")),
+    ] {
+        assert!(text(script).contains(&said), "{script}.lua: {said}");
+    }
+    assert_eq!(MAX_SEQ, 10_u64.pow(digits as u32) - 1);
+    assert!(SEQ_STEP.to_string() == format!("1{zeros}") && !zeros.contains('1'));
 }
 
 /// A script that may not go on in the middle leaves half of its work.

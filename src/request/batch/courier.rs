@@ -18,7 +18,9 @@ use crate::request::failure::{Failure, OUTPUT};
 use crate::request::options::{Batch, Run};
 use crate::request::progress::Progress;
 use crate::request::spool::{Entry, Spool};
-use crate::request::submit::{self, Chunk, Fingerprint, Name, Packed, Refused, SEQ_STEP, nth_id};
+use crate::request::submit::{
+    self, Chunk, Fingerprint, MAX_SEQ, Name, Packed, Refused, SEQ_STEP, nth_id,
+};
 
 /// Chunks that are sent before the reply to the first of them is read: enough that neither side
 /// waits for the other, few enough that the replies fit into the link's buffers.
@@ -413,8 +415,6 @@ fn unless_lost(error: redis::RedisError) -> Result<(), Error> {
 
 /// The first id of a chunk that comes after `newest`.
 fn id_after(newest: EventId) -> EventId {
-    // As submit.lua: its numbers are exact up to 14 digits.
-    const MAX_SEQ: u64 = 99_999_999_999_999;
     if newest.seq > MAX_SEQ {
         // Beyond the last id of all, the gate shuts it out, and the script says why.
         return EventId { ms: newest.ms.saturating_add(1), seq: SEQ_STEP };

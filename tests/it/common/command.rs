@@ -46,7 +46,7 @@ impl Running {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let file = |kind: &str| directory.join(format!("command-{number}.{kind}"));
         let (out, err) = (file("out"), file("err"));
-        let mut command = Command::new(program);
+        let mut command = super::process::program(program);
         command
             .args(args)
             .env_clear()

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::process::program;
 use super::{DEADLINE, Process, Redis, Signal};
 
 /// A running `libraryd`, with its log in the directory of its Redis.
@@ -32,7 +33,7 @@ impl Daemon {
         let (log, notify) = (file("log"), file("notify"));
         let output = File::create(&log).unwrap();
         let socket = UnixDatagram::bind(&notify).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_libraryd"));
+        let mut command = program(env!("CARGO_BIN_EXE_libraryd"));
         command
             .args(args)
             .env_clear()

@@ -5,6 +5,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use library_lending::signals::heeded;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::eventually;
@@ -13,6 +14,19 @@ use super::eventually;
 pub struct Process {
     child: Child,
     status: Option<ExitStatus>,
+}
+
+/// A program that heeds SIGHUP and SIGINT, also where whoever runs the tests ignores them: nohup, or a
+/// script that began them in the background.
+pub fn program(path: &str) -> Command {
+    const SIGHUP: i32 = 1;
+    const SIGINT: i32 = 2;
+    if heeded(&[SIGHUP, SIGINT]).len() == 2 {
+        return Command::new(path);
+    }
+    let mut command = Command::new("/usr/bin/env");
+    command.args(["--default-signal=HUP,INT", path]);
+    command
 }
 
 impl Process {
