@@ -1,8 +1,7 @@
--- reject.lua: move events that cannot be worked on to the dead letters.
--- After order.lua and groups.lua.
+-- reject.lua: move requests or returns that cannot be worked on to the dead letters.
+-- After order.lua, groups.lua and letters.lua.
 --
--- The original fields are copied as they are; the caller need not have understood, nor even seen
--- them: the event may be what killed whoever read it.
+-- LendingService's; hand-offs are given up by discard.lua. The event may be what killed whoever read it.
 -- What the reference application left in an event's reservation goes back. Books that a request
 -- may have fetched from shelving are told first ("look"), so that shelving can take them back
 -- (unfetch.lua) before the event is gone. Each request or return gets its outcome.
@@ -13,7 +12,7 @@
 --       10 ties (hash)
 --       then for each event: its reservation of the reference application (set), the answer (list)
 -- ARGV  1 token of the lease    2 group
---       3 "request", "return" or "handoff"
+--       3 "request" or "return"
 --       4 "keep" or "delete" decided events              5 storage capacity
 --       6 outcomes to keep      7 milliseconds to keep an answer for which the event does not say it
 --       8 "look" (at one event) or "reject"              9 group of shelving
@@ -100,22 +99,6 @@ local function belongings(fields, reservation)
   return reserved, may_have
 end
 
--- Lua's stack bounds the arguments of one call: an event of thousands of fields is kept as several
--- letters.
-local MOST_VALUES = 6000
-local function write_letters(id, cause, deliveries, fields)
-  local first = 1
-  repeat
-    local letter = {'stream', stream, 'event_id', id, 'cause', cause,
-      'deliveries', string.format('%d', deliveries)}
-    for n = first, math.min(first + MOST_VALUES - 1, #fields) do
-      letter[#letter + 1] = fields[n]
-    end
-    redis.call('XADD', KEYS[3], '*', unpack(letter))
-    first = first + MOST_VALUES
-  until first > #fields
-end
-
 -- What a request had goes back: into storage while that has room, else to shelving.
 local function give_back(reserved, may_have, reservation)
   -- Another request that has reserved one of them may have been told that it is out for this one:
@@ -173,43 +156,31 @@ local function tell(id, cause, fields, answer)
   for _, more in ipairs({'outcome', 'rejected', 'cause', cause}) do
     outcome[#outcome + 1] = more
   end
-  if action ~= 'handoff' then
-    redis.call('XADD', KEYS[4], '*', unpack(outcome))
-    local ms = kept_ms(field(fields, 'answer') or '')
-    -- The answer is text, a line for each name and value.
-    if ms and not (user and string.find(user, '\n', 1, true)) then
-      redis.call('DEL', answer)
-      redis.call('RPUSH', answer, table.concat(outcome, '\n'))
-      redis.call('PEXPIRE', answer, ms)
-    end
+  redis.call('XADD', KEYS[4], '*', unpack(outcome))
+  local ms = kept_ms(field(fields, 'answer') or '')
+  -- The answer is text, a line for each name and value.
+  if ms and not (user and string.find(user, '\n', 1, true)) then
+    redis.call('DEL', answer)
+    redis.call('RPUSH', answer, table.concat(outcome, '\n'))
+    redis.call('PEXPIRE', answer, ms)
   end
   return is_named and user or 1
 end
 
--- The fields of an event that is pending, and how often it was delivered; nil if it is not.
-local function look_up(id)
-  local pending = redis.call('XPENDING', stream, group, id, id, 1)
-  if #pending == 0 then
-    return nil
-  end
-  local entry = redis.call('XRANGE', stream, id, id)[1]
-  return entry and entry[2] or {}, pending[1][4]
-end
-
 local done, tries = {}, {}
 local function reject(id, cause, reservation, answer)
-  local fields, deliveries = look_up(id)
+  local fields, deliveries = look_up(stream, group, id)
   if not fields then
     return 0
   end
   work = work + #fields
   local reserved, may_have = {}, {}
-  -- A return with the id of a request has no part in that request's reservation, a hand-off in none.
+  -- A return with the id of a request has no part in that request's reservation.
   if action == 'request' then
     reserved, may_have = belongings(fields, reservation)
   end
   redis.call('XACK', stream, group, id)
-  write_letters(id, cause, deliveries, fields)
+  write_letters(KEYS[3], stream, id, cause, deliveries, fields)
   if action == 'request' then
     give_back(reserved, may_have, reservation)
   end
@@ -219,7 +190,7 @@ end
 
 local FIRST_EVENT, FIRST_KEY = 13 + ARGV[12], 11
 if ARGV[8] == 'look' then
-  local fields = look_up(ARGV[FIRST_EVENT])
+  local fields = look_up(stream, group, ARGV[FIRST_EVENT])
   if not fields then
     return {'DONE', 0}
   end
@@ -253,9 +224,7 @@ if #done > 0 then
   redis.call('HDEL', KEYS[9], unpack(tries))
   -- Rare enough: whatever waits has to try again before it counts as waiting.
   redis.call('DEL', KEYS[10])
-  if action ~= 'handoff' then
-    redis.call('XTRIM', KEYS[4], 'MAXLEN', '~', ARGV[6])
-  end
+  redis.call('XTRIM', KEYS[4], 'MAXLEN', '~', ARGV[6])
   if ARGV[4] ~= 'keep' then
     redis.call('XDEL', stream, unpack(done))
   end

@@ -30,7 +30,7 @@ const PAGE: usize = 20;
 /// The fields in front of the original ones.
 const FRONT: [&str; 4] = ["stream", "event_id", "cause", "deliveries"];
 
-/// Fields and values that a letter has at most, as reject.lua writes them.
+/// Fields and values that a letter has at most, as letters.lua writes them.
 pub const MOST_VALUES: usize = 6_000;
 
 /// How much of a value is shown to people.

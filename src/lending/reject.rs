@@ -1,4 +1,4 @@
-//! Typed calls of reject.lua: events that cannot be worked on go to the dead letters.
+//! Typed calls of reject.lua: requests and returns that cannot be worked on go to the dead letters.
 
 use std::sync::LazyLock;
 
@@ -7,12 +7,12 @@ use redis::Value;
 use super::STORAGE_CAPACITY;
 use crate::error::Error;
 use crate::event::{Action, AnswerWish, EventKey};
-use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::script::{Reply, Script, ScriptCall, lua, text};
 use crate::session::Session;
 
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "groups", "reject")));
+static SCRIPT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(lua!("order", "groups", "letters", "reject")));
 
 /// The keys that belong to no single event, and how many belong to each.
 const KEYS: usize = 10;
@@ -37,47 +37,22 @@ pub fn look(session: &Session, event: &GivenUp) -> ScriptCall {
 fn build(session: &Session, step: &str, events: &[GivenUp]) -> ScriptCall {
     let keys = &session.keys;
     let action = events.first().map_or(Action::Request, |(key, _)| key.action);
-    let of_each = events.iter().map(|(key, _)| [keys.reservation(key.id), keys.answer(*key)]);
-    let stream = (keys.stream(action), LENDING_GROUP, action.as_str());
-    let mut call = begin(session, stream, step, of_each);
-    for (key, cause) in events {
-        call.arg(key.id).arg(cause);
-    }
-    call
-}
-
-/// The call that moves a hand-off to the dead letters.
-pub fn hand_off(session: &Session, id: EventId, cause: &str) -> ScriptCall {
-    // A hand-off has neither a reservation nor an answer; the stream itself stands in for them.
-    let stream = &session.keys.handoffs;
-    let of_each = [[stream.clone(), stream.clone()]].into_iter();
-    let mut call = begin(session, (stream, SHELVING_GROUP, "handoff"), "reject", of_each);
-    call.arg(id).arg(cause);
-    call
-}
-
-/// All but the arguments that belong to each event.
-fn begin(
-    session: &Session,
-    (stream, group, action): (&str, &str, &str),
-    step: &str,
-    of_each: impl ExactSizeIterator<Item = [String; KEYS_OF_EACH]>,
-) -> ScriptCall {
-    let keys = &session.keys;
-    let number = KEYS + KEYS_OF_EACH * of_each.len();
-    let mut call = SCRIPT.call(number);
-    call.arg(session.lock()).arg(stream).arg(&keys.dead_letters).arg(&keys.outcomes);
+    let mut call = SCRIPT.call(KEYS + KEYS_OF_EACH * events.len());
+    call.arg(session.lock()).arg(keys.stream(action)).arg(&keys.dead_letters).arg(&keys.outcomes);
     call.arg(&keys.handoffs).arg(&keys.book_states).arg(&keys.storage).arg(&keys.loans);
     call.arg(&keys.lone_tries).arg(&keys.ties);
-    of_each.for_each(|own| {
-        call.arg(&own[..]);
-    });
-    call.arg(&session.token).arg(group).arg(action).arg(session.decided_events());
+    for (key, _) in events {
+        call.arg(keys.reservation(key.id)).arg(keys.answer(*key));
+    }
+    call.arg(&session.token).arg(LENDING_GROUP).arg(action.as_str()).arg(session.decided_events());
     call.arg(STORAGE_CAPACITY).arg(session.settings.outcomes_kept).arg(AnswerWish::Keep.ttl_ms());
     call.arg(step).arg(SHELVING_GROUP).arg(&keys.bell).arg(session.consumer());
     // Not the dead ones, which may have been ours: such a one reserves nothing any more.
     let neighbours = session.neighbours();
     call.arg(neighbours.without_ttl.len()).arg(&neighbours.without_ttl);
+    for (key, cause) in events {
+        call.arg(key.id).arg(cause);
+    }
     call
 }
 

@@ -14,13 +14,13 @@ use crate::error::Error;
 use crate::event::{Fault, HandOff};
 use crate::ids::EventId;
 use crate::keys::SHELVING_GROUP;
-use crate::lending::reject::{self, Rejected};
 use crate::link::{self, Connection};
 use crate::script::{Script, ScriptCall, lua, text};
 use crate::session::{Session, Thread};
 use crate::shelving::LOG;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("shelve")));
+static DISCARD: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("letters", "discard")));
 
 /// The most books that one script puts on their shelves, a hand-off more or less.
 const CHUNK_BOOKS: usize = 1_000;
@@ -56,7 +56,7 @@ pub fn run(
                     books += hand_off.books.len();
                     chunk.push(hand_off);
                 }
-                Err((id, fault)) => reject(session, &mut connection, id, fault)?,
+                Err((id, fault)) => give_up(session, &mut connection, id, fault)?,
             }
             if books >= CHUNK_BOOKS {
                 shelve(session, &mut connection, &chunk)?;
@@ -106,17 +106,29 @@ fn shelve(session: &Session, connection: &mut Connection, chunk: &[HandOff]) -> 
     Ok(())
 }
 
-fn reject(
+/// The call that moves a hand-off to the dead letters.
+pub fn discard(session: &Session, id: EventId, cause: &str) -> ScriptCall {
+    let keys = &session.keys;
+    let mut call = DISCARD.keys(&[session.lock(), &keys.handoffs, &keys.dead_letters]);
+    call.arg(&session.token).arg(SHELVING_GROUP).arg(session.decided_events());
+    call.arg(&keys.bell).arg(session.consumer()).arg(id).arg(cause);
+    call
+}
+
+fn give_up(
     session: &Session,
     connection: &mut Connection,
     id: EventId,
     fault: Fault,
 ) -> Result<(), Error> {
-    let doing = "move a hand-off to the dead letters";
-    let done =
-        reject::read(reject::hand_off(session, id, fault.cause()).query(connection, doing)?)?;
-    if matches!(done, Rejected::Done(done) if done.iter().any(Option::is_some)) {
-        warn!(target: LOG, "hand-off {id} is in the dead letters: {}", fault.cause());
+    const DOING: &str = "move a hand-off to the dead letters";
+    let reply = discard(session, id, fault.cause()).run(connection, DOING)?;
+    match reply.word.as_str() {
+        "DISCARDED" => {
+            warn!(target: LOG, "hand-off {id} is in the dead letters: {}", fault.cause());
+            Ok(())
+        }
+        "STALE" => Ok(()),
+        _ => Err(reply.unexpected(DOING)),
     }
-    Ok(())
 }

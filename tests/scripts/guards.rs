@@ -302,6 +302,43 @@ fn a_late_reject_changes_nothing() {
 }
 
 #[test]
+fn a_late_discard_changes_nothing() {
+    fence(
+        "discard",
+        |library, by| {
+            add_handoff(library, "5-0", "a,,b");
+            let handoffs = library.keys.handoffs.clone();
+            library.read(by.name(), &handoffs, 1);
+        },
+        |library, by| word(&library.discard(by, id(5, 0), "late").unwrap()),
+    );
+}
+
+#[test]
+fn a_handoff_that_is_done_is_not_discarded_and_one_that_is_kept_stays() {
+    let parts = [("if not fields then", "if false then"), ("~= 'keep' then", "~= '' then")];
+    for (part, is_kept) in parts.into_iter().zip([false, true]) {
+        guard("discard", &[part], |library| {
+            library.keep_events(is_kept);
+            let by = library.instance("worker1");
+            let keys = library.keys.clone();
+            add_handoff(library, "5-0", "a,,b");
+            library.read(by.name(), &keys.handoffs, 1);
+            for (said, is_pending) in [("DISCARDED", true), ("STALE", false)] {
+                let came = library.discard(&by, id(5, 0), "book_id_empty");
+                let came = came.map(|reply| word(&reply)).map_err(|error| error.to_string())?;
+                ensure!(came == said, "pending: {is_pending}, and {came}");
+            }
+            let left = library.redis.ask::<usize>(&["XLEN", &keys.handoffs]);
+            ensure!(left == usize::from(is_kept), "there are {left}");
+            let letters = library.redis.ask::<usize>(&["XLEN", &keys.dead_letters]);
+            ensure!(letters == 1, "there are {letters} letters");
+            Ok(())
+        });
+    }
+}
+
+#[test]
 fn a_late_renewal_prolongs_nothing() {
     fence("renew", |_, _| {}, |library, by| late(library, by, "renew", &[], &["6000"]));
 }

@@ -7,6 +7,7 @@ use library_lending::lending::decide::{self, Fetched, Finality, Try, TryEnd};
 use library_lending::lending::{Content, Delivered, reject};
 use library_lending::session::Neighbours;
 use library_lending::shelving::fetch::{self, Answer};
+use library_lending::shelving::worker::discard;
 use redis::{Arg, Cmd, Value};
 
 use crate::choices::{Choices, check};
@@ -54,7 +55,8 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
     // States that mean nothing, and one of a book that is reserved for nobody.
     ask(&["HSET", &keys.book_states, "a", "=1-0", "b", ">1-0", "c", "?1-0"]);
     ask(&["XADD", &keys.handoffs, "1-0", "book_ids", "ulysses"]);
-    library.take_handoffs(by.name(), 1);
+    ask(&["XADD", &keys.handoffs, "2-0", "book_ids", "a,,b"]);
+    library.read(by.name(), &keys.handoffs, 2);
     // A request that the reference has decided and left.
     library.add(&event(Action::Request, id(4, 0), "user3", "x"));
     library.take("reference", Action::Request, 1);
@@ -84,6 +86,7 @@ fn calls(library: &mut Library, by: &Instance) -> Vec<(&'static str, Cmd)> {
         ("fetch", fetch::call(&by.session, books.iter().map(|b| (b, id(8, 0))), 1).by_text()),
         ("unfetch", fetch::undo(&by.session, [(&b"momo"[..], id(5, 0))]).by_text()),
         ("reject", reject::call(&by.session, &[(request.key, "hostile".into())]).by_text()),
+        ("discard", discard(&by.session, id(2, 0), "hostile").by_text()),
         (
             "shelve",
             call(

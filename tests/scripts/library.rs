@@ -20,13 +20,14 @@ use redis::{Arg, Cmd, RedisError, Value};
 use crate::redis::{Dump, Redis, show};
 
 /// The scripts' texts, as they stand.
-pub const SCRIPTS: [(&str, &str); 33] = [
+pub const SCRIPTS: [(&str, &str); 35] = [
     ("acquire", include_str!("../../lua/acquire.lua")),
     ("alone", include_str!("../../lua/alone.lua")),
     ("backlog", include_str!("../../lua/backlog.lua")),
     ("claim", include_str!("../../lua/claim.lua")),
     ("clear", include_str!("../../lua/clear.lua")),
     ("decide", include_str!("../../lua/decide.lua")),
+    ("discard", include_str!("../../lua/discard.lua")),
     ("fetch", include_str!("../../lua/fetch.lua")),
     ("forget", include_str!("../../lua/forget.lua")),
     ("gate", include_str!("../../lua/gate.lua")),
@@ -34,6 +35,7 @@ pub const SCRIPTS: [(&str, &str); 33] = [
     ("inspect", include_str!("../../lua/inspect.lua")),
     ("last_given", include_str!("../../lua/last_given.lua")),
     ("last_id", include_str!("../../lua/last_id.lua")),
+    ("letters", include_str!("../../lua/letters.lua")),
     ("lone_try", include_str!("../../lua/lone_try.lua")),
     ("mend", include_str!("../../lua/mend.lua")),
     ("old_tries", include_str!("../../lua/old_tries.lua")),
@@ -63,7 +65,8 @@ pub fn text(script: &str) -> &'static str {
 }
 
 /// What is put in front of scripts, and is none of its own.
-pub const PARTS: [&str; 6] = ["order", "groups", "refusals", "returns", "alone", "last_given"];
+pub const PARTS: [&str; 7] =
+    ["order", "groups", "letters", "refusals", "returns", "alone", "last_given"];
 
 /// A script's text as it is sent: behind the parts that its header names.
 pub fn whole_text(script: &str) -> String {
@@ -394,13 +397,13 @@ impl Library {
     }
 
     /// Moves a hand-off to the dead letters.
-    pub fn reject_handoff(
+    pub fn discard(
         &mut self,
         by: &Instance,
         id: EventId,
         cause: &str,
     ) -> Result<Value, RedisError> {
-        self.send("reject", reject::hand_off(&by.session, id, cause).by_text())
+        self.send("discard", shelving::worker::discard(&by.session, id, cause).by_text())
     }
 
     /// Claims what is pending for another instance; the reply's words.

@@ -66,8 +66,8 @@ fn a_request_that_was_told_no_reserves_nothing_until_what_is_older_is_decided() 
     assert_eq!(world.model.outcomes[1]["book_ids"], "momo");
 }
 
-/// A hand-off has no reservation, so reject.lua was given the stream of hand-offs in that key's
-/// place, and deleted it: one malformed hand-off took all others with it, and their books were
+/// A hand-off has no reservation, so reject.lua, which gave it up then, was given the stream of hand-offs in
+/// that key's place, and deleted it: one malformed hand-off took all others with it, and their books were
 /// nowhere from then on (I4, I5).
 #[test]
 fn a_malformed_handoff_goes_to_the_dead_letters_alone() {
@@ -78,7 +78,7 @@ fn a_malformed_handoff_goes_to_the_dead_letters_alone() {
         library.redis.ask::<()>(&["XADD", &keys.handoffs, id, "book_ids", books]);
     }
     library.read("worker1", &keys.handoffs, 2);
-    library.reject_handoff(&by, id(2, 0), "book_id_empty").unwrap();
+    library.discard(&by, id(2, 0), "book_id_empty").unwrap();
     let dump = library.dump();
     let undone = dump.stream(&keys.handoffs).undone(SHELVING_GROUP);
     let ids: Vec<_> = undone.iter().map(|(id, _)| id.as_str()).collect();
