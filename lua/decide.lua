@@ -10,7 +10,8 @@
 -- handed out to this request before, which may have put it back since: it counts only under a
 -- reservation made here. A "no" names the request that has the book. It is not final, since the
 -- book may have come back in the meantime: a book that is nowhere else is reserved here, asked for
--- again, and only the second "no" counts. What waits has nothing and is tried without asking first.
+-- again, and only the second "no" counts. What waits has nothing: it is tried without asking first, or
+-- after asking for all its books once more, as on its first try.
 --
 -- KEYS  1 the instance's lock       2 requests (stream)      3 returns (stream)
 --       4 hand-offs (stream)        5 loans (hash)           6 book states (hash)

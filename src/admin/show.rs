@@ -2,32 +2,29 @@
 //! pass for something else.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
 use super::failure::{Failure, OUTPUT};
-use crate::text::{push_escaped, push_printable};
+use crate::terminal;
+use crate::text::push_escaped;
 
 /// Writes to stdout.
 ///
 /// # Errors
 /// The output could not be written, or nobody reads it any more.
 pub fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return Failure::Closed;
+    match terminal::print(text) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Closed),
+        Err(error) => {
+            let message = format!("could not write the answer: {error}");
+            Err(Failure::Said { message, status: OUTPUT })
         }
-        Failure::Said { message: format!("could not write the answer: {error}"), status: OUTPUT }
-    })
+    }
 }
 
-/// Writes one line to stderr, whatever is in it: what was typed and words of a server are in messages
-/// too. If nobody can read even that, nothing is left to be done.
+/// Writes one line to stderr.
 pub fn say(line: &str) {
-    let mut said = String::from("library-admin: ");
-    push_printable(&mut said, line);
-    said.push('\n');
-    let _ = io::stderr().lock().write_all(said.as_bytes());
+    terminal::say("library-admin", line);
 }
 
 /// What a client sent, fit for a line: what is no plain text is escaped, and so are backslashes, so

@@ -12,13 +12,12 @@ pub mod supervisor;
 pub mod threads;
 pub mod tidy;
 
-use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Args, Usage};
 use crate::logging;
 use crate::signals;
-use crate::text::push_printable;
+use crate::terminal;
 use options::Command;
 
 /// How what is neither lending nor shelving is called in the log.
@@ -47,20 +46,18 @@ pub fn main() -> ExitCode {
 }
 
 fn print(text: &str) -> ExitCode {
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever read it wants no more.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            logging::say(&format!("libraryd: could not write: {error}\n"));
+    match terminal::print(text) {
+        // Whoever has read enough wants no more.
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            terminal::say("libraryd", &format!("could not write: {error}"));
             ExitCode::from(EXIT_OUTPUT)
         }
-        _ => ExitCode::SUCCESS,
     }
 }
 
 fn complain(Usage(fault): &Usage) -> ExitCode {
-    let mut said = String::from("libraryd: ");
-    push_printable(&mut said, fault);
-    logging::say(&format!("{said}\n{}\n", options::USAGE));
+    terminal::say("libraryd", fault);
+    logging::say(&format!("{}\n", options::USAGE));
     ExitCode::from(EXIT_USAGE)
 }

@@ -1,14 +1,15 @@
 //! What is printed: an outcome in words for people or as JSON for programs, and where it goes.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 
 use super::failure::{DONE, Failure, OUTPUT, REFUSED};
 use super::progress;
 use crate::json::Object;
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::outcome::{Outcome, Verdict};
-use crate::text::{push_escaped, push_printable};
+use crate::terminal;
+use crate::text::push_escaped;
 
 /// The cause of a denial that has a line of its own.
 const TOO_MANY_BOOKS: &str = "too_many_books";
@@ -130,30 +131,21 @@ pub fn colours() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Writes to stdout. A reader that has gone away wants no more, which is no failure; the answer
-/// is whether there still is one.
+/// Writes to stdout. Returns whether there is still somebody who reads.
 ///
 /// # Errors
-/// The output could not be written, for another reason.
+/// The output could not be written.
 pub fn print(text: &str) -> Result<bool, Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => {
-            Err(Failure { message: format!("could not write the answer: {error}"), status: OUTPUT })
-        }
-    }
+    terminal::print(text).map_err(|error| Failure {
+        message: format!("could not write the answer: {error}"),
+        status: OUTPUT,
+    })
 }
 
-/// Writes one line to stderr, whatever is in it: names of files and words of a server are in
-/// messages too. If nobody can read even that, nothing is left to be done.
+/// Writes one line to stderr, instead of the progress that may stand there.
 pub fn say(line: &str) {
-    let mut said = String::from("library-req: ");
-    push_printable(&mut said, line);
-    said.push('\n');
     progress::clear();
-    let _ = io::stderr().lock().write_all(said.as_bytes());
+    terminal::say("library-req", line);
 }
 
 /// Prints the answer in the form that was asked for.

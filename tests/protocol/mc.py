@@ -35,7 +35,8 @@ State = namedtuple('State', [
 # said: '' | 'first' | 'in_doubt' | 'certain': how final a no is; answers: per book of the request None | 'yes' |
 #        'again' | who has it; doubt: None | 'no' | what has to end before a no counts (see `doubt_now`)
 # asked: whether shelving has been asked for all books since the event was delivered to this session
-Held = namedtuple('Held', 'phase said answers doubt asked', defaults=('', (), None, True))
+# more: how often shelving was asked for all books again
+Held = namedtuple('Held', 'phase said answers doubt asked more', defaults=('', (), None, True, 0))
 FRESH, ANEW, UNASKED = Held('fresh', asked=False), Held('anew', asked=False), Held('unasked', asked=False)
 NOBODY, REFERENCE, MIDWAY = -1, 9, 'ref'
 SCRIPTS = ('fetch', 'decide', 'shelve', 'unfetch', 'reject')
@@ -51,6 +52,7 @@ RULES = dict(  # what the protocol demands; holes.py switches them off one by on
     reconcile=True,         # own pending events in nobody's hand are found
     skip='once',            # who may be decided without asking shelving first: 'fresh' what was just delivered | 'any'
                             # | 'once' any, but who has to wait asks at its next try | None nobody
+    ask_again=1,            # so often who waits for what is older may ask shelving for all books again, at any try
     again='own',            # "again" counts: 'own' under a reservation | 'certain' beside the reference only if in no
                             # doubt | 'any' always
     scan=True,              # beside the reference a book is looked for in the undone hand-offs before it is reserved
@@ -498,18 +500,21 @@ class Model:
                 yield of + 'is rejected', self.hold(self.reject(S, e), i, e, None)
                 continue
             asks_first = self.kind(e) == 'req' and step in ('fresh', 'anew', 'unasked')
-            if asks_first or step[0] == 'ask':
-                _, books, doubt = ('', self.spec[e][3], None) if asks_first else step
-                said = 'first' if asks_first else 'certain' if doubt is None else 'in_doubt'
+            asks_again = self.kind(e) == 'req' and step == 'wait' and held.doubt is None and held.more < self.ask_again
+            asks_all = asks_first or asks_again
+            if asks_all or step[0] == 'ask':
+                _, books, doubt = ('', self.spec[e][3], None) if asks_all else step
+                said = 'first' if asks_all else 'certain' if doubt is None else 'in_doubt'
                 T, answers = self.fetch(S, e, books); calls.append(('fetch', i, token, (e, books)))
                 got = dict(zip(books, answers))
                 before = held.answers or (None,) * len(self.spec[e][3])
                 after = Held('try', said, tuple(got.get(b, a) for b, a in zip(self.spec[e][3], before)), doubt,
-                             asks_first or held.asked or self.skip != 'once')
+                             asks_all or held.asked or self.skip != 'once', held.more + asks_again)
                 yield of + 'asks for %s: %s' % (books, answers), self.hold(T, i, e, after)
             if not asks_first and step[0] != 'ask' or asks_first and (self.skip == step or self.skip == 'any' or self.skip == 'once' and step != 'unasked'):
                 T, after, outcome = self.decide(S, i, e, held); calls.append(('decide', i, token, (e, held)))
                 if after and after.phase == 'wait': after = UNASKED if self.skip == 'once' and not held.asked else Held('wait', doubt=after.doubt)
+                if after: after = after._replace(more=held.more)
                 yield of + 'decides: %s' % (outcome or after.phase,), self.hold(T, i, e, after)
             if self.dead_letters and S.faults:
                 books = self.may_have(S, e) if self.give_up in ('unfetch', 'any') else ()
