@@ -39,6 +39,13 @@ const FEW_HELD_BACK: usize = 64;
 /// woken: what was sent together is decided in one call then.
 const SEVERAL: usize = 2;
 
+/// If a read that may have been woken so brings so many events, and all of one stream, the other one is read
+/// before any of them is given away. A user's requests would be decided without the returns between them:
+/// the first five are granted, the others wait, and when the returns are there, those that come next are
+/// granted before the others are tried again, which the user may not have then. For fewer events a read of
+/// its own costs too much.
+const MANY: usize = 64;
+
 /// So many reads after that look twice. Not one: it may bring the few that were left of that transaction.
 const LOOKS: usize = 2;
 
@@ -91,7 +98,12 @@ pub fn run(
         let looks_twice = looks_left > 0 && block_ms == Some(BLOCK_MS) && is_room_for_two;
         let waits: &[_] = if looks_twice { &[block_ms, None] } else { &[block_ms] };
         let reads = read_new(session, &mut connection, &actions, count, waits)?;
-        reads.iter().for_each(|read| merge.note(&actions, count, read));
+        for (n, read) in reads.iter().enumerate() {
+            merge.note(&actions, count, read);
+            if n == 0 && block_ms.is_some() {
+                merge.note_wakening(&actions, read);
+            }
+        }
         let is_backlog = reads.iter().any(|read| read.len() >= count);
         let mut batch: Vec<Delivered> = reads.into_iter().flatten().collect();
         let several = batch.len() >= SEVERAL;
@@ -128,6 +140,17 @@ impl Merge {
             let keys = batch.iter().map(|one| one.key).filter(|key| key.action == *action);
             let full = keys.clone().count() >= count;
             self.read_to[*action as usize] = if full { keys.max() } else { None };
+        }
+    }
+
+    /// Notes that a read may have been woken by one of the streams: what the other has, it does not tell.
+    fn note_wakening(&mut self, streams: &[Action], batch: &[Delivered]) {
+        for action in streams {
+            let is_there = batch.iter().any(|one| one.key.action == *action);
+            if batch.len() >= MANY && !is_there {
+                self.read_to[*action as usize] =
+                    Some(EventKey { id: EventId::default(), action: *action });
+            }
         }
     }
 
@@ -255,6 +278,31 @@ mod tests {
     fn ready(merge: &mut Merge, streams: &[Action], batch: Vec<Delivered>) -> Vec<u64> {
         merge.note(streams, 3, &batch);
         merge.take_ready(batch).iter().map(|delivered| delivered.key.id.ms).collect()
+    }
+
+    #[test]
+    fn many_requests_wait_for_a_look_at_the_returns_and_a_few_do_not() {
+        use Action::{Request, Return};
+        let both = [Request, Return];
+        for (number, waits) in [(MANY as u64 - 1, false), (MANY as u64, true)] {
+            let mut merge = Merge::default();
+            let batch = read(Request, 1..=number);
+            merge.note(&both, 1_000, &batch);
+            merge.note_wakening(&both, &batch);
+            assert_eq!(merge.take_ready(batch).is_empty(), waits, "{number}");
+            assert_eq!(merge.behind(), waits.then_some(Return));
+            // Two came with them.
+            let both_read = ready(&mut merge, &[Return], read(Return, [2, 9].into_iter()));
+            let expected = if waits { number as usize + 2 } else { 2 };
+            assert_eq!(both_read.len(), expected);
+            assert!(both_read.is_sorted());
+        }
+        let mut merge = Merge::default();
+        let mut batch = read(Request, 1..100);
+        batch.extend(read(Return, 7..8));
+        merge.note(&both, 1_000, &batch);
+        merge.note_wakening(&both, &batch);
+        assert_eq!(merge.take_ready(batch).len(), 100, "both were looked at");
     }
 
     #[test]
