@@ -33,6 +33,7 @@ go('one waiting bound for both streams', [ret(1, 0, 0), req(2, 1, 0), req(3, 1, 
 go('claims obey the waiting bound', same, 1, 1, slots=('stream', 1), claim_bound=True, restart=False, kinds=('crash',), **LENT)
 # --- asking first, noting later
 go('a request that is taken over need not ask', stuck, 2, 1, skip='any', kinds=('io',), **older)
+go('who waits asks again without end', four, 2, ask_again='any')
 go('"again" counts without a reservation', through, 2, 1, again='any', limit=1, capacity=1, kinds=('io',), late=(), storage=(1,))
 go('"again" is not asked for', stuck, 2, 1, again_asks=False, kinds=('io',), **older)
 go('who waits keeps what it has', stuck, 2, release=False, **older)

@@ -52,7 +52,7 @@ RULES = dict(  # what the protocol demands; holes.py switches them off one by on
     reconcile=True,         # own pending events in nobody's hand are found
     skip='once',            # who may be decided without asking shelving first: 'fresh' what was just delivered | 'any'
                             # | 'once' any, but who has to wait asks at its next try | None nobody
-    ask_again=1,            # so often who waits for what is older may ask shelving for all books again, at any try
+    ask_again=0,            # who waits for what is older may ask shelving for all books again at any try: so often | 'any'
     again='own',            # "again" counts: 'own' under a reservation | 'certain' beside the reference only if in no
                             # doubt | 'any' always
     scan=True,              # beside the reference a book is looked for in the undone hand-offs before it is reserved
@@ -500,7 +500,8 @@ class Model:
                 yield of + 'is rejected', self.hold(self.reject(S, e), i, e, None)
                 continue
             asks_first = self.kind(e) == 'req' and step in ('fresh', 'anew', 'unasked')
-            asks_again = self.kind(e) == 'req' and step == 'wait' and held.doubt is None and held.more < self.ask_again
+            asks_again = self.kind(e) == 'req' and step == 'wait' and held.doubt is None and (
+                self.ask_again == 'any' or held.more < self.ask_again)
             asks_all = asks_first or asks_again
             if asks_all or step[0] == 'ask':
                 _, books, doubt = ('', self.spec[e][3], None) if asks_all else step
@@ -509,7 +510,7 @@ class Model:
                 got = dict(zip(books, answers))
                 before = held.answers or (None,) * len(self.spec[e][3])
                 after = Held('try', said, tuple(got.get(b, a) for b, a in zip(self.spec[e][3], before)), doubt,
-                             asks_all or held.asked or self.skip != 'once', held.more + asks_again)
+                             asks_all or held.asked or self.skip != 'once', held.more + (asks_again and self.ask_again != 'any'))
                 yield of + 'asks for %s: %s' % (books, answers), self.hold(T, i, e, after)
             if not asks_first and step[0] != 'ask' or asks_first and (self.skip == step or self.skip == 'any' or self.skip == 'once' and step != 'unasked'):
                 T, after, outcome = self.decide(S, i, e, held); calls.append(('decide', i, token, (e, held)))

@@ -55,6 +55,14 @@ for name, events, books, knobs in (
         ('two want two books', two, 2, {}), ('taken over while it waits', stuck, 2, dict(lent=((1, 0),))),
         ('request, return, request', four[:3], 1, dict(kinds=('io',))), ('nowhere', two, 2, dict(nowhere=(0,)))):
     go('waits unasked, ' + name, events, books, 1, **dict(knobs, skip='once'))
+# --- who waits for what is older asks again: it may, as long as that ends
+for name, events, books, faults, knobs in (
+        ('four events', four, 2, 0, {}), ('four events, storage', four, 2, 0, dict(capacity=1)),
+        ('put back and wait', own[:3], 3, 1, dict(limit=1)), ('request, return, request', four[:3], 1, 1, {}),
+        ('two want two books', two, 2, 1, dict(depth=2)), ('too many', two, 2, 1, dict(capacity=1, limit=1, storage=(0,))),
+        ('nowhere', two, 2, 1, dict(capacity=1, nowhere=(0,))), ('taken over while it waits', stuck, 2, 1, dict(lent=((1, 0),))),
+        ('reservation of the reference', stuck, 2, 0, dict(temps_of=((1, (0,)),), fetched=((1, 0),), owned=(1,)))):
+    go('asks again, ' + name, events, books, faults, **dict(knobs, ask_again=1))
 # --- dead letters
 go('dead letter', [req(1, 0, 0, 1)], 2, 2, capacity=1, dead_letters=True)
 go('dead letter and another', stuck, 2, 2, dead_letters=True, kinds=('io',), late=('unfetch', 'reject'))
