@@ -20,6 +20,7 @@ use simple_logger::SimpleLogger;
 
 use crate::clock::rfc3339;
 use crate::event::EventKey;
+use crate::outcome::BookList;
 use crate::text::{push_escaped, push_printable};
 
 /// Which outcomes are logged.
@@ -211,17 +212,19 @@ fn push_line<'a>(
         }
         line.push_str(separator);
         separator = "; ";
-        match name {
-            "book_ids" => {}
-            "already_yours" => line.push_str("already theirs: "),
-            "lent_to_another" => line.push_str("lent to another: "),
-            "unavailable" => line.push_str("unavailable: "),
-            "not_lent" => line.push_str("not lent: "),
-            "put_back" => line.push_str("put back: "),
-            "in_hand" => line.push_str("in hand: "),
-            _ => {}
+        if name == "in_hand" {
+            line.push_str("in hand: ");
+        } else if let Some(list) = BookList::from_name(name) {
+            line.push_str(match list {
+                BookList::Done => "",
+                BookList::AlreadyYours => "already theirs: ",
+                BookList::LentToAnother => "lent to another: ",
+                BookList::Unavailable => "unavailable: ",
+                BookList::NotLent => "not lent: ",
+                BookList::PutBack => "put back: ",
+            });
+            refused |= list.is_refusal();
         }
-        refused |= matches!(name, "already_yours" | "lent_to_another" | "unavailable" | "not_lent");
         push_escaped(line, value);
     }
     line.push('\n');

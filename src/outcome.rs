@@ -3,9 +3,56 @@
 
 use crate::json::Object;
 
-/// The fields of an outcome that list books, in the order in which they are written.
-pub const BOOK_LISTS: [&str; 6] =
-    ["book_ids", "already_yours", "lent_to_another", "unavailable", "not_lent", "put_back"];
+/// What happened to books: a field of an outcome that lists some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BookList {
+    /// Lent, or taken back.
+    Done,
+    /// Refused: the user has them already.
+    AlreadyYours,
+    /// Refused: others have them.
+    LentToAnother,
+    /// Refused: they are nowhere.
+    Unavailable,
+    /// Not taken back: nobody has them.
+    NotLent,
+    /// Available, and put back, since they would have been too many.
+    PutBack,
+}
+
+impl BookList {
+    /// All of them, in the order in which they are written.
+    pub const ALL: [Self; 6] = [
+        Self::Done,
+        Self::AlreadyYours,
+        Self::LentToAnother,
+        Self::Unavailable,
+        Self::NotLent,
+        Self::PutBack,
+    ];
+
+    /// The name of the field.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "book_ids",
+            Self::AlreadyYours => "already_yours",
+            Self::LentToAnother => "lent_to_another",
+            Self::Unavailable => "unavailable",
+            Self::NotLent => "not_lent",
+            Self::PutBack => "put_back",
+        }
+    }
+
+    /// The list in the field of that name, if it is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|list| list.as_str() == name)
+    }
+
+    /// Whether its books were refused one by one.
+    pub fn is_refusal(self) -> bool {
+        !matches!(self, Self::Done | Self::PutBack)
+    }
+}
 
 /// How an event ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +101,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Why it was denied or rejected.
     pub cause: Option<String>,
-    /// The books by what happened to them, for each of [`BOOK_LISTS`] that is not empty.
-    pub books: Vec<(&'static str, Vec<String>)>,
+    /// The books by what happened to them, for each list that is not empty.
+    pub books: Vec<(BookList, Vec<String>)>,
     /// How many books the user has after the event. Absent where that is not known.
     pub in_hand: Option<u64>,
 }
@@ -83,7 +130,7 @@ impl Outcome {
                 "cause" => cause = Some(value.to_owned()),
                 "in_hand" => in_hand = value.parse().ok(),
                 _ => {
-                    if let Some(list) = BOOK_LISTS.into_iter().find(|list| *list == name) {
+                    if let Some(list) = BookList::from_name(name) {
                         books.push((list, value.split(',').map(str::to_owned).collect()));
                     }
                 }
@@ -108,9 +155,9 @@ impl Outcome {
         Self::from_fields(fields(answer))
     }
 
-    /// The books of one of [`BOOK_LISTS`]; none if the list is empty.
-    pub fn list(&self, name: &str) -> &[String] {
-        self.books.iter().find(|(list, _)| *list == name).map_or(&[], |(_, books)| books)
+    /// The books of one of the lists.
+    pub fn list(&self, wanted: BookList) -> &[String] {
+        self.books.iter().find(|(list, _)| *list == wanted).map_or(&[], |(_, books)| books)
     }
 
     /// Adds the outcome's fields to an object, the lists as arrays.
@@ -127,8 +174,8 @@ impl Outcome {
                 object = object.text(name, value);
             }
         }
-        for (name, books) in &self.books {
-            object = object.texts(name, books);
+        for (list, books) in &self.books {
+            object = object.texts(list.as_str(), books);
         }
         match self.in_hand {
             Some(in_hand) => object.raw("in_hand", &in_hand.to_string()),
@@ -162,8 +209,8 @@ mod tests {
         let from_stream = Outcome::from_fields(FIELDS).unwrap();
         let answer = FIELDS.map(|(name, value)| format!("{name}\n{value}")).join("\n");
         assert_eq!(Outcome::from_answer(&answer), Ok(from_stream.clone()));
-        assert_eq!(from_stream.list("book_ids"), ["geb", "momo"]);
-        assert!(from_stream.list("not_lent").is_empty());
+        assert_eq!(from_stream.list(BookList::Done), ["geb", "momo"]);
+        assert!(from_stream.list(BookList::NotLent).is_empty());
         assert!(Outcome::from_answer("event_id\n17-0").is_err());
     }
 

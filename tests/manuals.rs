@@ -15,7 +15,7 @@ use std::process::{Command, Output, Stdio};
 
 use library_lending::connect::ConnectArgs;
 use library_lending::keys::Keys;
-use library_lending::outcome::BOOK_LISTS;
+use library_lending::outcome::BookList;
 
 const PROGRAMS: [&str; 3] = ["library-req", "library-admin", "libraryd"];
 
@@ -429,7 +429,7 @@ fn the_overview_tells_the_keys_the_lists_and_the_causes() {
         .into_iter()
         .flat_map(|(head, _)| head.split([' ', ',']).map(str::to_owned).collect::<Vec<_>>())
         .collect();
-    for list in BOOK_LISTS {
+    for list in BookList::ALL.map(BookList::as_str) {
         assert!(told.contains(list), "library-lending(7) does not tell {list}");
     }
 

@@ -9,7 +9,7 @@ use super::private_file::PrivateFile;
 use super::progress;
 use crate::event::EventKey;
 use crate::json::Object;
-use crate::outcome::{BOOK_LISTS, Outcome};
+use crate::outcome::{BookList, Outcome};
 use crate::text::escaped;
 
 /// What became of one line.
@@ -87,9 +87,9 @@ impl Results {
         let mut record = String::new();
         if format == Format::Csv {
             record.push_str("line,action,event_id,outcome,cause");
-            for list in BOOK_LISTS {
+            for list in BookList::ALL {
                 record.push(',');
-                record.push_str(list);
+                record.push_str(list.as_str());
             }
             record.push('\n');
         }
@@ -128,7 +128,7 @@ impl Results {
                 for (_, value) in named {
                     push_csv(record, value.unwrap_or_default());
                 }
-                for list in BOOK_LISTS {
+                for list in BookList::ALL {
                     push_csv(record, &books(list).join(","));
                 }
                 record.push('\n');
@@ -140,8 +140,8 @@ impl Results {
                         object = object.text(name, value);
                     }
                 }
-                for list in BOOK_LISTS.into_iter().filter(|list| !books(list).is_empty()) {
-                    object = object.texts(list, books(list));
+                for list in BookList::ALL.into_iter().filter(|list| !books(*list).is_empty()) {
+                    object = object.texts(list.as_str(), books(list));
                 }
                 *record = object.line();
             }

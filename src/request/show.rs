@@ -7,7 +7,7 @@ use super::failure::{DONE, Failure, OUTPUT, REFUSED};
 use super::progress;
 use crate::json::Object;
 use crate::lending::MOST_BOOKS_IN_HAND;
-use crate::outcome::{Outcome, Verdict};
+use crate::outcome::{BookList, Outcome, Verdict};
 use crate::terminal;
 use crate::text::push_escaped;
 
@@ -30,7 +30,7 @@ pub fn status(outcome: &Outcome) -> u8 {
     match outcome.verdict {
         Verdict::Accepted | Verdict::Returned => DONE,
         // Nobody has the books any more: what was wanted is so.
-        Verdict::Unchanged if outcome.list("lent_to_another").is_empty() => DONE,
+        Verdict::Unchanged if outcome.list(BookList::LentToAnother).is_empty() => DONE,
         Verdict::Unchanged | Verdict::Denied | Verdict::Rejected => REFUSED,
     }
 }
@@ -57,10 +57,10 @@ pub fn words(outcome: &Outcome, colours: bool) -> String {
     push_head(&mut line, outcome);
     line.push_str(end);
     for (list, reason) in [
-        ("already_yours", "already lent to this user"),
-        ("lent_to_another", "lent to someone else"),
-        ("unavailable", "nowhere to be found, please tell the staff"),
-        ("not_lent", "already back"),
+        (BookList::AlreadyYours, "already lent to this user"),
+        (BookList::LentToAnother, "lent to someone else"),
+        (BookList::Unavailable, "nowhere to be found, please tell the staff"),
+        (BookList::NotLent, "already back"),
     ] {
         for book in outcome.list(list) {
             line.push_str("; ");
@@ -81,12 +81,12 @@ pub fn words(outcome: &Outcome, colours: bool) -> String {
 
 /// What happened to the event as a whole.
 fn push_head(line: &mut String, outcome: &Outcome) {
-    let (before, list, between) = match (outcome.verdict, outcome.cause.as_deref()) {
-        (Verdict::Accepted, _) => ("lent to ", "book_ids", ": "),
-        (Verdict::Returned, _) => ("taken back from ", "book_ids", ": "),
-        (Verdict::Unchanged, _) => ("nothing to take back from ", "", ""),
+    let (before, books, between) = match (outcome.verdict, outcome.cause.as_deref()) {
+        (Verdict::Accepted, _) => ("lent to ", outcome.list(BookList::Done), ": "),
+        (Verdict::Returned, _) => ("taken back from ", outcome.list(BookList::Done), ": "),
+        (Verdict::Unchanged, _) => ("nothing to take back from ", &[][..], ""),
         (Verdict::Denied, Some(TOO_MANY_BOOKS)) => {
-            let more = outcome.list("put_back").len();
+            let more = outcome.list(BookList::PutBack).len();
             let in_hand = outcome.in_hand.unwrap_or_default();
             push_escaped(line, &outcome.user_id);
             let _ = write!(
@@ -95,7 +95,7 @@ fn push_head(line: &mut String, outcome: &Outcome) {
             );
             return;
         }
-        (Verdict::Denied, _) => ("nothing was lent to ", "", ""),
+        (Verdict::Denied, _) => ("nothing was lent to ", &[][..], ""),
         (Verdict::Rejected, cause) => {
             line.push_str("rejected");
             // An event may have none.
@@ -112,7 +112,7 @@ fn push_head(line: &mut String, outcome: &Outcome) {
     line.push_str(before);
     push_escaped(line, &outcome.user_id);
     line.push_str(between);
-    push_books(line, outcome.list(list));
+    push_books(line, books);
 }
 
 fn push_books(line: &mut String, books: &[String]) {

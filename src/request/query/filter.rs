@@ -3,7 +3,7 @@
 use crate::clock::rfc3339;
 use crate::ids::{BookId, EventId, UserId};
 use crate::json::Object;
-use crate::outcome::{BOOK_LISTS, Outcome};
+use crate::outcome::{BookList, Outcome};
 use crate::request::show::{self, Form};
 use crate::text::push_escaped;
 
@@ -24,7 +24,7 @@ impl Filter {
         self.user.as_ref().is_none_or(|user| outcome.user_id == user.as_str())
             && self.book.as_ref().is_none_or(|book| {
                 let named = |list| outcome.list(list).iter().any(|id| id == book.as_str());
-                BOOK_LISTS.into_iter().any(named)
+                BookList::ALL.into_iter().any(named)
             })
     }
 
