@@ -151,7 +151,8 @@ pub fn ask<T: FromRedisValue>(
 
 /// A connection on which a question is asked again if it was interrupted: Linux ends a read that has a
 /// timeout with EINTR when a stopped process goes on (Ctrl-Z and `fg`), or a paused machine, and redis-rs
-/// passes over the late reply. For what changes nothing. libraryd begins a new session instead.
+/// passes over the late reply. For what changes nothing. libraryd begins a new session instead, but for a
+/// PING.
 pub struct AskAgain<'a>(pub &'a mut Connection);
 
 impl AskAgain<'_> {

@@ -388,10 +388,13 @@ impl Supervisor {
             Ok(threads) => threads,
             Err(error) => {
                 // Whoever starts next need not wait for a lease that nobody uses. On a link that has
-                // failed that would only take longer.
-                if !matches!(&error, Over::Trouble(error) if error.is_of_link()) {
+                // failed that would only take longer; and what somebody else has by now is theirs.
+                let is_lost = |error: &Error| error.is_of_link() || matches!(error, Error::Fenced);
+                if !matches!(&error, Over::Trouble(error) if is_lost(error)) {
                     let _ = lost_group::forget(&session, &mut control);
-                    let _ = lease::resign(&session, &mut control);
+                    if lease::resign(&session, &mut control).is_ok() {
+                        self.holds_in_vain = false;
+                    }
                 }
                 return Err(error);
             }

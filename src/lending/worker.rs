@@ -60,7 +60,8 @@ const WORTH_ASKING: usize = 4;
 /// try: the oldest of all, for twice as many each time, as long as all of these are decided. A queue of
 /// refusals then flows by the dozen; else each would be reserved its books in one call, be given them in a
 /// second and refused in a third. Where one of them has to wait on, its books go back to their shelves in
-/// vain: for half as many then.
+/// vain: for half as many then, and in the end for none. Without that, one that waits for what others have in
+/// hand would fetch its books and put them back for ever (I5). Newcomers that wait behind it count as well.
 const MOST_ASKED_AGAIN: usize = 128;
 
 /// A call whose reply has not been read yet.
@@ -414,7 +415,7 @@ impl<'a> Worker<'a> {
         let number = tries.len();
         let mut asking = Vec::new();
         let mut gone = Vec::new();
-        // Of what waited, and had to ask shelving.
+        // Whether one that waited, and had asked shelving, has to wait on; and whether a queue moved on.
         let (mut asked_in_vain, mut went_on) = (false, again);
         let unasked = tries
             .iter()

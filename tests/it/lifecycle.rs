@@ -213,10 +213,15 @@ fn a_signal_while_the_supervisor_waits_for_redis_is_obeyed_like_any_other() {
         let call = std::fs::read_to_string(format!("/proc/{}/syscall", daemon.pid())).unwrap();
         call.split_whitespace().next().map(str::to_owned).filter(|call| call != "running")
     };
-    let idle = sleeps_in();
-    assert!(idle.is_some() && stays(Duration::from_millis(100), || sleeps_in() == idle));
+    let mut idle = None;
+    assert!(eventually(DEADLINE, || {
+        idle = sleeps_in();
+        idle.is_some() && stays(Duration::from_millis(100), || sleeps_in() == idle)
+    }));
     redis.signal(Signal::STOP);
-    assert!(eventually(DEADLINE, || sleeps_in().is_some_and(|call| Some(call) != idle)));
+    // Not a moment's call, which comes before the wait.
+    let waits = || sleeps_in().is_some_and(|call| Some(call) != idle);
+    assert!(eventually(DEADLINE, || waits() && stays(Duration::from_millis(50), waits)));
     daemon.signal(Signal::TERM);
     redis.signal(Signal::CONT);
     assert_eq!(daemon.exit_status(), 0, "{}", daemon.log());

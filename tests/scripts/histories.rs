@@ -113,7 +113,8 @@ pub fn run_chunk(
     chunk: Vec<InHand>,
     waiting: &mut Vec<InHand>,
 ) -> Result<usize, String> {
-    let (fresh, others): (Vec<_>, Vec<_>) = chunk.into_iter().partition(|one| one.fresh);
+    let (fresh, others): (Vec<_>, Vec<_>) =
+        chunk.into_iter().partition(|one| world.asks_first(one));
     let asking: Vec<_> = fresh.into_iter().map(InHand::first_asking).collect();
     let mut tries: Vec<_> = others.into_iter().map(InHand::next_try).collect();
     tries.extend(ask(world, by, asking)?);
@@ -252,8 +253,9 @@ enum Task {
 }
 
 impl Worker {
-    fn take_up(&mut self, chunk: Vec<InHand>) {
-        let (fresh, others): (Vec<_>, Vec<_>) = chunk.into_iter().partition(|one| one.fresh);
+    fn take_up(&mut self, world: &mut World, chunk: Vec<InHand>) {
+        let (fresh, others): (Vec<_>, Vec<_>) =
+            chunk.into_iter().partition(|one| world.asks_first(one));
         if !others.is_empty() {
             let tries = others.into_iter().map(InHand::next_try).collect();
             self.tasks.push_back(Task::Decide(tries));
@@ -323,7 +325,7 @@ fn two_instances(world: &mut World, choices: &mut Choices) -> Result<(), String>
                 let from = choices.below(worker.waiting.len());
                 let chunk = choices.between(1, 4).min(worker.waiting.len() - from);
                 let chunk = worker.waiting.drain(from..from + chunk).collect();
-                worker.take_up(chunk);
+                worker.take_up(world, chunk);
             }
             8..=11 if workers[n].alive => run_task(world, &mut workers[n])?,
             12 if workers[n].alive && !workers[n].handoffs.is_empty() => {
@@ -418,7 +420,7 @@ fn give_up(world: &mut World, worker: &mut Worker, late: &mut Vec<(Instance, Tas
     let instance = worker.instance.clone();
     if !worker.waiting.is_empty() {
         let chunk = worker.waiting.drain(..).collect();
-        worker.take_up(chunk);
+        worker.take_up(world, chunk);
     }
     if !worker.handoffs.is_empty() {
         late.push((instance.clone(), Task::Shelve(std::mem::take(&mut worker.handoffs))));

@@ -101,6 +101,8 @@ pub struct World {
     reference_at_work: bool,
     /// What was done, a line a step, for whoever has to read a failure.
     pub history: Vec<String>,
+    /// How many tries of what had to wait there were.
+    tries_again: usize,
 }
 
 /// A list of the tries of a call of decide.lua, in their order.
@@ -120,6 +122,7 @@ impl World {
             answers: BTreeMap::new(),
             reference_at_work: false,
             history: Vec::new(),
+            tries_again: 0,
         };
         world.start(Model::default());
         world
@@ -164,6 +167,13 @@ impl World {
         }
         self.model = model;
         self.seen = self.library.dump();
+    }
+
+    /// Whether the main storage is asked in front of a try: of what is fresh, and now and then of what has
+    /// waited for older events, as the worker does where that flows.
+    pub fn asks_first(&mut self, one: &InHand) -> bool {
+        self.tries_again += usize::from(!one.fresh);
+        one.fresh || one.doubt.is_empty() && self.tries_again.is_multiple_of(3)
     }
 
     /// A client adds an event.
