@@ -134,6 +134,10 @@ id! {
     SubmissionId
 }
 
+/// The sequence numbers that submit.lua gives are multiples of this. So decide.lua can tell ids that
+/// grow across both streams from those that XADD gives, which each stream counts for itself.
+pub const SEQ_STEP: u64 = 1_000_000;
+
 /// The id of a stream's entry: milliseconds since 1970 and a sequence number within them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId {
@@ -146,6 +150,12 @@ pub struct EventId {
 impl EventId {
     /// The last of all ids: nothing comes behind it, and Redis refuses to be asked for that.
     pub const LAST: Self = Self { ms: u64::MAX, seq: u64::MAX };
+
+    /// Whether submit.lua has given it, so that the event's place among those of the other stream is known,
+    /// see [`SEQ_STEP`].
+    pub fn is_ordered(self) -> bool {
+        self.seq > 0 && self.seq.is_multiple_of(SEQ_STEP)
+    }
 
     /// The id right before this one; none before 0-0.
     pub fn previous(self) -> Option<Self> {

@@ -57,7 +57,8 @@ const DEPTH: usize = 2;
 const WORTH_ASKING: usize = 4;
 
 /// For so many requests at most that wait for what is older shelving is asked again in front of another
-/// try: the oldest of all, for twice as many each time, as long as all of these are decided. A queue of
+/// try: the oldest of all, for twice as many each time, as long as all of these are decided. Not where the
+/// other stream may have some of the same millisecond: those are tried several times in a call. A queue of
 /// refusals then flows by the dozen; else each would be reserved its books in one call, be given them in a
 /// second and refused in a third. Where one of them has to wait on, its books go back to their shelves in
 /// vain: for half as many then, and in the end for none. Without that, one that waits for what others have in
@@ -281,7 +282,7 @@ impl<'a> Worker<'a> {
         let is_oldest = due.first().is_some_and(|first| self.room.has_no_older(first.event.key));
         let mut left = if is_oldest { self.ask_again } else { 0 };
         let chunk = due.into_iter().map(|Waiting { event, doubt, for_older }| {
-            if !for_older || !doubt.is_empty() {
+            if !for_older || !doubt.is_empty() || !event.key.id.is_ordered() {
                 // It may have to wait on, and then nothing behind it can be refused.
                 left = 0;
             }
@@ -415,8 +416,8 @@ impl<'a> Worker<'a> {
         let number = tries.len();
         let mut asking = Vec::new();
         let mut gone = Vec::new();
-        // Whether one that waited, and had asked shelving, has to wait on; and whether a queue moved on.
-        let (mut asked_in_vain, mut went_on) = (false, again);
+        // Whether one that waited, and had asked shelving, has to wait on; and whether any had waited.
+        let (mut asked_in_vain, mut have_waited) = (false, again);
         let unasked = tries
             .iter()
             .filter(|one| one.fetched.is_none() && one.event.key.action == Action::Request);
@@ -431,7 +432,7 @@ impl<'a> Worker<'a> {
             }
             match end {
                 TryEnd::Done(told) => {
-                    went_on |=
+                    have_waited |=
                         one.fetched.as_ref().is_some_and(|it| it.finality != Finality::First);
                     let fields = told.fields(&one.event, &mut self.outcome_text);
                     self.log.add(key, Some(one.event.user.as_str()), fields);
@@ -467,7 +468,8 @@ impl<'a> Worker<'a> {
         }
         if again && asked_in_vain {
             self.ask_again /= 2;
-        } else if went_on && !gone.is_empty() {
+        } else if have_waited && gone.iter().any(|event| self.room.has_no_older(event.key)) {
+            // The queue has moved on. That younger ones were decided meanwhile does not say so.
             self.ask_again = (2 * self.ask_again).clamp(1, MOST_ASKED_AGAIN);
         }
         if asking.is_empty() {

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
 use crate::event::{Action, AnswerWish, EventKey};
-use crate::ids::EventId;
+use crate::ids::{EventId, SEQ_STEP};
 use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, Keys, USER_ID_FIELD};
 use crate::script::lua;
 
@@ -22,9 +22,6 @@ const SCRIPT: &str = lua!("order", "last_given", "submit");
 const GATE: &str = lua!("order", "last_given", "gate");
 const DOING: &str = "queue the event";
 
-/// The sequence numbers that the script gives are multiples of this. So decide.lua can tell ids that
-/// grow across both streams from those that XADD gives, which each stream counts for itself.
-pub const SEQ_STEP: u64 = 1_000_000;
 /// Behind a larger one the script goes on in the next millisecond: its numbers are exact up to 14 digits.
 pub const MAX_SEQ: u64 = 99_999_999_999_999;
 

@@ -485,10 +485,11 @@ fn events_that_tie_by_the_hundred_are_not_tried_in_vain() {
 #[test]
 fn a_queue_of_refusals_that_one_book_has_held_up_flows_by_the_dozen_again() {
     let redis = Redis::new();
-    for n in 0..500 {
-        let book = if n == 30 { 29 } else { n };
-        redis.request("user1", &format!("book{book}"));
-    }
+    let book = |n| if n == 30 { 29 } else { n };
+    let lines: String = (0..500).map(|n| format!("request user1 book{}\n", book(n))).collect();
+    let file = redis.directory().join("batch");
+    std::fs::write(&file, lines).unwrap();
+    TestCommand::library_req(&redis, &["batch", "--no-wait", file.to_str().unwrap()]).exits(0);
     let _daemon = Daemon::start(&redis, &["worker1"]);
     let outcomes = redis.assert_one_outcome_each(500);
     let granted = outcomes.iter().filter(|outcome| outcome["outcome"] == "accepted").count();

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use library_lending::admin::dead_letters::MOST_VALUES;
 use library_lending::event::{Action, MAX_BOOKS, MAX_KEEP_MS};
-use library_lending::ids::MAX_ID_BYTES;
-use library_lending::request::submit::{MAX_SEQ, SEQ_STEP};
+use library_lending::ids::{MAX_ID_BYTES, SEQ_STEP};
+use library_lending::request::submit::MAX_SEQ;
 use library_lending::script::bare;
 use redis::Value;
 

@@ -10,7 +10,7 @@ use redis::{RedisResult, Value};
 
 use crate::error::{Error, Remedy};
 use crate::event::{AnswerWish, EventKey};
-use crate::ids::{EventId, SubmissionId};
+use crate::ids::{EventId, SEQ_STEP, SubmissionId};
 use crate::keys::Keys;
 use crate::link::Connection;
 use crate::request::answer::PAUSE;
@@ -18,9 +18,7 @@ use crate::request::failure::{Failure, OUTPUT};
 use crate::request::options::{Batch, Run};
 use crate::request::progress::Progress;
 use crate::request::spool::{Entry, Spool};
-use crate::request::submit::{
-    self, Chunk, Fingerprint, MAX_SEQ, Name, Packed, Refused, SEQ_STEP, nth_id,
-};
+use crate::request::submit::{self, Chunk, Fingerprint, MAX_SEQ, Name, Packed, Refused, nth_id};
 
 /// Chunks that are sent before the reply to the first of them is read: enough that neither side
 /// waits for the other, few enough that the replies fit into the link's buffers.

@@ -48,6 +48,11 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
             ),
         ),
         ("decide", "", DECIDE),
+        (
+            "discard",
+            include_str!("../../../lua/letters.lua"),
+            include_str!("../../../lua/discard.lua"),
+        ),
         ("fetch", "", include_str!("../../../lua/fetch.lua")),
         ("forget", "", include_str!("../../../lua/forget.lua")),
         ("inspect", GROUPS, include_str!("../../../lua/inspect.lua")),
@@ -64,7 +69,15 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
         ("old_tries", GROUPS, include_str!("../../../lua/old_tries.lua")),
         ("permits", "", include_str!("../../../lua/permits.lua")),
         ("recount", ORDER, include_str!("../../../lua/recount.lua")),
-        ("reject", GROUPS, include_str!("../../../lua/reject.lua")),
+        (
+            "reject",
+            concat!(
+                include_str!("../../../lua/order.lua"),
+                include_str!("../../../lua/groups.lua"),
+                include_str!("../../../lua/letters.lua")
+            ),
+            include_str!("../../../lua/reject.lua"),
+        ),
         ("renew", "", include_str!("../../../lua/renew.lua")),
         ("reserved", GROUPS, include_str!("../../../lua/reserved.lua")),
         ("resign", "", include_str!("../../../lua/resign.lua")),
