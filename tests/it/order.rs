@@ -517,3 +517,34 @@ fn a_batch_of_one_users_requests_each_with_its_return_is_granted_whole() {
     assert!(ended.stderr.contains(": 4000 done, 0 refused"), "{ended}");
     redis.assert_at_rest();
 }
+
+/// What ties is tried several times in a call. Asked for again in front of that, a request found its own books
+/// on their way back to their shelves, waited for these, and held up the next: twice the calls, and three
+/// times the hand-offs.
+#[test]
+fn requests_that_tie_with_returns_are_not_asked_for_again_in_vain() {
+    const PAIRS: u64 = 300;
+    let (redis, _daemon) = library(&Ledger::new().lent("user1", &["a", "b", "c", "d", "e"], "1-0"));
+    let other = Other::alive(&redis, "other");
+    other.takes_new("5-0", "user3", "geb");
+    let add = |stream: &str, ms, user: &str, book: String| {
+        let id = format!("{ms}-0");
+        ["XADD", stream, &id, "user_id", user, "book_ids", &book].map(str::to_owned).to_vec()
+    };
+    let events = (10..10 + PAIRS).flat_map(|ms| {
+        let request = add(REQUESTS, ms, "user1", format!("book{ms}"));
+        [request, add(RETURNS, ms, "user2", format!("nobody's{ms}"))]
+    });
+    redis.pipeline(&events.collect::<Vec<_>>());
+    // All have been tried, and wait.
+    let pending = || redis.ask::<Vec<redis::Value>>(&["XPENDING", REQUESTS, "lending_service"]);
+    assert!(
+        eventually(DEADLINE, || pending().first() == Some(&redis::Value::Int(PAIRS as i64 + 1)))
+    );
+    assert!(stays(Duration::from_millis(300), || redis.length(OUTCOMES) == 0));
+    other.finishes("5-0");
+    assert!(eventually(DEADLINE, || redis.length(OUTCOMES) as u64 == 2 * PAIRS));
+    redis.wait_until_drained(DEADLINE);
+    let calls = redis.calls_of_scripts();
+    assert!(calls < 7 * PAIRS as usize, "{calls} calls for {PAIRS} pairs");
+}
