@@ -35,6 +35,13 @@ const NOBODY: [&str; 0] = [];
 
 const GRACEFUL: &str = "told to stop, redis says PONG\n";
 
+/// A program that heeds SIGHUP and SIGINT, also where whoever runs the tests ignores them.
+fn heeding(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT", program]);
+    command
+}
+
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
@@ -118,7 +125,7 @@ impl Tree {
     }
 
     fn run_script(&self, address: &str) -> Command {
-        let mut sh = Command::new("sh");
+        let mut sh = heeding("sh");
         sh.args(["tests/make/run.sh", "target/debug", address]).current_dir(&self.root);
         sh.env("LIBRARY_PASSWORD", "meant for another Redis");
         sh.stdin(Stdio::null()).stderr(self.shown());
@@ -186,7 +193,7 @@ fn ctrl_c_stops_libraryd_before_its_redis_and_leaves_nothing_running() {
 fn ctrl_c_in_a_terminal_ends_make_run_with_success() {
     let tree = Tree::new();
     let make = "make CARGO=true CARGO_TARGET_DIR=target run; echo make ended with $?";
-    let mut terminal = Command::new("script")
+    let mut terminal = heeding("script")
         .args(["-qec", make, "/dev/null"])
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL")
@@ -198,6 +205,7 @@ fn ctrl_c_in_a_terminal_ends_make_run_with_success() {
         .expect("script");
     wait_until("libraryd has started", || tree.read("noted").ends_with('\n'));
     terminal.stdin.as_mut().expect("piped").write_all(b"\x03").expect("typing Ctrl-C");
+    wait_until("make has ended", || terminal.try_wait().expect("a child").is_some());
     let shown = text(&terminal.wait_with_output().expect("script"));
     assert!(tree.read("noted").ends_with(GRACEFUL), "{shown}");
     assert_eq!(tree.processes(), NOBODY);
