@@ -289,7 +289,10 @@ fn pass_on_until(lost: &str, mut client: UnixStream, address: &str) {
         if String::from_utf8_lossy(&said[..length]).contains(lost) {
             break;
         }
-        client.write_all(&said[..length]).unwrap();
+        // It may have heard enough.
+        if client.write_all(&said[..length]).is_err() {
+            break;
+        }
     }
     let _ = client.shutdown(Shutdown::Both);
     there.join().unwrap();

@@ -228,6 +228,7 @@ pub fn finish(
         let fresh = world.library.take(by.name(), action, 1000);
         waiting.extend(fresh.into_iter().map(InHand::fresh));
     }
+    world.may_ask_again = false;
     let mut idle = 0;
     loop {
         handoffs.extend(world.library.take_handoffs(by.name(), 1000));

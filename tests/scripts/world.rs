@@ -103,6 +103,8 @@ pub struct World {
     pub history: Vec<String>,
     /// How many tries of what had to wait there were.
     tries_again: usize,
+    /// Whether what waits may be asked for again: without end, that goes round for ever.
+    pub may_ask_again: bool,
 }
 
 /// A list of the tries of a call of decide.lua, in their order.
@@ -123,6 +125,7 @@ impl World {
             reference_at_work: false,
             history: Vec::new(),
             tries_again: 0,
+            may_ask_again: true,
         };
         world.start(Model::default());
         world
@@ -133,6 +136,7 @@ impl World {
         self.library.clear();
         self.answers.clear();
         self.reference_at_work = false;
+        self.may_ask_again = true;
         self.history.clear();
         let keys = self.library.keys.clone();
         let redis = &mut self.library.redis;
@@ -173,7 +177,8 @@ impl World {
     /// waited for older events, as the worker does where that flows.
     pub fn asks_first(&mut self, one: &InHand) -> bool {
         self.tries_again += usize::from(!one.fresh);
-        one.fresh || one.doubt.is_empty() && self.tries_again.is_multiple_of(3)
+        one.fresh
+            || self.may_ask_again && one.doubt.is_empty() && self.tries_again.is_multiple_of(3)
     }
 
     /// A client adds an event.
