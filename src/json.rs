@@ -53,28 +53,28 @@ impl Object {
     }
 
     /// Adds an array of texts.
-    pub fn texts(mut self, name: &str, values: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.name(name);
-        self.0.push('[');
-        for (n, value) in values.into_iter().enumerate() {
-            if n > 0 {
-                self.0.push(',');
-            }
-            push_string(&mut self.0, value.as_ref());
-        }
-        self.0.push(']');
-        self
+    pub fn texts(self, name: &str, values: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.array(name, values, |json, value| push_string(json, value.as_ref()))
     }
 
     /// Adds an array of objects.
-    pub fn objects(mut self, name: &str, values: impl IntoIterator<Item = Self>) -> Self {
+    pub fn objects(self, name: &str, values: impl IntoIterator<Item = Self>) -> Self {
+        self.array(name, values, |json, value| json.push_str(&value.end()))
+    }
+
+    fn array<T>(
+        mut self,
+        name: &str,
+        values: impl IntoIterator<Item = T>,
+        push: impl Fn(&mut String, T),
+    ) -> Self {
         self.name(name);
         self.0.push('[');
         for (n, value) in values.into_iter().enumerate() {
             if n > 0 {
                 self.0.push(',');
             }
-            self.0.push_str(&value.end());
+            push(&mut self.0, value);
         }
         self.0.push(']');
         self

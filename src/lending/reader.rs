@@ -145,11 +145,12 @@ impl Merge {
 
     /// Notes that a read may have been woken by one of the streams: what the other has, it does not tell.
     fn note_wakening(&mut self, streams: &[Action], batch: &[Delivered]) {
-        for action in streams {
-            let is_there = batch.iter().any(|one| one.key.action == *action);
-            if batch.len() >= MANY && !is_there {
-                self.read_to[*action as usize] =
-                    Some(EventKey { id: EventId::default(), action: *action });
+        if batch.len() < MANY {
+            return;
+        }
+        for &action in streams {
+            if !batch.iter().any(|one| one.key.action == action) {
+                self.read_to[action as usize] = Some(EventKey { id: EventId::default(), action });
             }
         }
     }
