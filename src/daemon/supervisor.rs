@@ -1,7 +1,7 @@
 //! The main thread: signals, sessions one after the other, and the end.
 //!
 //! A session ends at the first error on any of its connections. What can heal is tried again, with
-//! growing pauses, and told once; what cannot ends the process with a status of its own
+//! growing pauses, and each cause told once; what cannot ends the process with a status of its own
 //! (contract, section 4). Nothing in a session needs to recover from anything: that is what makes
 //! every loop come back by itself.
 
@@ -66,6 +66,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A session that lasted so long was a good one: an outage before it is over.
 const PROVEN: Duration = Duration::from_millis(500);
 
+/// An outage so long after the last word of it may have another cause by now, which is told as well. What
+/// everybody sees on the way, such as a server that loads its data, is over by then.
+const STILL_TRYING: Duration = Duration::from_secs(5);
+
+/// So many causes of one outage are told at most: some errors may name something else each time.
+const MOST_CAUSES: usize = 10;
+
 /// So many sessions in a row may fail before anything is decided: one can be a link that fell silent.
 const TIMES_IN_VAIN: u32 = 3;
 
@@ -81,6 +88,13 @@ enum End {
     Stopped,
     /// Something that cannot heal, or not by itself.
     Status(u8, String),
+}
+
+/// What was told of an outage.
+struct Outage {
+    since: Instant,
+    causes: Vec<String>,
+    told: Instant,
 }
 
 /// How a session came to its end.
@@ -183,8 +197,8 @@ struct Supervisor {
     ready: bool,
     /// When Redis last answered in a session, or the start of the process.
     answered: Instant,
-    /// Since when there is no good session, once that was told.
-    outage: Option<Instant>,
+    /// Why there is no good session, once that was told.
+    outage: Option<Outage>,
     /// Whether this session has the lease, and has decided nothing.
     holds_in_vain: bool,
     /// How many readers read what is new in this session, having read what was pending.
@@ -220,22 +234,33 @@ impl Supervisor {
         }
     }
 
-    /// An outage is told once, when it is noticed. A link that is closed is noticed at once; a server
-    /// that has fallen silent did so after its last answer.
+    /// An outage is told once, when it is noticed, and what keeps it up later, once for each cause. A link
+    /// that is closed is noticed at once; a server that has fallen silent did so after its last answer.
     fn tell_outage(&mut self, error: &Error) {
         if error.is_interrupted() {
             // Somebody paused this process: nothing is wrong with Redis.
             debug!(target: LOG, "{error}");
             return;
         }
-        if self.outage.is_none() {
-            // Where Redis has been once, it is the right address.
-            let question = if self.sessions == 0 { self.target.question(error) } else { "" };
-            warn!(target: LOG, "{error}{question}; trying again until it works");
-            let is_silent = error.is_unanswered();
-            self.outage = Some(if is_silent { self.answered } else { Instant::now() });
-        } else {
-            debug!(target: LOG, "{error}");
+        // Where Redis has been once, it is the right address.
+        let question = if self.sessions == 0 { self.target.question(error) } else { "" };
+        let (cause, now) = (error.to_string(), Instant::now());
+        match &mut self.outage {
+            None => {
+                warn!(target: LOG, "{cause}{question}; trying again until it works");
+                let since = if error.is_unanswered() { self.answered } else { now };
+                self.outage = Some(Outage { since, causes: vec![cause], told: now });
+            }
+            Some(outage)
+                if now - outage.told >= STILL_TRYING
+                    && outage.causes.len() < MOST_CAUSES
+                    && !outage.causes.contains(&cause) =>
+            {
+                warn!(target: LOG, "{cause}{question}; still trying");
+                outage.causes.push(cause);
+                outage.told = now;
+            }
+            Some(_) => debug!(target: LOG, "{cause}"),
         }
         self.notifier.status("waiting for Redis");
     }
@@ -543,7 +568,7 @@ impl Supervisor {
                     if is_good {
                         self.in_vain = None;
                     }
-                    if is_good && let Some(since) = self.outage.take() {
+                    if is_good && let Some(Outage { since, .. }) = self.outage.take() {
                         let length = (begin - since).as_secs_f64();
                         info!(target: LOG, "working again after {length:.1} s");
                         self.notifier.status("lending and shelving");

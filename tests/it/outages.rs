@@ -2,6 +2,7 @@
 //! does nothing twice.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -250,6 +251,32 @@ fn an_outage_and_its_end_are_told_once_each() {
     assert_eq!(daemon.stop(), 0);
 }
 
+/// Whoever looked at the log saw why the outage had begun, hours ago, and not what kept it up.
+#[test]
+fn what_keeps_up_an_outage_is_told_once_if_it_is_something_else() {
+    let redis = Redis::tcp(&[]);
+    let daemon = Daemon::start(&redis, &["-a", &redis.url(), "worker1"]);
+    redis.kill9();
+    let told = |cause: &str, trying: &str| {
+        let is = |line: &&str| line.contains(cause) && line.ends_with(trying);
+        daemon.log().lines().filter(is).count()
+    };
+    assert!(eventually(DEADLINE, || told("", "; trying again until it works") == 1));
+    assert!(eventually(DEADLINE, || told("Connection refused", "; still trying") == 1));
+    let loading = "LOADING Redis is loading the dataset in memory";
+    let listener = std::net::TcpListener::bind(("127.0.0.1", redis.port())).unwrap();
+    // Ends with the process of this test.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(format!("-{loading}\r\n").as_bytes());
+        }
+    });
+    assert!(eventually(DEADLINE, || told(loading, "; still trying") == 1), "{}", daemon.log());
+    assert!(stays(Duration::from_secs(6), || told("", "trying") == 2), "{}", daemon.log());
+}
+
 /// The pauses between tries grow to a second while Redis is away. Where it has worked since, the first
 /// one is short again.
 #[test]
@@ -360,7 +387,6 @@ fn no_connection_is_idle_for_long() {
 
 #[test]
 fn a_server_that_is_no_redis_is_told_as_such_by_all() {
-    use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap();
     // Ends with the process of this test.
