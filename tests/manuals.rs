@@ -414,6 +414,22 @@ fn the_manual_tells_every_exit_status() {
     }
 }
 
+/// That it names all of them, every test sees to that has JSON of library-admin printed.
+#[test]
+fn the_manual_of_library_admin_names_no_member_of_json_that_is_not_there() {
+    let files = ["status", "dead_letters", "regroup", "check/mod", "check/books", "check/counts"];
+    let files = files.iter().chain(&["check/events", "check/handoffs", "check/reservations"]);
+    let code = files.chain(&["check/ttls"]).map(|file| source(&format!("src/admin/{file}.rs")));
+    let code = code.collect::<String>();
+    let page = Page::of("library-admin");
+    let literals = page.section("JSON").into_iter().filter_map(|line| line.strip_prefix(".Li "));
+    let names: Set = set(literals.flat_map(str::split_whitespace).filter(|it| it.len() > 1));
+    assert!(names.len() > 40, "{names:?}");
+    for name in names {
+        assert!(code.contains(&format!("\"{name}\"")), "there is no member {name}");
+    }
+}
+
 /// A key with a star for what varies, which is in braces in the code and in capitals in the manual.
 fn shape(key: &str) -> String {
     let varies = |part: &str| part.starts_with('{') || part.bytes().all(|b| b.is_ascii_uppercase());

@@ -72,8 +72,48 @@ impl Running {
             Err(error) => panic!("{} wrote what is no UTF-8: {error}", self.shown),
         };
         let (stdout, stderr) = (read(&self.out), read(&self.err));
+        if self.shown.starts_with("library-admin") && self.shown.contains("--json") {
+            for member in stdout.lines().flat_map(members) {
+                assert!(
+                    is_in_the_manual(member),
+                    "library-admin(8) does not tell {member}: {stdout}"
+                );
+            }
+        }
         TestCommand { command: self.shown, exit, stdout, stderr }
     }
+}
+
+/// The names of the members in a line of JSON, of nested objects too.
+fn members(json: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut rest = json;
+    while let Some((_, text)) = rest.split_once('"') {
+        let mut is_escaped = false;
+        let end = text.find(|c| {
+            let ends = c == '"' && !is_escaped;
+            is_escaped = c == '\\' && !is_escaped;
+            ends
+        });
+        let end = end.expect("a text in JSON ends");
+        rest = &text[end + 1..];
+        if rest.starts_with(':') {
+            names.push(&text[..end]);
+        }
+    }
+    names
+}
+
+/// Whether the section on JSON of library-admin(8) names a member.
+fn is_in_the_manual(member: &str) -> bool {
+    let manual = include_str!("../../../src/man/library-admin.8");
+    let (_, section) = manual.split_once("\n.Sh JSON\n").unwrap();
+    let (section, _) = section.split_once("\n.Sh ").unwrap();
+    // Of a text that is not UTF-8.
+    let name = member.strip_suffix("_hex").unwrap_or(member);
+    section.lines().any(|line| {
+        line.strip_prefix(".Li ").is_some_and(|words| words.split_whitespace().any(|it| it == name))
+    })
 }
 
 /// What a command was and what came of it.
