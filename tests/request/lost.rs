@@ -160,6 +160,29 @@ fn only_what_an_earlier_run_has_sent_is_told_to_be_from_one() {
     ended.is(0, &"OK\n".repeat(2_000), told);
 }
 
+/// What Redis refuses may be there since it was sent for the first time, on the link that was lost.
+#[test]
+fn a_batch_that_is_refused_after_its_first_reply_was_lost_does_not_know_whether_it_is_queued() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let socket = redis.directory().join("lossy.sock");
+    let lossy = UnixListener::bind(&socket).unwrap();
+    let (address, mut strict) = (redis.address(), redis.connect().unwrap());
+    let link = thread::spawn(move || {
+        pass_on_until("ADDED", lossy.accept().unwrap().0, &address);
+        let rights = ["SETUSER", "default", "-eval", "-evalsha"];
+        redis::cmd("ACL").arg(&rights).exec(&mut strict).unwrap();
+        pass_on(lossy.accept().unwrap().0, &address);
+    });
+    let ended = req_fed(&redis, &["-a", socket.to_str().unwrap(), "batch"], b"request u b\n");
+    link.join().unwrap();
+    assert_eq!(ended.status(), Some(4), "{ended}");
+    let told = "; it is not known whether any event is queued; run the same again to go on: none is queued \
+                twice\n";
+    assert!(ended.stderr.ends_with(told), "{ended}");
+    assert_eq!(entries(&mut db, REQUESTS).len(), 1);
+}
+
 /// It said "at least 500 events are queued; run the same again: none is queued twice", where none was any
 /// more, and where those whose names Redis had forgotten would be.
 #[test]

@@ -51,11 +51,35 @@ struct UnderWay {
     chosen_before: Option<EventId>,
     /// It was sent on a link that is lost: if Redis knows it, then from there, as far as can be told.
     resent: bool,
+    /// Whether Redis has it, as far as we know.
+    fate: Fate,
+}
+
+/// What is known of a chunk that is not placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It was not sent, or Redis has refused it.
+    NotThere,
+    /// It was sent, and its reply is due.
+    ReplyDue,
+    /// It was sent, and its reply never came: whatever is said later, Redis may have it since then.
+    Unknown,
 }
 
 impl UnderWay {
     fn new(chunk: Chunk, chosen: Option<EventId>) -> Self {
-        Self { chunk, chosen, chosen_before: None, resent: false }
+        Self { chunk, chosen, chosen_before: None, resent: false, fate: Fate::NotThere }
+    }
+
+    fn is_sent(&mut self) {
+        self.fate = if self.fate == Fate::NotThere { Fate::ReplyDue } else { Fate::Unknown };
+    }
+
+    /// The reply is that nothing was added.
+    fn is_refused(&mut self) {
+        if self.fate == Fate::ReplyDue {
+            self.fate = Fate::NotThere;
+        }
     }
 
     /// Whether it is known that an earlier run, and not this process, has put it there.
@@ -131,13 +155,15 @@ impl<'a> Courier<'a> {
 
     /// The same in words, as far as it is known.
     fn told(&self) -> String {
-        let queued = match (self.queued(), self.under_way.is_empty()) {
-            (0, true) => return "nothing was sent".to_owned(),
+        let is_known = self.under_way.iter().all(|sent| sent.fate == Fate::NotThere);
+        let queued = match (self.queued(), is_known) {
+            (0, true) if self.under_way.is_empty() => return "nothing was sent".to_owned(),
+            (0, true) => return "nothing is queued".to_owned(),
             (0, false) => return "it is not known whether any event is queued".to_owned(),
             (1, _) => "1 event is queued".to_owned(),
             (queued, _) => format!("{queued} events are queued"),
         };
-        if self.under_way.is_empty() { queued } else { format!("at least {queued}") }
+        if is_known { queued } else { format!("at least {queued}") }
     }
 
     /// Redis failed for good. Running again is always safe.
@@ -256,6 +282,7 @@ impl<'a> Courier<'a> {
             Some(first) => chunk.plain_commands(&self.run.keys, &name, before, *first),
             None => chunk.command(&self.run.keys, Some(&name), before),
         };
+        self.under_way[nth].is_sent();
         let link = self.link.as_mut().expect("it is made before the first chunk");
         link.send_packed_command(&packed).map_err(Error::redis("queue events"))
     }
@@ -312,7 +339,11 @@ impl<'a> Courier<'a> {
                 )))
             }
             Err(Refused::OutOfTurn) => Err(self.forgotten()),
-            Err(Refused::Error(error) | Refused::Lost(error)) => self.recover(error),
+            Err(Refused::Error(error)) => {
+                self.under_way.front_mut().into_iter().for_each(UnderWay::is_refused);
+                self.recover(error)
+            }
+            Err(Refused::Lost(error)) => self.recover(error),
         }
     }
 
