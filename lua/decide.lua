@@ -1,7 +1,7 @@
 -- decide.lua: work on requests and returns, in the order given, as far as each can go now.
 --
 -- After order.lua, groups.lua, refusals.lua, returns.lua and alone.lua.
--- LendingService's one script. For each event it either
+-- The script in which LendingService decides. For each event it either
 --   commits: effect, outcome, hand-off to shelving, answer, XACK and XDEL together,
 --   puts back what the event has reserved, because a refusal would be too early (WAIT), or
 --   reserves books that only ShelvingService can know about, and asks for them (FETCH).

@@ -1,8 +1,8 @@
 -- discard.lua: move a hand-off that cannot be done to the dead letters.
 -- After letters.lua.
 --
--- A well-formed one is never given up (contract, section 2). What is in this one is no list of books, so
--- that nothing is to be put on a shelf.
+-- A well-formed one is never given up (library-lending(7), Dead letters). What is in this one is no list
+-- of books, so that nothing is to be put on a shelf.
 --
 -- KEYS  1 the instance's lock   2 hand-offs (stream)     3 dead letters (stream)
 -- ARGV  1 token of the lease    2 group of shelving      3 "keep" or "delete" events that are done

@@ -1,6 +1,6 @@
 -- fetch.lua: hand out books from the main storage, each to one request.
 --
--- ShelvingService's answer to LendingService, and the only way in which lending reaches the main
+-- ShelvingService's answer to LendingService, which has no other way to get books out of the main
 -- storage. Asked again by the same request, it says so: whether the request has the book still, or
 -- has put it back since, into storage or on its way to its shelf, is lending's to know.
 --

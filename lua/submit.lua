@@ -15,7 +15,7 @@
 --     | {"WRONG_TYPE", key}: a stream's key holds something else, nothing was added
 --     | {"NO_IDS_LEFT"}: a stream has reached the end of all ids, nothing was added
 --
--- The smaller id is the older event, also across the two streams (contract, Order): XADD with
+-- The smaller id is the older event, also across the two streams (library-lending(7), Order): XADD with
 -- `*` counts for each stream alone, so the ids are given here. The clock is read here because it
 -- is the one that XADD reads. Everything is read and checked before the first write.
 

@@ -19,7 +19,7 @@ pub const MAX_BOOKS: usize = 1_000;
 pub const MAX_CARRIED: usize = 500_000;
 
 /// What an event asks for. The order is that of events with equal ids: the request comes first
-/// (contract, section 2, Order).
+/// (library-lending(7), Order).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
     /// To be lent books.
@@ -53,8 +53,8 @@ impl fmt::Display for Action {
     }
 }
 
-/// What an event is known by: the two streams can give the same id. Ordered as the contract
-/// orders events: by id, and at equal ids the request first.
+/// What an event is known by: the two streams can give the same id. Ordered as
+/// library-lending(7) says: by id, and at equal ids the request first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventKey {
     /// The id in its stream.

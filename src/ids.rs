@@ -1,7 +1,7 @@
 //! The names that travel through the system, each a type of its own, so that a user cannot be
 //! passed for a book, nor a book for an event.
 //!
-//! What a well-formed id is, is said by the contract: 1 to 256 bytes of UTF-8 with no comma, no
+//! What a well-formed id is, is said in library-lending(7): 1 to 256 bytes of UTF-8 with no comma, no
 //! control character and no white space at its ends. The comma separates ids in `book_ids`; a
 //! control character could forge a log line.
 

@@ -1,6 +1,6 @@
 //! Every name that this system uses in Redis, in one file.
 //!
-//! The names of the first block are shared with the reference application (contract, section 1):
+//! The names of the first block are shared with the reference application (library-lending(7), Keys in Redis):
 //! they are never renamed and what is in them keeps its form. Those of the second block are ours.
 //! With a branch, every key begins with `{branch}:`; the braces are a Redis Cluster hash tag, so
 //! that all keys of a branch live in one slot and one script can touch them together.
@@ -117,7 +117,7 @@ pub struct Keys {
     /// loans without going through all. The loans alone say what is true.
     pub books_of_users: String,
     /// Hash of facts that outlive the consumer groups: stream -> why its group must not be
-    /// recreated at 0 (contract, section 3, last paragraph).
+    /// recreated at 0: decided events are still in its stream, see `--keep-events`.
     pub kept_events: String,
     /// ShelvingService's hash of answers: instance -> the last one to it, for its next call to find.
     pub fetch_answers: String,

@@ -1,4 +1,4 @@
-//! The one outcome that every request or return ends in (contract, section 3): its fields in the
+//! The one outcome that every request or return ends in (library-lending(7), Outcomes): its fields in the
 //! outcomes stream, the log line, the JSON object.
 
 use crate::json::Object;

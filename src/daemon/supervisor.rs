@@ -2,7 +2,7 @@
 //!
 //! A session ends at the first error on any of its connections. What can heal is tried again, with
 //! growing pauses, and each cause told once; what cannot ends the process with a status of its own
-//! (contract, section 4). Nothing in a session needs to recover from anything: that is what makes
+//! (libraryd(8), exit status). Nothing in a session needs to recover from anything: that is what makes
 //! every loop come back by itself.
 
 use std::process::ExitCode;

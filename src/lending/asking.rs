@@ -1,75 +1,189 @@
-//! Which books shelving is asked for in front of a try.
+//! When shelving is asked for the books of a request in front of a try: a fetch in the same write costs
+//! little where it hands books out, and is a call for nothing where it does not.
 
-use super::decide::{Fetched, Finality, Try};
-use crate::event::{Action, Event};
-use crate::ids::{BookId, EventId};
-use crate::shelving::fetch::Answer;
+use std::collections::HashSet;
 
-/// An event that is to be tried, and the books that shelving is asked for in front of that.
-#[derive(Debug)]
-pub struct Asking {
-    /// The event.
-    pub event: Event,
-    /// The doubt that an earlier try ended in; else empty.
-    pub doubt: String,
-    /// How final a "no" is.
-    pub finality: Finality,
-    /// Indices into the event's books; none of a return.
-    pub books: Vec<usize>,
-    /// What shelving said of the others before.
-    pub before: Vec<Option<Answer>>,
+use super::decide::{Doubt, Try};
+use super::waiting::Waiting;
+use crate::event::{Action, Event, EventKey};
+
+/// Shelving is asked before anything is decided if it lately handed out at least one in so many
+/// books. Where most books are lent or in automated storage, that would be a call for nothing;
+/// where they are on their shelves, deciding first would be.
+const WORTH_ASKING: usize = 4;
+
+/// The most requests of the waiting room for which shelving is asked once more in front of their next try.
+///
+/// What waits for something older has put its books back. Tried without asking, each such request would be
+/// reserved its books in one call, be given them in a second and be refused in a third. Asked ahead, a queue
+/// of refusals is decided by the dozen.
+///
+/// Only the oldest of all are asked for: one at first, and twice as many each time the front of the queue has
+/// moved on. When one of those that were asked for has to wait even so, its books went back to their shelves
+/// in vain, and half as many are asked for the next time, in the end none: otherwise one that waits for what
+/// other instances have in hand would fetch its books and put them back for ever (I5).
+///
+/// Left out is what may tie with events of the other stream: these are tried several times in a call.
+const MOST_AHEAD: usize = 128;
+
+/// Whether shelving is asked, and for whom, by what came of it so far.
+pub struct AskPolicy {
+    /// Whether newcomers ask before they are tried for the first time.
+    first: bool,
+    /// How many of the waiting room are asked for ahead, see [`MOST_AHEAD`].
+    ahead: usize,
+    /// Requests of which shelving has not been asked for all books since they were delivered. They
+    /// may have some all the same, if their group was lost meanwhile.
+    never_asked: HashSet<EventKey>,
 }
 
-impl Asking {
-    /// The first time that this instance has an event: all books of a request, or none.
-    pub fn first(event: Event, ask: bool) -> Self {
-        let books = match event.key.action {
-            Action::Request if ask => (0..event.books.len()).collect(),
-            _ => Vec::new(),
+impl Default for AskPolicy {
+    fn default() -> Self {
+        Self { first: true, ahead: 0, never_asked: HashSet::new() }
+    }
+}
+
+impl AskPolicy {
+    /// The first try of an event. `fresh`: nobody had it in hand before.
+    pub fn first_try(&mut self, event: Event, fresh: bool) -> Try {
+        // What was in hand before may have books already: only shelving can tell.
+        let ask = self.first || !fresh;
+        if !ask {
+            self.not_asked_yet(&event);
+        }
+        Try::first(event, ask)
+    }
+
+    /// An event is not tried yet, or without asking.
+    pub fn not_asked_yet(&mut self, event: &Event) {
+        if event.key.action == Action::Request {
+            self.never_asked.insert(event.key);
+        }
+    }
+
+    /// The next tries of events that waited. `are_oldest`: nothing in hand is older than the first.
+    pub fn next_tries(&mut self, waited: Vec<Waiting>, are_oldest: bool) -> Vec<Try> {
+        let mut left = if are_oldest { self.ahead } else { 0 };
+        let next = waited.into_iter().map(|Waiting { event, doubt, for_older }| {
+            if !for_older || doubt != Doubt::None || !event.key.id.is_ordered() {
+                // It may have to wait on, and then nothing behind it can be refused.
+                left = 0;
+            }
+            let is_ahead = left > 0 && event.key.action == Action::Request;
+            left -= usize::from(is_ahead);
+            let ask = self.never_asked.remove(&event.key) || is_ahead;
+            Try { doubt, ..Try::first(event, ask) }
+        });
+        next.collect()
+    }
+
+    /// An event need not be asked for any more: it is out of hand.
+    pub fn forget(&mut self, key: EventKey) {
+        self.never_asked.remove(&key);
+    }
+
+    /// Of the books of first tries shelving had so many on their shelves.
+    pub fn answered(&mut self, handed_out: usize, asked: usize) {
+        self.first = handed_out * WORTH_ASKING >= asked;
+    }
+
+    /// Requests with so many books were tried without asking, and for so many it has to be asked after all.
+    pub fn tried_unasked(&mut self, books: usize, to_be_asked: usize) {
+        if books > 0 && to_be_asked * WORTH_ASKING >= books {
+            self.first = true;
+        }
+    }
+
+    /// The front of the queue has moved on.
+    pub fn front_moved(&mut self) {
+        self.ahead = (2 * self.ahead).clamp(1, MOST_AHEAD);
+    }
+
+    /// What was asked for ahead has to wait on.
+    pub fn asked_in_vain(&mut self) {
+        self.ahead /= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::AnswerWish;
+    use crate::ids::{EventId, SEQ_STEP};
+    use crate::lending::decide::asked;
+
+    /// Requests that wait for what is older, with ids as `library-req` gives them.
+    fn queue(length: u64) -> Vec<Waiting> {
+        let request = |n| Event {
+            key: EventKey { id: EventId { ms: 5, seq: n * SEQ_STEP }, action: Action::Request },
+            user: "user1".parse().unwrap(),
+            books: vec![format!("book{n}").parse().unwrap()],
+            answer: AnswerWish::None,
         };
-        let doubt = String::new();
-        Self { event, doubt, finality: Finality::First, books, before: Vec::new() }
+        let waiting = |n| Waiting { event: request(n), doubt: Doubt::None, for_older: true };
+        (1..=length).map(waiting).collect()
     }
 
-    /// The try that decides by what shelving answers.
-    pub fn into_try(self) -> Try {
-        let Self { event, doubt, finality, books, before: mut answers } = self;
-        let is_asked = !(books.is_empty() && answers.is_empty());
-        answers.resize(event.books.len(), None);
-        for book in books {
-            answers[book] = Some(Answer::Left);
+    fn asked_ahead(policy: &mut AskPolicy, waited: Vec<Waiting>, are_oldest: bool) -> usize {
+        asked(&policy.next_tries(waited, are_oldest)).count()
+    }
+
+    #[test]
+    fn a_queue_that_moves_at_its_front_is_asked_for_by_more_each_time_up_to_a_bound() {
+        let mut policy = AskPolicy::default();
+        assert_eq!(asked_ahead(&mut policy, queue(3), true), 0, "none has moved yet");
+        let mut numbers = Vec::new();
+        for _ in 0..9 {
+            policy.front_moved();
+            numbers.push(asked_ahead(&mut policy, queue(1_000), true));
         }
-        let fetched = is_asked.then_some(Fetched { finality, answers });
-        Try { event, doubt, fetched }
+        assert_eq!(numbers, [1, 2, 4, 8, 16, 32, 64, 128, 128]);
+        policy.asked_in_vain();
+        assert_eq!(asked_ahead(&mut policy, queue(1_000), true), 64);
+        (0..7).for_each(|_| policy.asked_in_vain());
+        assert_eq!(asked_ahead(&mut policy, queue(1_000), true), 0, "not for ever (I5)");
     }
 
-    /// A try that reserved some of its books, and needs to know whether they are there.
-    pub fn after(one: Try, finality: Finality, books: Vec<usize>) -> Self {
-        let mut before = one.fetched.map(|fetched| fetched.answers).unwrap_or_default();
-        for answer in &mut before {
-            // What another had then, it may not have now.
-            answer.take_if(|answer| matches!(answer, Answer::TakenBy(_)));
-        }
-        Self { event: one.event, doubt: String::new(), finality, books, before }
+    #[test]
+    fn nothing_is_asked_for_ahead_that_may_have_to_wait_on_or_is_behind_that() {
+        let mut policy = AskPolicy::default();
+        (0..4).for_each(|_| policy.front_moved());
+        assert_eq!(asked_ahead(&mut policy, queue(5), false), 0, "something older is in hand");
+        let spoil: [fn(&mut Waiting); 4] = [
+            |waiting| waiting.for_older = false,
+            |waiting| waiting.doubt = Doubt::ToldNo,
+            |waiting| waiting.event.key.id.seq += 1,
+            |waiting| waiting.event.key.action = Action::Return,
+        ];
+        let asked = spoil.map(|spoil| {
+            let mut waited = queue(5);
+            spoil(&mut waited[2]);
+            asked_ahead(&mut policy, waited, true)
+        });
+        assert_eq!(asked, [2, 2, 2, 4], "a return has nothing to ask for, and holds up nothing");
     }
 
-    /// A try that came to nothing, once more: what shelving has said is still true.
-    pub fn again(one: Try) -> Self {
-        let Try { event, doubt, fetched } = one;
-        let (finality, mut before) =
-            fetched.map_or((Finality::First, Vec::new()), |it| (it.finality, it.answers));
-        let is_left = |book: &usize| before[*book] == Some(Answer::Left);
-        let books: Vec<usize> = (0..before.len()).filter(is_left).collect();
-        for book in &books {
-            before[*book] = None;
-        }
-        Self { event, doubt, finality, books, before }
+    #[test]
+    fn newcomers_ask_first_where_shelving_hands_out_one_book_in_four() {
+        let mut policy = AskPolicy::default();
+        let newcomer = |policy: &mut AskPolicy, n: u64, fresh| {
+            let event = queue(n).pop().unwrap().event;
+            let one = policy.first_try(event, fresh);
+            asked(&[one]).count() == 1
+        };
+        assert!(newcomer(&mut policy, 1, true));
+        policy.answered(24, 100);
+        assert!(!newcomer(&mut policy, 2, true));
+        assert!(
+            newcomer(&mut policy, 3, false),
+            "it may have fetched books when it was in hand before"
+        );
+        // Whoever was never asked for is asked for before anything is refused to it.
+        assert_eq!(asked_ahead(&mut policy, queue(2), false), 1);
+        assert_eq!(asked_ahead(&mut policy, queue(2), false), 0);
+        policy.tried_unasked(100, 24);
+        assert!(!newcomer(&mut policy, 4, true));
+        policy.tried_unasked(100, 25);
+        assert!(newcomer(&mut policy, 5, true));
     }
-}
-
-/// The books that shelving is asked for, and for which request each.
-pub fn asked(chunk: &[Asking]) -> impl Iterator<Item = (&BookId, EventId)> + Clone {
-    chunk
-        .iter()
-        .flat_map(|one| one.books.iter().map(|book| (&one.event.books[*book], one.event.key.id)))
 }

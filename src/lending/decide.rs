@@ -8,6 +8,7 @@ use redis::Value;
 use super::{MOST_BOOKS_IN_HAND, STORAGE_CAPACITY};
 use crate::error::Error;
 use crate::event::{Action, Event, EventKey};
+use crate::ids::{BookId, EventId};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::outcome;
 use crate::script::{Script, ScriptCall, lua, text};
@@ -38,19 +39,76 @@ pub struct Fetched {
     pub answers: Vec<Option<Answer>>,
 }
 
-/// The doubt of a request that was told that a book is nowhere: there is none, and it reserves
-/// nothing before it may be refused.
-pub const TOLD_NO: &str = "no";
+/// What earlier tries of a request have left open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Doubt {
+    /// Nothing.
+    #[default]
+    None,
+    /// A book did not come though it was reserved: what could still bring it, in the script's words.
+    About(String),
+    /// Nothing could bring a book any more: the request reserves nothing until it may be refused.
+    ToldNo,
+}
+
+impl Doubt {
+    /// As an argument of the script, if there is one.
+    fn as_arg(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::About(text) => Some(text),
+            Self::ToldNo => Some("no"),
+        }
+    }
+}
 
 /// One try of an event.
 #[derive(Debug)]
 pub struct Try {
     /// The event.
     pub event: Event,
-    /// The doubt that an earlier try ended in, or [`TOLD_NO`]; else empty.
-    pub doubt: String,
-    /// What ShelvingService said, if it was asked.
+    /// What earlier tries have left open.
+    pub doubt: Doubt,
+    /// What ShelvingService said, or will have said, if it is asked.
     pub fetched: Option<Fetched>,
+}
+
+impl Try {
+    /// A try with nothing known from before. With `ask`, shelving is asked in front of it for all books of
+    /// a request.
+    pub fn first(event: Event, ask: bool) -> Self {
+        let is_asked = ask && event.key.action == Action::Request;
+        let fetched = is_asked.then(|| Fetched {
+            finality: Finality::First,
+            answers: vec![Some(Answer::Left); event.books.len()],
+        });
+        Self { event, doubt: Doubt::None, fetched }
+    }
+
+    /// The next try after one that has reserved books, by their index in the event: shelving is asked for
+    /// those.
+    pub fn after_reserving(self, finality: Finality, books: &[usize]) -> Self {
+        let mut answers = self.fetched.map(|fetched| fetched.answers).unwrap_or_default();
+        answers.resize(self.event.books.len(), None);
+        for answer in &mut answers {
+            // What another had then, it may not have now.
+            answer.take_if(|answer| matches!(answer, Answer::TakenBy(_)));
+        }
+        for &book in books {
+            answers[book] = Some(Answer::Left);
+        }
+        Self { event: self.event, doubt: Doubt::None, fetched: Some(Fetched { finality, answers }) }
+    }
+}
+
+/// The books that shelving is to be asked for in front of tries, and for which request each.
+pub fn asked(tries: &[Try]) -> impl Iterator<Item = (&BookId, EventId)> + Clone {
+    tries.iter().flat_map(|one| {
+        let answers = one.fetched.iter().flat_map(|fetched| &fetched.answers);
+        let books = one.event.books.iter().zip(answers);
+        let books = books.filter(|(_, answer)| **answer == Some(Answer::Left));
+        books.map(|(book, _)| (book, one.event.key.id))
+    })
 }
 
 /// How a try ended.
@@ -67,7 +125,7 @@ pub enum TryEnd {
     /// To be tried again later.
     Wait {
         /// The doubt for the next try.
-        doubt: String,
+        doubt: Doubt,
         /// Whether it waits for what is older alone, and for no book.
         for_older: bool,
         /// Events that are to be tried before it can be refused.
@@ -175,7 +233,8 @@ pub fn call(
             Some(Fetched { finality: Finality::Certain, answers }) => ("certain", answers),
         };
         let (action, books, ttl_ms) = (event.key.action, event.books.len(), event.answer.ttl_ms());
-        let sure = if doubt.is_empty() { "sure" } else { "doubt" };
+        let doubt = doubt.as_arg();
+        let sure = if doubt.is_none() { "sure" } else { "doubt" };
         let form = Some((books, said, ttl_ms, sure));
         let (last, written) = &mut forms[action as usize];
         if *last != form {
@@ -186,7 +245,7 @@ pub fn call(
         }
         call.arg(&*written);
         call.arg(event.key.id).arg(event.user.as_str());
-        if !doubt.is_empty() {
+        if let Some(doubt) = doubt {
             call.arg(doubt);
         }
         for book in &event.books {
@@ -264,9 +323,10 @@ pub fn ends(reply: Value, tries: &[Try]) -> Result<Option<Vec<TryEnd>>, Error> {
                     let for_older = reason == Some("older");
                     let doubt = match (reason, finality) {
                         // The doubt of the answers that it had, or still the one that it came with.
-                        (Some("doubt"), Some(Finality::InDoubt(doubt))) => doubt.clone(),
-                        (Some("doubt"), _) => one.doubt.clone(),
-                        (Some("no"), _) => TOLD_NO.to_owned(),
+                        (Some("doubt"), Some(Finality::InDoubt(doubt))) => {
+                            Doubt::About(doubt.clone())
+                        }
+                        (Some("no"), _) => Doubt::ToldNo,
                         // It may wait for a book that it put back itself because of the doubt.
                         _ => one.doubt.clone(),
                     };

@@ -21,8 +21,10 @@ use crate::workload::Workload;
 /// How long this thread goes on with the worker's work: many times what it takes beside Redis.
 const QUICK: Duration = Duration::from_millis(1);
 
-/// So many times after it took longer the worker's thread is woken.
-const NOT_HERE: u32 = 16;
+/// After it took longer, so many times events go to the worker's thread before some are decided here again:
+/// that a Redis has become quick is found out soon, and with one that stays slow the reader is held up
+/// seldom.
+const PASSED_ON_WHEN_SLOW: u32 = 16;
 
 /// The reader's way to the worker.
 pub struct Intake<'a> {
@@ -32,8 +34,8 @@ pub struct Intake<'a> {
     worker: Arc<Mutex<Worker<'a>>>,
     /// The channel of that thread.
     to_thread: Sender<Vec<Delivered>>,
-    /// How many times the thread is woken before events are decided here again.
-    not_here: Cell<u32>,
+    /// How many times events still go to the thread because Redis was slow.
+    still_passed_on: Cell<u32>,
 }
 
 impl<'a> Intake<'a> {
@@ -43,7 +45,7 @@ impl<'a> Intake<'a> {
         worker: Arc<Mutex<Worker<'a>>>,
         to_thread: Sender<Vec<Delivered>>,
     ) -> Self {
-        Self { workload, worker, to_thread, not_here: Cell::new(0) }
+        Self { workload, worker, to_thread, still_passed_on: Cell::new(0) }
     }
 
     /// Passes events on to the worker's thread.
@@ -64,9 +66,14 @@ impl<'a> Intake<'a> {
         }
         // What is in the channel, under way or waiting is in hand as well: nothing is overtaken.
         let is_alone = batch.len() <= FEW && batch.len() == self.workload.count();
-        // Even so the worker's thread may have the lock for a moment, when it looks up.
-        let Some(Ok(mut worker)) = (is_alone && self.is_here()).then(|| self.worker.try_lock())
-        else {
+        let still_passed_on = self.still_passed_on.get();
+        if !is_alone || still_passed_on > 0 {
+            self.still_passed_on.set(still_passed_on.saturating_sub(u32::from(is_alone)));
+            self.queue(batch);
+            return Ok(());
+        }
+        // The worker's thread has the lock for a moment now and then, when it looks up.
+        let Ok(mut worker) = self.worker.try_lock() else {
             self.queue(batch);
             return Ok(());
         };
@@ -83,15 +90,9 @@ impl<'a> Intake<'a> {
             self.send(Vec::new());
         }
         if start.elapsed() >= QUICK {
-            self.not_here.set(NOT_HERE);
+            self.still_passed_on.set(PASSED_ON_WHEN_SLOW);
         }
         Ok(())
-    }
-
-    fn is_here(&self) -> bool {
-        let left = self.not_here.get();
-        self.not_here.set(left.saturating_sub(1));
-        left == 0
     }
 
     fn send(&self, batch: Vec<Delivered>) {

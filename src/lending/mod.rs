@@ -1,9 +1,10 @@
 //! LendingService: the robotic arm with its small storage. It grants and denies requests and takes
 //! returns, and it owns the loans, the counts, the storage and the states of books.
 //!
-//! A reader thread takes events from both streams and gives them to the worker, which does everything
-//! else through one script: in a thread of its own, or a few at a time in the reader's, as long as
-//! nothing else is in hand ([`intake`]). A listener thread hears when other instances have gone on. What
+//! A reader thread takes events from both streams and gives them to the worker, which decides
+//! them through one script ([`decide`]): in a thread of its own, or a few at a time in the reader's, as
+//! long as nothing else is in hand ([`intake`]). Two more scripts are for events that cannot be decided:
+//! [`reject`] gives them up, [`tries`] notes how often that was tried. A listener thread hears when other instances have gone on. What
 //! the main storage has, the worker learns from [`crate::shelving::fetch`] alone.
 
 pub mod asking;
@@ -25,10 +26,10 @@ use crate::stream::Entry;
 /// How this service is called in the log.
 pub const LOG: &str = "lending";
 
-/// How many books automated storage has room for (contract, section 1).
+/// How many books automated storage has room for (library-lending(7), Books and users).
 pub const STORAGE_CAPACITY: usize = 20;
 
-/// How many books a user may have (contract, section 2).
+/// How many books a user may have (library-lending(7), Requests).
 pub const MOST_BOOKS_IN_HAND: usize = 5;
 
 /// From how many deliveries on an event is suspected of killing whoever reads it, and tried apart from

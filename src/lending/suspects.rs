@@ -159,6 +159,7 @@ mod tests {
     use super::*;
     use crate::event::{Action, AnswerWish, Event};
     use crate::ids::EventId;
+    use crate::lending::decide::Doubt;
 
     fn key(ms: u64) -> EventKey {
         EventKey { id: EventId { ms, seq: 0 }, action: Action::Request }
@@ -220,7 +221,7 @@ mod tests {
             };
             let mut due: Vec<_> = group
                 .iter()
-                .map(|ms| Waiting { event: event(ms), doubt: String::new(), for_older: true })
+                .map(|ms| Waiting { event: event(ms), doubt: Doubt::None, for_older: true })
                 .collect();
             suspects.take_back(&mut due);
             tried.push(group);

@@ -2,7 +2,7 @@
 //! book is reserved or on its way to its shelf (I8). They hold nothing while they wait.
 //!
 //! What waits is tried again oldest first, before newer events that ask for the same books
-//! (contract, section 2, Order): so a newcomer that asks for an awaited book is sent through this
+//! (library-lending(7), Order): so a newcomer that asks for an awaited book is sent through this
 //! room as well. What is worth another try is found by book and by user. Not everything that ends a
 //! wait happens in this process: when another instance rings, some of the oldest are tried, and
 //! from time to time everything.
@@ -12,6 +12,7 @@ use std::hash::Hash;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
+use super::decide::Doubt;
 use crate::event::{Action, Event, EventKey};
 use crate::ids::{BookId, UserId};
 
@@ -58,8 +59,8 @@ const LONGEST_DEAF: Duration = Duration::from_millis(8);
 pub struct Waiting {
     /// The event.
     pub event: Event,
-    /// The doubt for the next try, see [`crate::lending::decide::Try`].
-    pub doubt: String,
+    /// The doubt for the next try.
+    pub doubt: Doubt,
     /// Whether it waits for what is older alone, and for no book.
     pub for_older: bool,
 }
@@ -176,7 +177,7 @@ impl WaitingRoom {
     pub fn admit_behind(&mut self, event: Event) {
         self.asked_for.extend(event.books.iter().cloned());
         let key = event.key;
-        self.admit(Waiting { event, doubt: String::new(), for_older: true });
+        self.admit(Waiting { event, doubt: Doubt::None, for_older: true });
         self.due.insert(key);
     }
 
@@ -421,7 +422,7 @@ mod tests {
     fn room(events: &[Event]) -> WaitingRoom {
         let mut room = WaitingRoom::default();
         for event in events {
-            room.admit(Waiting { event: event.clone(), doubt: String::new(), for_older: true });
+            room.admit(Waiting { event: event.clone(), doubt: Doubt::None, for_older: true });
         }
         room
     }
@@ -547,7 +548,7 @@ mod tests {
         let mut room = room(&[event(1, Action::Request, &["geb"])]);
         room.admit(Waiting {
             event: event(2, Action::Request, &["momo"]),
-            doubt: String::new(),
+            doubt: Doubt::None,
             for_older: false,
         });
         room.shelved();
@@ -642,7 +643,7 @@ mod tests {
         let mut room = room(&[event(5, Action::Request, &["geb"])]);
         let key = |ms, action| event(ms, action, &[]).key;
         let event = event(6, Action::Request, &["momo"]);
-        room.admit(Waiting { event, doubt: String::new(), for_older: false });
+        room.admit(Waiting { event, doubt: Doubt::None, for_older: false });
         room.stir(vec![key(5, Action::Return), key(6, Action::Request), key(7, Action::Request)]);
         assert!(!room.has_due());
         room.stir(vec![key(5, Action::Request)]);

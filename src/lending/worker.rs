@@ -10,16 +10,16 @@
 //!
 //! It works in a thread of its own, [`super::worker_thread`], or in the reader's, [`super::intake`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use log::{debug, error, warn};
 use redis::Value;
 
-use super::asking::{Asking, asked};
+use super::asking::AskPolicy;
 use super::busy::Busy;
-use super::decide::{self, Finality, Try, TryEnd};
+use super::decide::{self, Finality, Try, TryEnd, asked};
 use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
 use super::tries::{self, TryStep};
@@ -51,25 +51,11 @@ const CHUNK_BOOKS: usize = 1_000;
 /// nothing is under way, which is not to take long.
 const DEPTH: usize = 2;
 
-/// Shelving is asked before anything is decided if it lately handed out at least one in so many
-/// books. Where most books are lent or in automated storage, that would be a call for nothing;
-/// where they are on their shelves, deciding first would be.
-const WORTH_ASKING: usize = 4;
-
-/// For so many requests at most that wait for what is older shelving is asked again in front of another
-/// try: the oldest of all, for twice as many each time, as long as all of these are decided. Not where the
-/// other stream may have some of the same millisecond: those are tried several times in a call. A queue of
-/// refusals then flows by the dozen; else each would be reserved its books in one call, be given them in a
-/// second and refused in a third. Where one of them has to wait on, its books go back to their shelves in
-/// vain: for half as many then, and in the end for none. Without that, one that waits for what others have in
-/// hand would fetch its books and put them back for ever (I5). Newcomers that wait behind it count as well.
-const MOST_ASKED_AGAIN: usize = 128;
-
 /// A call whose reply has not been read yet.
 enum Call {
-    /// Decides events, or finds what they wait for. With the number of a fetch, shelving was asked in
-    /// the same write, and its reply comes in front.
-    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: Option<u64>, again: bool },
+    /// Decides events that are new or come from the waiting room, or finds what they wait for. With the
+    /// number of a fetch, shelving was asked in the same write, and its reply comes in front.
+    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: Option<u64>, from_room: bool },
     /// Finds out which books a request may have fetched that is to be given up.
     Look(GivenUp),
     /// Lets shelving take them back.
@@ -95,8 +81,8 @@ impl Call {
 
     /// Whether it is for those that waited. Of these calls one is under way at a time: what waits
     /// for each other had best be seen together.
-    fn is_again(&self) -> bool {
-        matches!(self, Self::Decide { again: true, .. })
+    fn is_from_room(&self) -> bool {
+        matches!(self, Self::Decide { from_room: true, .. })
     }
 }
 
@@ -108,15 +94,10 @@ pub struct Worker<'a> {
     suspects: Suspects,
     room: WaitingRoom,
     busy: Busy,
-    /// Requests of which shelving has not been asked for all books since they were delivered. They
-    /// may have some all the same, if their group was lost meanwhile.
-    unasked: HashSet<EventKey>,
+    policy: AskPolicy,
     under_way: VecDeque<Call>,
     /// The number of the last fetch.
     fetches: u64,
-    ask_first: bool,
-    /// For how many requests that waited shelving is asked again in front of their next try.
-    ask_again: usize,
     log: OutcomeLog,
     /// Calls under way that are packed and not sent yet. Kept for its memory, as is the next.
     packed: Vec<u8>,
@@ -134,11 +115,9 @@ impl<'a> Worker<'a> {
             suspects: Suspects::default(),
             room: WaitingRoom::default(),
             busy: Busy::default(),
-            unasked: HashSet::new(),
+            policy: AskPolicy::default(),
             under_way: VecDeque::new(),
             fetches: 0,
-            ask_first: true,
-            ask_again: 0,
             log: OutcomeLog::new(session.settings.log_outcomes),
             packed: Vec::new(),
             outcome_text: String::new(),
@@ -217,34 +196,34 @@ impl<'a> Worker<'a> {
             return Ok(true);
         }
         while self.under_way.len() < DEPTH {
-            let Some((chunk, again)) = self.next_chunk() else { break };
-            self.decide(chunk, again, By::Digest)?;
+            let Some((chunk, from_room)) = self.next_chunk() else { break };
+            self.decide(chunk, from_room, By::Digest)?;
         }
         self.answer_one()?;
         Ok(!self.has_finished() || !self.suspects.is_empty() || self.room.has_due())
     }
 
-    /// What is to be decided next: what is due in the waiting room (again), else what has come, oldest
+    /// What is to be decided next: what is due in the waiting room (`true`), else what has come, oldest
     /// first. Malformed events that are met on the way are given up: they wait for nothing.
-    fn next_chunk(&mut self) -> Option<(Vec<Asking>, bool)> {
+    fn next_chunk(&mut self) -> Option<(Vec<Try>, bool)> {
         let batch = self.session.settings.batch;
-        if !self.under_way.iter().any(Call::is_again) {
+        if !self.under_way.iter().any(Call::is_from_room) {
             // Nobody overtakes an older one for the same book that is under way.
             let may_go = |event: &Event| !self.busy.concerns(event);
             let mut due = self.room.take_due(RETRIES_FOR_EACH * batch, CHUNK_BOOKS, may_go);
             self.suspects.take_back(&mut due);
             if !due.is_empty() {
-                return Some((self.try_again(due), true));
+                return Some((self.retry(due), true));
             }
         }
-        let mut chunk: Vec<Asking> = Vec::new();
+        let mut chunk: Vec<Try> = Vec::new();
         let mut faults = Vec::new();
         let mut books = 0;
         while chunk.len() < batch && books < CHUNK_BOOKS {
             let Some(delivered) = self.fresh.pop_front() else { break };
             match delivered.content {
                 Content::Event(event) if delivered.fresh && self.room.is_awaited(&event) => {
-                    self.unasked.insert(event.key);
+                    self.policy.not_asked_yet(&event);
                     self.room.admit_behind(event);
                 }
                 Content::Event(ref event) if delivered.fresh && self.busy.concerns(event) => {
@@ -254,12 +233,7 @@ impl<'a> Worker<'a> {
                 }
                 Content::Event(event) => {
                     books += event.books.len();
-                    // What was in hand before may have books already: only shelving can tell.
-                    let ask = self.ask_first || !delivered.fresh;
-                    if !ask && event.key.action == Action::Request {
-                        self.unasked.insert(event.key);
-                    }
-                    chunk.push(Asking::first(event, ask));
+                    chunk.push(self.policy.first_try(event, delivered.fresh));
                 }
                 Content::Suspect => self.suspects.add(delivered.key),
                 Content::Fault(fault) => faults.push((delivered.key, fault)),
@@ -271,40 +245,27 @@ impl<'a> Worker<'a> {
             return None;
         }
         // Those of one chunk are not in each other's way: the script sees to their order.
-        chunk.iter().for_each(|asking| self.busy.add(&asking.event));
+        chunk.iter().for_each(|one| self.busy.add(&one.event));
         Some((chunk, false))
     }
 
-    /// What waited has nothing, once shelving was asked: it is decided without asking again, unless it
-    /// is worth while, see [`MOST_ASKED_AGAIN`].
-    fn try_again(&mut self, due: Vec<Waiting>) -> Vec<Asking> {
+    /// The next tries of events that waited.
+    fn retry(&mut self, due: Vec<Waiting>) -> Vec<Try> {
         due.iter().for_each(|waiting| self.busy.add(&waiting.event));
-        let is_oldest = due.first().is_some_and(|first| self.room.has_no_older(first.event.key));
-        let mut left = if is_oldest { self.ask_again } else { 0 };
-        let chunk = due.into_iter().map(|Waiting { event, doubt, for_older }| {
-            if !for_older || !doubt.is_empty() || !event.key.id.is_ordered() {
-                // It may have to wait on, and then nothing behind it can be refused.
-                left = 0;
-            }
-            let again = left > 0 && event.key.action == Action::Request;
-            left -= usize::from(again);
-            let ask = self.unasked.remove(&event.key) || again;
-            Asking { doubt, ..Asking::first(event, ask) }
-        });
-        chunk.collect()
+        let are_oldest = due.first().is_some_and(|first| self.room.has_no_older(first.event.key));
+        self.policy.next_tries(due, are_oldest)
     }
 
     /// Decides a chunk: asks shelving, unless there is nothing to ask for, and decides by its answer in
     /// the same breath.
-    fn decide(&mut self, chunk: Vec<Asking>, again: bool, by: By) -> Result<(), Error> {
+    fn decide(&mut self, tries: Vec<Try>, from_room: bool, by: By) -> Result<(), Error> {
         let mut fetch = None;
-        if chunk.iter().any(|asking| !asking.books.is_empty()) {
+        if asked(&tries).next().is_some() {
             self.fetches += 1;
             fetch = Some(self.fetches);
-            fetch::call(self.session, asked(&chunk), self.fetches).pack(by, &mut self.packed);
+            fetch::call(self.session, asked(&tries), self.fetches).pack(by, &mut self.packed);
         }
-        let tries = chunk.into_iter().map(Asking::into_try).collect();
-        let call = Call::Decide { neighbours: self.session.neighbours(), tries, fetch, again };
+        let call = Call::Decide { neighbours: self.session.neighbours(), tries, fetch, from_room };
         self.pack(call, by);
         self.send()
     }
@@ -354,7 +315,7 @@ impl<'a> Worker<'a> {
             std::thread::yield_now();
         }
         match call {
-            Call::Decide { tries, again, .. } => self.decided(reply, tries, again)?,
+            Call::Decide { tries, from_room, .. } => self.decided(reply, tries, from_room)?,
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
                 self.pack(Call::Reject(vec![event]), By::Digest);
@@ -377,16 +338,10 @@ impl<'a> Worker<'a> {
     /// Calls a script that Redis does not know once more, with its text: the call has done nothing.
     fn call_by_text(&mut self, call: Call) -> Result<(), Error> {
         match call {
-            Call::Decide { tries, again, .. } => self.decide_again(tries, again)?,
+            Call::Decide { tries, from_room, .. } => self.decide(tries, from_room, By::Text)?,
             call => self.pack(call, By::Text),
         }
         Ok(())
-    }
-
-    /// Sends a call that has done nothing once more, with what it has to find: shelving's answer was
-    /// not there, or Redis does not know the script.
-    fn decide_again(&mut self, tries: Vec<Try>, again: bool) -> Result<(), Error> {
-        self.decide(tries.into_iter().map(Asking::again).collect(), again, By::Text)
     }
 
     /// Notes with tries what shelving said; their call finds it in Redis itself.
@@ -400,7 +355,7 @@ impl<'a> Worker<'a> {
         let said = fetch::answers(reply, left.len())?;
         if left.iter().any(|(_, first)| *first) {
             let handed_out = said.iter().filter(|answer| **answer == Answer::Yes).count();
-            self.ask_first = handed_out * WORTH_ASKING >= said.len();
+            self.policy.answered(handed_out, said.len());
         }
         for ((answer, _), said) in left.into_iter().zip(said) {
             *answer = Some(said);
@@ -408,44 +363,45 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn decided(&mut self, reply: Value, tries: Vec<Try>, again: bool) -> Result<(), Error> {
+    /// Does what follows from how tries ended.
+    fn decided(&mut self, reply: Value, tries: Vec<Try>, from_room: bool) -> Result<(), Error> {
         let Some(ends) = decide::ends(reply, &tries)? else {
-            return self.decide_again(tries, again);
+            // It has found no answer of shelving's, and done nothing.
+            return self.decide(tries, from_room, By::Text);
         };
         self.session.note_work();
         let number = tries.len();
-        let mut asking = Vec::new();
-        let mut gone = Vec::new();
-        // Whether one that waited, and had asked shelving, has to wait on; and whether any had waited.
-        let (mut asked_in_vain, mut have_waited) = (false, again);
         let unasked = tries
             .iter()
             .filter(|one| one.fetched.is_none() && one.event.key.action == Action::Request);
         let unasked_books: usize = unasked.map(|one| one.event.books.len()).sum();
+        let mut reserved = Vec::new();
+        let mut gone = Vec::new();
+        let (mut had_waited, mut asked_in_vain) = (from_room, false);
         for (end, one) in ends.into_iter().zip(tries) {
             let key = one.event.key;
             if !matches!(end, TryEnd::Fetch { .. }) {
                 self.busy.remove(&one.event);
             }
             if !matches!(end, TryEnd::Fetch { .. } | TryEnd::Wait { .. }) {
-                self.unasked.remove(&key);
+                self.policy.forget(key);
             }
             match end {
                 TryEnd::Done(told) => {
-                    have_waited |=
+                    had_waited |=
                         one.fetched.as_ref().is_some_and(|it| it.finality != Finality::First);
                     let fields = told.fields(&one.event, &mut self.outcome_text);
                     self.log.add(key, Some(one.event.user.as_str()), fields);
                     gone.push(one.event);
                 }
                 TryEnd::Fetch { finality, books } => {
-                    asking.push(Asking::after(one, finality, books));
+                    reserved.push(one.after_reserving(finality, &books));
                 }
                 TryEnd::Wait { doubt, for_older, untried } => {
-                    asked_in_vain |= one.fetched.is_some();
+                    asked_in_vain |= from_room && one.fetched.is_some();
                     self.room.stir(untried);
                     let waiting = Waiting { event: one.event, doubt, for_older };
-                    if again {
+                    if from_room {
                         self.room.admit_again(waiting);
                     } else {
                         self.room.admit(waiting);
@@ -463,22 +419,20 @@ impl<'a> Worker<'a> {
         }
         self.session.workload.drop(gone.iter().map(|event| event.key));
         self.room.decided(&gone);
-        if again {
+        if from_room {
             self.room.tried(number, gone.len());
         }
-        if again && asked_in_vain {
-            self.ask_again /= 2;
-        } else if have_waited && gone.iter().any(|event| self.room.has_no_older(event.key)) {
-            // The queue has moved on. That younger ones were decided meanwhile does not say so.
-            self.ask_again = (2 * self.ask_again).clamp(1, MOST_ASKED_AGAIN);
+        if asked_in_vain {
+            self.policy.asked_in_vain();
+        } else if had_waited && gone.iter().any(|event| self.room.has_no_older(event.key)) {
+            // That younger ones were decided meanwhile does not say so.
+            self.policy.front_moved();
         }
-        if asking.is_empty() {
+        if reserved.is_empty() {
             return Ok(());
         }
-        if unasked_books > 0 && asked(&asking).count() * WORTH_ASKING >= unasked_books {
-            self.ask_first = true;
-        }
-        self.decide(asking, false, By::Digest)
+        self.policy.tried_unasked(unasked_books, asked(&reserved).count());
+        self.decide(reserved, false, By::Digest)
     }
 
     /// Gives malformed events up.
@@ -574,19 +528,19 @@ impl<'a> Worker<'a> {
             for entry in stream::contents(&mut self.connection, stream, &unread[action as usize])? {
                 let delivered = Delivered::read(action, &entry, false);
                 match delivered.content {
-                    Content::Event(event) => chunk.push(Asking::first(event, true)),
+                    Content::Event(event) => chunk.push(Try::first(event, true)),
                     Content::Fault(fault) => faults.push((delivered.key, fault)),
                     Content::Suspect => {}
                 }
             }
         }
         if !waited.is_empty() {
-            let waited = self.try_again(waited);
+            let waited = self.retry(waited);
             self.decide(waited, true, By::Digest)?;
         }
         if !chunk.is_empty() {
-            chunk.sort_unstable_by_key(|asking: &Asking| asking.event.key);
-            chunk.iter().for_each(|asking| self.busy.add(&asking.event));
+            chunk.sort_unstable_by_key(|one: &Try| one.event.key);
+            chunk.iter().for_each(|one| self.busy.add(&one.event));
             self.decide(chunk, false, By::Digest)?;
         }
         self.reject(faults);

@@ -163,7 +163,7 @@ fn played(library: &mut Library, case: &Case) -> Played {
     let left = |event: &Event| {
         let answers = vec![Some(Answer::Left); event.books.len()];
         let fetched = Some(Fetched { finality: Finality::First, answers });
-        Try { event: event.clone(), doubt: String::new(), fetched }
+        Try { event: event.clone(), doubt: Doubt::None, fetched }
     };
     let tries: Vec<Try> = case.events.iter().map(left).collect();
     let fetch = library.fetches();

@@ -133,11 +133,11 @@ pub fn run_chunk(
 }
 
 /// Asks the main storage, unless there is nothing to ask for.
-fn ask(world: &mut World, by: &Instance, asking: Vec<Asking>) -> Result<Vec<Try>, String> {
-    if asking.iter().any(|one| !one.books.is_empty()) {
+fn ask(world: &mut World, by: &Instance, asking: Vec<Try>) -> Result<Vec<Try>, String> {
+    if !asked(&asking).is_empty() {
         return world.fetch(by, asking);
     }
-    Ok(asking.into_iter().map(Asking::into_try).collect())
+    Ok(asking)
 }
 
 fn with_history(world: &World, fault: String) -> String {
@@ -249,7 +249,7 @@ pub fn finish(
 /// What an instance has before it.
 enum Task {
     Decide(Vec<Try>),
-    Fetch(Vec<Asking>),
+    Fetch(Vec<Try>),
     Shelve(Vec<HandOff>),
 }
 

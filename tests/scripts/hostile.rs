@@ -394,7 +394,7 @@ fn any_event(library: &mut Library, choices: &mut Choices) -> Result<(), String>
             for _ in 0..4 {
                 let verdict = library.decide(&by, &tries).map_err(|e| e.to_string())?.remove(0);
                 let TryEnd::Fetch { finality, books } = verdict else { break };
-                let asking = vec![Asking::after(tries.remove(0), finality, books)];
+                let asking = vec![tries.remove(0).after_reserving(finality, &books)];
                 let answers = library.fetch(&by, &asked(&asking)).map_err(|e| e.to_string())?;
                 tries = with_answers(asking, answers);
             }
@@ -457,7 +457,7 @@ fn states_of_a_wrong_type_leave_nothing_half_written_where_all_books_are_lent() 
     library.add(&request);
     library.take("worker1", Action::Request, 1);
     let before = library.dump();
-    let tries = [Try { event: request, doubt: String::new(), fetched: None }];
+    let tries = [Try { event: request, doubt: Doubt::None, fetched: None }];
     let reply = library.decide_raw(&by, &Neighbours::default(), &tries, None);
     let after = library.dump();
     assert!(reply.is_ok() || before == after, "{reply:?}, changed\n{}", before.difference(&after));

@@ -58,7 +58,7 @@ fn a_book_that_a_denied_request_of_the_reference_puts_back_is_waited_for() {
         let reply = library.decide_raw(&by, &neighbours, &tries, None).unwrap();
         match decide::ends(reply, &tries).unwrap().unwrap().remove(0) {
             TryEnd::Fetch { finality, books } => {
-                let asking = vec![Asking::after(tries.remove(0), finality, books)];
+                let asking = vec![tries.remove(0).after_reserving(finality, &books)];
                 let answers = library.fetch(&by, &asked(&asking)).unwrap();
                 tries = with_answers(asking, answers);
             }

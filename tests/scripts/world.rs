@@ -7,9 +7,8 @@ use library_lending::error::Error;
 use library_lending::event::{Action, AnswerWish, Event, EventKey, HandOff};
 use library_lending::ids::{BookId, EventId, UserId};
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::asking;
-pub use library_lending::lending::asking::Asking;
-use library_lending::lending::decide::{TOLD_NO, Told, Try, TryEnd};
+use library_lending::lending::decide::{self, Told, TryEnd};
+pub use library_lending::lending::decide::{Doubt, Try};
 use library_lending::shelving::fetch::Answer;
 
 use crate::library::{Instance, Library};
@@ -50,7 +49,7 @@ pub fn event(action: Action, id: EventId, who: &str, books: &str) -> Event {
 
 /// A try of an event that was not tried before.
 pub fn first_try(event: &Event) -> Try {
-    Try { event: event.clone(), doubt: String::new(), fetched: None }
+    Try { event: event.clone(), doubt: Doubt::None, fetched: None }
 }
 
 /// A request or return in an instance's hands.
@@ -58,14 +57,14 @@ pub fn first_try(event: &Event) -> Try {
 pub struct InHand {
     pub event: Event,
     /// For its next try.
-    pub doubt: String,
+    pub doubt: Doubt,
     /// Whether it was not tried before in this session: then the main storage is asked first.
     pub fresh: bool,
 }
 
 impl InHand {
     pub fn fresh(event: Event) -> Self {
-        Self { event, doubt: String::new(), fresh: true }
+        Self { event, doubt: Doubt::None, fresh: true }
     }
 
     /// Tried in this session.
@@ -77,8 +76,8 @@ impl InHand {
         Try { event: self.event, doubt: self.doubt, fetched: None }
     }
 
-    pub fn first_asking(self) -> Asking {
-        Asking::first(self.event, true)
+    pub fn first_asking(self) -> Try {
+        Try::first(self.event, true)
     }
 }
 
@@ -86,7 +85,7 @@ impl InHand {
 #[derive(Debug, Default)]
 pub struct Came {
     pub decided: Vec<EventKey>,
-    pub asking: Vec<Asking>,
+    pub asking: Vec<Try>,
     pub waiting: Vec<InHand>,
 }
 
@@ -178,7 +177,7 @@ impl World {
     pub fn asks_first(&mut self, one: &InHand) -> bool {
         self.tries_again += usize::from(!one.fresh);
         one.fresh
-            || self.may_ask_again && one.doubt.is_empty() && self.tries_again.is_multiple_of(3)
+            || self.may_ask_again && one.doubt == Doubt::None && self.tries_again.is_multiple_of(3)
     }
 
     /// A client adds an event.
@@ -210,7 +209,7 @@ impl World {
             if steps[at + 1..].contains(n) {
                 let (_, one) = left[*n].as_ref().unwrap();
                 self.history.push(format!("  {}: waits and is tried again", one.event.key));
-                self.waits(one, "", &mut waiting)?;
+                self.waits(one, &Doubt::None, &mut waiting)?;
                 continue;
             }
             let (verdict, one) = left[*n].take().unwrap();
@@ -230,7 +229,7 @@ impl World {
                 }
                 TryEnd::Fetch { finality, books } => {
                     self.asks(&one, &books)?;
-                    came.asking.push(Asking::after(one, finality, books));
+                    came.asking.push(one.after_reserving(finality, &books));
                 }
                 other => return Err(format!("{key}: {other:?}")),
             }
@@ -240,7 +239,7 @@ impl World {
     }
 
     /// A try ended in WAIT, after those of this call that are `waiting`.
-    fn waits(&mut self, one: &Try, doubt: &str, waiting: &mut Vec<Event>) -> Result<(), String> {
+    fn waits(&mut self, one: &Try, doubt: &Doubt, waiting: &mut Vec<Event>) -> Result<(), String> {
         let key = one.event.key;
         // A "no" may be outdated; another hand-off than that of its books may be what a doubt is
         // about; a book that was nowhere may have been found.
@@ -251,12 +250,16 @@ impl World {
             .iter()
             .filter(|other| other.key != key)
             .any(|other| one.event.books.iter().any(|book| other.books.contains(book)));
-        let doubtful = outdated
-            || after
-            || doubt == TOLD_NO
-            || !doubt.is_empty() && !self.model.handoffs.is_empty();
+        let doubtful = match doubt {
+            Doubt::None => false,
+            Doubt::About(_) => !self.model.handoffs.is_empty(),
+            Doubt::ToldNo => true,
+        };
         let expect = self.model.expect(key);
-        ensure!(expect != Expect::Decide || doubtful, "{key} waits for nothing");
+        ensure!(
+            expect != Expect::Decide || doubtful || outdated || after,
+            "{key} waits for nothing"
+        );
         self.model.wait(key);
         if key.action == Action::Request {
             waiting.push(one.event.clone());
@@ -304,7 +307,7 @@ impl World {
     }
 
     /// Asks the main storage. Returns the tries with its answers.
-    pub fn fetch(&mut self, by: &Instance, asking: Vec<Asking>) -> Result<Vec<Try>, String> {
+    pub fn fetch(&mut self, by: &Instance, asking: Vec<Try>) -> Result<Vec<Try>, String> {
         let asked = asked(&asking);
         let shown: Vec<_> = asked.iter().map(|(book, id)| format!("{book} for {id}")).collect();
         self.history.push(format!("{} asks for {}", by.name(), shown.join(", ")));
@@ -653,14 +656,13 @@ impl World {
 }
 
 /// The books that are asked for, and for which request each.
-pub fn asked(asking: &[Asking]) -> Vec<(BookId, EventId)> {
-    asking::asked(asking).map(|(book, request)| (book.clone(), request)).collect()
+pub fn asked(asking: &[Try]) -> Vec<(BookId, EventId)> {
+    decide::asked(asking).map(|(book, request)| (book.clone(), request)).collect()
 }
 
 /// The tries that decide by these answers.
-pub fn with_answers(asking: Vec<Asking>, answers: Vec<Answer>) -> Vec<Try> {
+pub fn with_answers(mut tries: Vec<Try>, answers: Vec<Answer>) -> Vec<Try> {
     let mut answers = answers.into_iter();
-    let mut tries: Vec<Try> = asking.into_iter().map(Asking::into_try).collect();
     for answer in tries.iter_mut().flat_map(|one| &mut one.fetched).flat_map(|it| &mut it.answers) {
         if *answer == Some(Answer::Left) {
             *answer = answers.next();

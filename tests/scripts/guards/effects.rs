@@ -419,7 +419,7 @@ fn a_reservation_of_a_book_that_is_lent_meanwhile_ends_with_the_request() {
             let verdict = library.decide(&by, &[first_try(&lost)]).unwrap().remove(0);
             let TryEnd::Fetch { finality, books } = verdict else { return Err(told(&verdict)) };
             library.redis.ask::<()>(&["HSET", &keys.loans, "lost", "user2"]);
-            let asking = vec![Asking::after(first_try(&lost), finality, books)];
+            let asking = vec![first_try(&lost).after_reserving(finality, &books)];
             let answers = library.fetch(&by, &asked(&asking)).unwrap();
             let tries = with_answers(asking, answers);
             is_done(&library.decide(&by, &tries).unwrap()[0], "lent_to_another", "lost")?;

@@ -9,7 +9,7 @@ mod order;
 use library_lending::event::{Action, Event, HandOff};
 use library_lending::ids::EventId;
 use library_lending::keys::{LENDING_GROUP, SHELVING_GROUP};
-use library_lending::lending::decide::{self, Fetched, Finality, TOLD_NO, Told, Try, TryEnd};
+use library_lending::lending::decide::{self, Fetched, Finality, Told, Try, TryEnd};
 use library_lending::lending::reject::{self, Rejected};
 use library_lending::outcome;
 use library_lending::session::Neighbours;
@@ -95,7 +95,7 @@ pub fn serve(library: &mut Library, by: &Instance, one: InHand) -> TryEnd {
         match verdicts.remove(0) {
             TryEnd::Fetch { finality, books } => {
                 let one = tries.remove(0);
-                let asking = vec![Asking::after(one, finality, books)];
+                let asking = vec![one.after_reserving(finality, &books)];
                 let answers = library.fetch(by, &asked(&asking)).unwrap();
                 tries = with_answers(asking, answers);
             }
@@ -115,7 +115,7 @@ pub fn give_and_serve(library: &mut Library, by: &Instance, event: &Event) -> Tr
     serve_fresh(library, by, event)
 }
 
-pub fn waits(verdict: &TryEnd) -> Result<String, String> {
+pub fn waits(verdict: &TryEnd) -> Result<Doubt, String> {
     match verdict {
         TryEnd::Wait { doubt, .. } => Ok(doubt.clone()),
         other => Err(format!("it does not wait: {}", told(other))),

@@ -444,7 +444,7 @@ fn a_handoff_behind_a_hundred_of_a_silent_instance_is_waited_for() {
         library.take_handoffs("worker2", 1);
         let geb = request(500, "user1", "geb");
         give(library, &by, &geb);
-        let one = Try { doubt: "101-0 -".into(), ..first_try(&geb) };
+        let one = Try { doubt: Doubt::About("101-0 -".into()), ..first_try(&geb) };
         waits(&beside_silent(library, &by, &[one])[0])?;
         Ok(())
     });
@@ -492,9 +492,9 @@ fn a_request_in_doubt_asks_again_when_that_is_settled_and_is_in_doubt_about_what
             add_handoff(library, "1-0", "geb");
             let geb = request(5, "user1", "geb");
             give(library, &by, &geb);
-            let one = Try { doubt: "1-0 -".into(), ..first_try(&geb) };
+            let one = Try { doubt: Doubt::About("1-0 -".into()), ..first_try(&geb) };
             waits(&library.decide(&by, &[one]).unwrap()[0])?;
-            let one = Try { doubt: TOLD_NO.into(), ..first_try(&geb) };
+            let one = Try { doubt: Doubt::ToldNo, ..first_try(&geb) };
             let verdict = library.decide(&by, &[one]).unwrap().remove(0);
             let TryEnd::Fetch { finality, .. } = verdict else { return Err(told(&verdict)) };
             ensure!(finality == Finality::InDoubt("1-0 -".into()), "it is {finality:?}");
@@ -516,7 +516,7 @@ fn a_book_in_a_handoff_that_was_begun_before_others_is_not_taken_for_lost() {
         let geb = request(5, "user1", "geb");
         give(library, &by, &geb);
         // A doubt that was about something else, and is settled.
-        let one = InHand { doubt: "0-1 -".into(), fresh: false, event: geb };
+        let one = InHand { doubt: Doubt::About("0-1 -".into()), fresh: false, event: geb };
         waits(&serve(library, &by, one))?;
         Ok(())
     });
