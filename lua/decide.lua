@@ -114,7 +114,7 @@ local call = {
   -- What of that was changed here, to be written at the end: books whose loan or state was, books
   -- that came into storage or left it, users with the keys of their counts.
   changed = {}, moved = {}, changed_users = {},
-  -- So many books more are stored by what is done here.
+  -- How many books more are stored by what is done here.
   stored_more = 0,
   -- Of each stream the decided events, in one table: their ids in turn, and true at each id.
   decided = {[requests] = {}, [returns] = {}},
@@ -572,7 +572,7 @@ local function are_sorted(ids)
   return true
 end
 
--- So many are worth a look at whether they can be deleted in one go.
+-- From this number on it is worth a look at whether they can be deleted in one go.
 local MANY = 16
 -- XDEL searches a block of the stream for each id. Where everything up to the last of them is
 -- decided, whoever decided it, and nobody else reads the stream, trimming it is much cheaper.

@@ -20,7 +20,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 
--- So many arguments stand before the books.
+-- The number of arguments before the books.
 local BEFORE = 3
 local n = (#ARGV - BEFORE) / 2
 local reply, taken, out = {'FETCHED'}, {}, {}

@@ -251,7 +251,7 @@ end
 
 -- Whether nothing older than e is undecided. Events of the two streams in one millisecond cannot
 -- be told apart: e waits for those as well, unless they wait only for e and e comes first.
--- Else notes that e waits, for the event in front to see.
+-- If something is, notes that e waits, for the event in front to see.
 local function nothing_older(e)
   local own = oldest(e.stream)
   local stream, action = other_stream(e)
@@ -736,7 +736,7 @@ local function waits_for_older(reply)
   return type(reply) == 'table' and reply[1] == 'WAIT' and reply[2] == 'older'
 end
 
--- So many events are named in one reply at most.
+-- How many events are named in one reply at most.
 local MOST_UNTRIED = 256
 -- What e, which is in front, waits for: events that tie with it and are not known to wait for it. Those
 -- that were tried in this call are left out: they wait for a book, or a decision of this call has them

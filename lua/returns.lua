@@ -8,7 +8,7 @@
 
 local function taking_back(call)
 
--- So many as before this call: what it changes is written at its end.
+-- As stored before this call: what it changes is written at its end.
 local number_stored, capacity = redis.call('SCARD', call.storage), tonumber(ARGV[2])
 
 ---- Effects, as in decide.lua.

@@ -6,7 +6,7 @@ const MS_PER_DAY: u64 = 86_400_000;
 /// A point in time, as somebody said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// So many milliseconds before now.
+    /// Milliseconds before now.
     Ago(u64),
     /// Milliseconds since 1970.
     At(u64),

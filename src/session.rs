@@ -164,7 +164,7 @@ impl Session {
     }
 
     /// Ends the session at once: what is in hand is dropped.
-    pub fn give_up(&self) {
+    pub fn break_off(&self) {
         self.broken.store(true, Ordering::SeqCst);
     }
 

@@ -18,7 +18,7 @@ use crate::script::{self, Script, lua};
 
 static LAST_ID: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("last_given", "last_id")));
 
-/// So many locks are asked for at once: there may be consumers by the ten thousand.
+/// How many locks are asked for at once: there may be consumers by the ten thousand.
 const LOCKS_AT_ONCE: usize = 500;
 
 /// How long a reader waits for something new, in milliseconds. The read timeout is larger; a link on
@@ -293,8 +293,8 @@ pub fn consumers(
 /// An instance's lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
-    /// It has so many milliseconds left.
-    Left(u64),
+    /// An instance runs, or has died a moment ago: milliseconds until its lease runs out.
+    Held(u64),
     /// An instance of the reference application, running or killed.
     WithoutTtl,
     /// There is none: the instance is not running.
@@ -319,7 +319,7 @@ pub fn locks(
         let left: Vec<i64> = pipe.query(connection).map_err(Error::redis("look at the locks"))?;
         locks.extend(left.into_iter().map(|left| match left {
             -1 => Lock::WithoutTtl,
-            left => u64::try_from(left).map_or(Lock::Gone, Lock::Left),
+            left => u64::try_from(left).map_or(Lock::Gone, Lock::Held),
         }));
     }
     Ok(locks)

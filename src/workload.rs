@@ -44,7 +44,7 @@ impl Workload {
     /// Lets events go: they are decided, or somebody else's.
     pub fn drop(&self, keys: impl IntoIterator<Item = EventKey>) {
         let mut events = self.events();
-        // Else nobody waits, and to wake nobody is a system call as well.
+        // Nobody waits otherwise, and to wake nobody is a system call as well.
         let were_full = are_full(&events);
         for key in keys {
             events[key.action as usize].remove(&key.id);

@@ -136,7 +136,7 @@ fn to_json(run: &Run, instances: &[Instance], waiting: &[Waiting], stock: &Stock
     let instances = instances.iter().map(|instance| {
         let object = Object::new().text("name", &instance.name);
         let object = match instance.lock {
-            Lock::Left(ms) => object.text("lease", "held").number("lease_left_ms", ms),
+            Lock::Held(ms) => object.text("lease", "held").number("lease_left_ms", ms),
             Lock::WithoutTtl => object.text("lease", "none"),
             Lock::Gone => object.text("lease", "gone"),
         };
@@ -178,7 +178,7 @@ fn to_words(instances: &[Instance], waiting: &[Waiting], stock: &Stock) -> Strin
     }
     for (n, instance) in instances.iter().enumerate() {
         let lease = match instance.lock {
-            Lock::Left(ms) => format!("lease {} left", span(ms)),
+            Lock::Held(ms) => format!("lease {} left", span(ms)),
             Lock::WithoutTtl => "no lease (reference application)".to_owned(),
             Lock::Gone => "gone".to_owned(),
         };

@@ -155,7 +155,7 @@ impl Keeper<'_> {
             let gone = match other.lock {
                 Lock::Gone => true,
                 Lock::WithoutTtl => other.idle_ms > abandoned_ms,
-                Lock::Left(_) => false,
+                Lock::Held(_) => false,
             };
             if gone && other.pending > 0 {
                 self.take_over(other.stream, &other.name, until)?;

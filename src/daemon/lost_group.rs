@@ -63,7 +63,7 @@ pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Vec<Vec
     let mut unaware = Vec::new();
     for (other, lock) in others.into_iter().zip(locks) {
         // An instance of the reference application has no token that could be waited for.
-        if !matches!(lock, Lock::Left(_)) {
+        if !matches!(lock, Lock::Held(_)) {
             continue;
         }
         let token: Option<Vec<u8>> = redis::cmd("GET")

@@ -6,7 +6,7 @@ pub mod lost_group;
 pub mod neighbours;
 pub mod notify;
 pub mod options;
-pub mod readers;
+pub mod blocked_reads;
 pub mod setup;
 pub mod supervisor;
 pub mod threads;

@@ -65,7 +65,7 @@ pub fn note_neighbours(session: &Session, others: &[Other]) {
             found.without_ttl.push(other.name.clone());
         }
         let list = match other.lock {
-            Lock::Left(_) => continue,
+            Lock::Held(_) => continue,
             Lock::WithoutTtl if !heard.contains(&other.name[..]) => &mut found.silent,
             Lock::WithoutTtl => &mut found.reference,
             // Which kind it was, nobody knows any more.

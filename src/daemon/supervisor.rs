@@ -19,13 +19,13 @@ use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
 use super::threads::{Connections, Report};
-use super::{lost_group, neighbours, readers, setup};
+use super::{blocked_reads, lost_group, neighbours, setup};
 use crate::connect::Target;
 use crate::daemon::LOG;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
 use crate::keys::Keys;
-use crate::lending::tries::{self, TryStep};
+use crate::lending::lone_tries::{self, LoneStep};
 use crate::link::{self, Connection};
 use crate::session::{Session, Thread};
 use crate::signals;
@@ -70,11 +70,12 @@ const PROVEN: Duration = Duration::from_millis(500);
 /// everybody sees on the way, such as a server that loads its data, is over by then.
 const STILL_TRYING: Duration = Duration::from_secs(5);
 
-/// So many causes of one outage are told at most: some errors may name something else each time.
+/// How many causes of one outage are told at most: some errors may name something else each time.
 const MOST_CAUSES: usize = 10;
 
-/// So many sessions in a row may fail before anything is decided: one can be a link that fell silent.
-const TIMES_IN_VAIN: u32 = 3;
+/// How many sessions in a row must have failed before anything was decided: a single one can be a link that
+/// fell silent.
+const FRUITLESS: u32 = 3;
 
 /// How often the connection on which threads are ended says that it is alive.
 const PING_EVERY: Duration = Duration::from_secs(1);
@@ -95,6 +96,12 @@ struct Outage {
     since: Instant,
     causes: Vec<String>,
     told: Instant,
+}
+
+/// Sessions in a row that failed before anything was decided, though they had the lease.
+struct Fruitless {
+    since: Instant,
+    sessions: u32,
 }
 
 /// How a session came to its end.
@@ -143,9 +150,9 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         ready: false,
         answered: Instant::now(),
         outage: None,
-        holds_in_vain: false,
+        lease_unused: false,
         reading: 0,
-        in_vain: None,
+        fruitless: None,
     };
     let end = supervisor.run();
     supervisor.notifier.stopping();
@@ -200,11 +207,11 @@ struct Supervisor {
     /// Why there is no good session, once that was told.
     outage: Option<Outage>,
     /// Whether this session has the lease, and has decided nothing.
-    holds_in_vain: bool,
+    lease_unused: bool,
     /// How many readers read what is new in this session, having read what was pending.
     reading: usize,
-    /// The sessions in a row that failed so: when the first did, and how many.
-    in_vain: Option<(Instant, u32)>,
+    /// The last sessions, if they failed with a lease that they had not used.
+    fruitless: Option<Fruitless>,
 }
 
 impl Supervisor {
@@ -226,7 +233,7 @@ impl Supervisor {
             self.tell_outage(&error);
             self.count_failure();
             let waited =
-                if self.is_in_vain() { self.let_lease_run_out() } else { self.wait(pause) };
+                if self.is_fruitless() { self.let_lease_run_out() } else { self.wait(pause) };
             if let Err(Over::End(end)) = waited {
                 return end;
             }
@@ -307,17 +314,20 @@ impl Supervisor {
     }
 
     /// Whether sessions have failed for longer than a lease, and nothing was decided in any of them.
-    fn is_in_vain(&self) -> bool {
+    fn is_fruitless(&self) -> bool {
         let lease = self.options.settings.lease;
-        self.in_vain.is_some_and(|(since, times)| times >= TIMES_IN_VAIN && since.elapsed() > lease)
+        self.fruitless
+            .as_ref()
+            .is_some_and(|it| it.sessions >= FRUITLESS && it.since.elapsed() > lease)
     }
 
     /// Counts a session that has failed. Without the lease it keeps nobody from anything.
     fn count_failure(&mut self) {
-        if self.holds_in_vain {
-            self.in_vain.get_or_insert_with(|| (Instant::now(), 0)).1 += 1;
+        if self.lease_unused {
+            let first = || Fruitless { since: Instant::now(), sessions: 0 };
+            self.fruitless.get_or_insert_with(first).sessions += 1;
         } else {
-            self.in_vain = None;
+            self.fruitless = None;
         }
     }
 
@@ -325,7 +335,7 @@ impl Supervisor {
     /// nobody takes over.
     fn let_lease_run_out(&mut self) -> Result<(), Over> {
         warn!(target: LOG, "sessions fail before anything is decided: the lease is left to run out");
-        self.in_vain = None;
+        self.fruitless = None;
         // Others look three times a lease.
         let until = Instant::now() + 2 * self.options.settings.lease;
         while Instant::now() < until {
@@ -392,7 +402,7 @@ impl Supervisor {
 
     /// One session, from the connection to its end.
     fn session(&mut self) -> Result<(), Over> {
-        (self.holds_in_vain, self.reading) = (false, 0);
+        (self.lease_unused, self.reading) = (false, 0);
         let mut control = self.target.connect(Duration::ZERO)?;
         self.notifier.alive();
         let has_branch = self.options.connect.branch().is_some();
@@ -400,7 +410,7 @@ impl Supervisor {
         setup::check_types(&mut control, &self.keys, self.lease.lock())?;
         self.notifier.alive();
         let token = self.acquire(&mut control)?;
-        self.holds_in_vain = true;
+        self.lease_unused = true;
         let first = self.sessions == 0;
         let session = Session::new(
             self.keys.clone(),
@@ -418,7 +428,7 @@ impl Supervisor {
                 if !matches!(&error, Over::Trouble(error) if is_lost(error)) {
                     let _ = lost_group::forget(&session, &mut control);
                     if lease::resign(&session, &mut control).is_ok() {
-                        self.holds_in_vain = false;
+                        self.lease_unused = false;
                     }
                 }
                 return Err(error);
@@ -437,7 +447,7 @@ impl Supervisor {
             self.answered = session.last_reply();
             if self.is_productive(&session) {
                 // It keeps nobody waiting.
-                self.holds_in_vain = false;
+                self.lease_unused = false;
             }
             if let Err(Over::Trouble(error)) = &over
                 && error.remedy() == Remedy::Retry
@@ -446,9 +456,9 @@ impl Supervisor {
                 self.tell_outage(error);
             }
             // Whatever happened, every thread ends now: at the scope's end they are all joined.
-            session.give_up();
+            session.break_off();
             let _ = orders.send(Order::End);
-            let _ = readers::wake(&session, &mut control);
+            let _ = blocked_reads::wake(&session, &mut control);
             over
         })
     }
@@ -462,7 +472,7 @@ impl Supervisor {
             lease::renew(session, control)
         };
         self.notifier.alive();
-        readers::end_others(session, control)?;
+        blocked_reads::end_others(session, control)?;
         setup::check_permissions(control, session)?;
         setup::check_ids(control, &self.keys, true)?;
         go_on(control)?;
@@ -486,7 +496,7 @@ impl Supervisor {
         // The last session was interrupted in a try that was noted, and we survived.
         let tried = session.tried();
         if !tried.is_empty() {
-            tries::note(session, control, &tried, TryStep::Survived)?;
+            lone_tries::note(session, control, &tried, LoneStep::Survived)?;
             session.remember_tried(Vec::new());
         }
         go_on(control)?;
@@ -566,7 +576,7 @@ impl Supervisor {
                 default(tick) => {
                     let is_good = begin.elapsed() >= PROVEN && self.is_productive(session);
                     if is_good {
-                        self.in_vain = None;
+                        self.fruitless = None;
                     }
                     if is_good && let Some(Outage { since, .. }) = self.outage.take() {
                         let length = (begin - since).as_secs_f64();
@@ -605,7 +615,7 @@ impl Supervisor {
         while running > 0 && Instant::now() < until {
             // Again and again: a reader may be just about to block.
             if readers > 0
-                && let Err(error) = readers::wake(session, control)
+                && let Err(error) = blocked_reads::wake(session, control)
             {
                 return leave_to_others(error);
             }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::blocked_reads;
 use super::keeper::{Keeper, Order, Workers};
-use super::readers;
 use crate::connect::Target;
 use crate::error::Error;
 use crate::lending;
@@ -52,7 +52,7 @@ impl Connections {
             let id = redis::cmd("CLIENT").arg("ID").query(&mut connection);
             // Without it the reader cannot be woken, only waited for.
             session.register_reader(thread, id.unwrap_or(0));
-            readers::mark(session, &mut connection);
+            blocked_reads::mark(session, &mut connection);
             Ok::<_, Error>(connection)
         };
         Ok(Self {

@@ -7,7 +7,7 @@ use super::decide::{Doubt, Try};
 use super::waiting::Waiting;
 use crate::event::{Action, Event, EventKey};
 
-/// Shelving is asked before anything is decided if it lately handed out at least one in so many
+/// Shelving is asked before anything is decided if it lately handed out at least one of this number of
 /// books. Where most books are lent or in automated storage, that would be a call for nothing;
 /// where they are on their shelves, deciding first would be.
 const WORTH_ASKING: usize = 4;

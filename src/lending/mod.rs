@@ -4,7 +4,7 @@
 //! A reader thread takes events from both streams and gives them to the worker, which decides
 //! them through one script ([`decide`]): in a thread of its own, or a few at a time in the reader's, as
 //! long as nothing else is in hand ([`intake`]). Two more scripts are for events that cannot be decided:
-//! [`reject`] gives them up, [`tries`] notes how often that was tried. A listener thread hears when other instances have gone on. What
+//! [`reject`] gives them up, [`lone_tries`] notes how often that was tried. A listener thread hears when other instances have gone on. What
 //! the main storage has, the worker learns from [`crate::shelving::fetch`] alone.
 
 pub mod asking;
@@ -15,7 +15,7 @@ pub mod listener;
 pub mod reader;
 pub mod reject;
 pub mod suspects;
-pub mod tries;
+pub mod lone_tries;
 pub mod waiting;
 pub mod worker;
 pub mod worker_thread;
@@ -38,8 +38,9 @@ pub const MOST_BOOKS_IN_HAND: usize = 5;
 /// says little about one of hundreds of events.
 pub const SUSPICIOUS_DELIVERIES: u64 = 3;
 
-/// So few events at a time are no backlog, and somebody waits for each of them: if nothing else is in
-/// hand they are decided where they were read, and those who wait for the outcomes run first.
+/// Up to this number, events that come together are no backlog, and somebody waits for each of them: if
+/// nothing else is in hand they are decided where they were read, and those who wait for the outcomes run
+/// first.
 const FEW: usize = 16;
 
 /// An event on its way to the worker.

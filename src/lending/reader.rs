@@ -31,7 +31,7 @@ const SHORT_BLOCK_MS: u64 = 20;
 /// older is decided can a stream be trimmed at once, instead of an XDEL for each event.
 const MOST_IN_A_READ: usize = 128;
 
-/// So few events that were read ahead are held back while both streams are read on.
+/// How many events that were read ahead are held back while both streams are still read on.
 const FEW_HELD_BACK: usize = 64;
 
 /// Redis wakes a read of both streams with what has come into one, even if the same transaction fills
@@ -46,7 +46,7 @@ const SEVERAL: usize = 2;
 /// its own costs too much.
 const MANY: usize = 64;
 
-/// So many reads after that look twice. Not one: it may bring the few that were left of that transaction.
+/// How many reads after that look twice. Not one: it may bring the few that were left of that transaction.
 const LOOKS: usize = 2;
 
 /// Reads until the session stops.

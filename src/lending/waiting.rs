@@ -238,7 +238,7 @@ impl WaitingRoom {
         self.rung = true;
     }
 
-    /// So many that waited were tried, and so many of those decided.
+    /// How many that waited were tried, and how many of those were decided.
     pub fn tried(&mut self, number: usize, decided: usize) {
         let share = if decided * SHARE_WORTH >= number { 2 * self.share } else { self.share / 2 };
         self.share = share.clamp(LEAST_SHARE, MOST_SHARE);
@@ -349,7 +349,7 @@ impl WaitingRoom {
         taken
     }
 
-    /// So many that are worth another try: those that come behind one, and then the oldest.
+    /// Up to `count` that are worth another try: those that come behind `one`, and then the oldest.
     fn due_behind(&self, one: Option<EventKey>, count: usize) -> Vec<EventKey> {
         let behind = self.due.range((one.map_or(Unbounded, Excluded), Unbounded));
         let oldest = one.map(|one| self.due.range(..=one));

@@ -20,9 +20,9 @@ use redis::Value;
 use super::asking::AskPolicy;
 use super::busy::Busy;
 use super::decide::{self, Finality, Try, TryEnd, asked};
+use super::lone_tries::{self, LoneStep};
 use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
-use super::tries::{self, TryStep};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered, FEW};
 use crate::error::Error;
@@ -38,7 +38,7 @@ use crate::shelving::fetch::{self, Answer};
 use crate::stream;
 use crate::text::counted;
 
-/// Up to so many times as many events are tried again by one script as are decided by one: a try that
+/// How many times as many events are tried again by one script as are decided by one, at most: a try that
 /// ends in waiting again is cheaper than a decision, and those of one millisecond had best be seen
 /// together. The waiting room gives fewer where that leads to little.
 const RETRIES_FOR_EACH: usize = 4;
@@ -478,7 +478,8 @@ impl<'a> Worker<'a> {
 
     /// Tries the next suspects, if they still are.
     fn try_suspects(&mut self) -> Result<(), Error> {
-        let look_up = |new: &[EventKey]| tries::died_with(self.session, &mut self.connection, new);
+        let look_up =
+            |new: &[EventKey]| lone_tries::died_with(self.session, &mut self.connection, new);
         let group = self.suspects.next_group(look_up)?;
         if group.is_empty() {
             return Ok(());
@@ -487,8 +488,8 @@ impl<'a> Worker<'a> {
         let alone = self.suspects.is_alone(keys[0]);
         // Before it is noted: the reply can get lost.
         self.session.remember_tried(keys.clone());
-        let step = if alone { TryStep::Alone } else { TryStep::InGroup };
-        let tries = tries::note(self.session, &mut self.connection, &keys, step)?;
+        let step = if alone { LoneStep::Alone } else { LoneStep::InGroup };
+        let tries = lone_tries::note(self.session, &mut self.connection, &keys, step)?;
         let most = self.session.settings.tries;
         if group.iter().any(|one| one.waited.is_none()) {
             warn_of(&keys, alone.then_some((tries, most)));
@@ -501,9 +502,9 @@ impl<'a> Worker<'a> {
         self.answer_all()?;
         let (waiting, decided): (Vec<_>, Vec<_>) =
             keys.into_iter().partition(|key| self.session.workload.contains(*key));
-        for (keys, step) in [(&waiting, TryStep::Survived), (&decided, TryStep::Ended)] {
+        for (keys, step) in [(&waiting, LoneStep::Survived), (&decided, LoneStep::Ended)] {
             if !keys.is_empty() {
-                tries::note(self.session, &mut self.connection, keys, step)?;
+                lone_tries::note(self.session, &mut self.connection, keys, step)?;
             }
         }
         self.suspects.clear(&decided);

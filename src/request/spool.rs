@@ -34,7 +34,7 @@ pub enum Entry<'a> {
     },
 }
 
-/// Being filled.
+/// A spool that is being written.
 pub struct Filling {
     file: BufWriter<Hashed>,
     record: Vec<u8>,
@@ -61,7 +61,7 @@ impl io::Write for Hashed {
     }
 }
 
-/// Filled.
+/// A spool with everything in it.
 pub struct Spool {
     file: File,
     /// Of all that is in it, the numbers of the lines included.

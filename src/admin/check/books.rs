@@ -226,7 +226,7 @@ impl Check<'_> {
             return Ok(());
         }
         let instances = instances(self.connection.0, &self.run.keys)?;
-        let at_work = instances.iter().any(|it| matches!(it.lock, Lock::Left(_)));
+        let at_work = instances.iter().any(|it| matches!(it.lock, Lock::Held(_)));
         let refused = |book: &[u8], suspect: &Suspect| match suspect.fault.as_str() {
             // What is no id of a book could not travel in a hand-off.
             "nowhere" | "reserved_for_none" if BookId::from_bytes(book).is_err() => {

@@ -84,7 +84,7 @@ pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
 struct Mark {
     /// Up to this one.
     seen: EventId,
-    /// So many there have been up to there. Redis tells that since version 7.
+    /// How many outcomes had ever been added then. Redis tells that since version 7.
     count: Option<u64>,
 }
 

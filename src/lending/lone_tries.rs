@@ -13,7 +13,7 @@ static LONE_TRY: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("lone_try"
 
 /// What is noted of a try of events that were in hand when instances died. Each can be noted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TryStep {
+pub enum LoneStep {
     /// They are about to be tried, apart from others.
     InGroup,
     /// It is about to be tried alone.
@@ -32,15 +32,15 @@ pub fn note(
     session: &Session,
     connection: &mut Connection,
     keys: &[EventKey],
-    step: TryStep,
+    step: LoneStep,
 ) -> Result<u64, Error> {
     const DOING: &str = "note a try";
     let mut call = LONE_TRY.keys(&[session.lock(), &session.keys.lone_tries]);
     call.arg(&session.token).arg(match step {
-        TryStep::InGroup => "group",
-        TryStep::Alone => "alone",
-        TryStep::Survived => "survived",
-        TryStep::Ended => "ended",
+        LoneStep::InGroup => "group",
+        LoneStep::Alone => "alone",
+        LoneStep::Survived => "survived",
+        LoneStep::Ended => "ended",
     });
     for key in keys {
         call.arg(key.to_string());
