@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
 use crate::ids::{BookId, EventId, IdFault, UserId};
@@ -43,6 +44,52 @@ impl Action {
             "request" => Some(Self::Request),
             "return" => Some(Self::Return),
             _ => None,
+        }
+    }
+}
+
+impl Action {
+    /// Both, in their order.
+    pub const ALL: [Self; 2] = [Self::Request, Self::Return];
+}
+
+/// One value for requests and one for returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByAction<T> {
+    /// The one for requests.
+    pub request: T,
+    /// The one for returns.
+    pub r#return: T,
+}
+
+impl<T> ByAction<T> {
+    /// One of each, by a function.
+    pub fn of(mut each: impl FnMut(Action) -> T) -> Self {
+        Self { request: each(Action::Request), r#return: each(Action::Return) }
+    }
+
+    /// Both, requests first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        [&self.request, &self.r#return].into_iter()
+    }
+}
+
+impl<T> Index<Action> for ByAction<T> {
+    type Output = T;
+
+    fn index(&self, action: Action) -> &T {
+        match action {
+            Action::Request => &self.request,
+            Action::Return => &self.r#return,
+        }
+    }
+}
+
+impl<T> IndexMut<Action> for ByAction<T> {
+    fn index_mut(&mut self, action: Action) -> &mut T {
+        match action {
+            Action::Request => &mut self.request,
+            Action::Return => &mut self.r#return,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::event::EventKey;
+use crate::event::{ByAction, EventKey};
 use crate::ids::EventId;
 
 /// How many events of one stream are in hand at most. Per stream, not shared: returns must be read
@@ -21,13 +21,12 @@ pub const MOST_EVENTS: usize = 8_192;
 /// The events in hand.
 #[derive(Debug, Default)]
 pub struct Workload {
-    // Requests and returns, at the index of their action.
-    events: Mutex<[HashSet<EventId>; 2]>,
+    events: Mutex<ByAction<HashSet<EventId>>>,
     fewer: Condvar,
 }
 
 impl Workload {
-    fn events(&self) -> MutexGuard<'_, [HashSet<EventId>; 2]> {
+    fn events(&self) -> MutexGuard<'_, ByAction<HashSet<EventId>>> {
         // A set is whole after every operation; whoever panicked did not break it.
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,7 +36,7 @@ impl Workload {
         let mut events = self.events();
         list.retain(|one| {
             let key = key(one);
-            events[key.action as usize].insert(key.id)
+            events[key.action].insert(key.id)
         });
     }
 
@@ -47,7 +46,7 @@ impl Workload {
         // Nobody waits otherwise, and to wake nobody is a system call as well.
         let were_full = are_full(&events);
         for key in keys {
-            events[key.action as usize].remove(&key.id);
+            events[key.action].remove(&key.id);
         }
         if were_full {
             self.fewer.notify_all();
@@ -56,7 +55,7 @@ impl Workload {
 
     /// Whether an event is in hand.
     pub fn contains(&self, key: EventKey) -> bool {
-        self.events()[key.action as usize].contains(&key.id)
+        self.events()[key.action].contains(&key.id)
     }
 
     /// How many events are in hand.
@@ -64,10 +63,10 @@ impl Workload {
         self.events().iter().map(HashSet::len).sum()
     }
 
-    /// How many more events of each stream may be taken: requests, returns.
-    pub fn room(&self) -> [usize; 2] {
+    /// How many more events of each stream may be taken.
+    pub fn free(&self) -> ByAction<usize> {
         let events = self.events();
-        [0, 1].map(|action| MOST_EVENTS.saturating_sub(events[action].len()))
+        ByAction::of(|action| MOST_EVENTS.saturating_sub(events[action].len()))
     }
 
     /// Waits as long as no more events of either stream may be taken, for `timeout` at most.
@@ -76,7 +75,7 @@ impl Workload {
     }
 }
 
-fn are_full(events: &[HashSet<EventId>; 2]) -> bool {
+fn are_full(events: &ByAction<HashSet<EventId>>) -> bool {
     events.iter().all(|events| events.len() >= MOST_EVENTS)
 }
 
@@ -98,9 +97,10 @@ mod tests {
         assert_eq!(workload.count(), 2);
         workload.take(&mut list, |key| *key);
         assert!(list.is_empty());
-        assert_eq!(workload.room(), [MOST_EVENTS - 1; 2]);
+        assert_eq!(workload.free(), ByAction::of(|_| MOST_EVENTS - 1));
         workload.drop([key(1, Action::Return)]);
-        assert_eq!(workload.room(), [MOST_EVENTS - 1, MOST_EVENTS]);
+        let free = workload.free();
+        assert_eq!((free.request, free.r#return), (MOST_EVENTS - 1, MOST_EVENTS));
         assert!(!workload.contains(key(1, Action::Return)));
     }
 

@@ -7,7 +7,7 @@ use redis::Value;
 
 use super::{MOST_BOOKS_IN_HAND, STORAGE_CAPACITY};
 use crate::error::Error;
-use crate::event::{Action, Event, EventKey};
+use crate::event::{Action, ByAction, Event, EventKey};
 use crate::ids::{BookId, EventId};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
 use crate::outcome;
@@ -215,7 +215,7 @@ pub fn call(
         call.arg(names.len()).arg(names);
     }
     // Few events differ in their form from the last one of their kind.
-    let mut forms = [const { (None, String::new()) }; 2];
+    let mut forms = ByAction::of(|_| (None, String::new()));
     for Try { event, doubt, fetched } in tries {
         let all = |answer: Answer| {
             let answers = fetched.as_ref().map(|fetched| &fetched.answers);
@@ -236,7 +236,7 @@ pub fn call(
         let doubt = doubt.as_arg();
         let sure = if doubt.is_none() { "sure" } else { "doubt" };
         let form = Some((books, said, ttl_ms, sure));
-        let (last, written) = &mut forms[action as usize];
+        let (last, written) = &mut forms[action];
         if *last != form {
             *last = form;
             written.clear();

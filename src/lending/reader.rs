@@ -15,7 +15,7 @@ use super::intake::Intake;
 use super::{Delivered, SUSPICIOUS_DELIVERIES};
 use crate::claim::{Claimed, claim_all};
 use crate::error::Error;
-use crate::event::{Action, EventKey};
+use crate::event::{Action, ByAction, EventKey};
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, Stream};
 use crate::link::Connection;
@@ -59,7 +59,7 @@ pub fn run(
     intake: &Intake<'_>,
     mut reading: impl FnMut(),
 ) -> Result<(), Error> {
-    for action in [Action::Request, Action::Return] {
+    for action in Action::ALL {
         read_own_pending(session, &mut connection, action, intake)?;
     }
     reading();
@@ -67,17 +67,7 @@ pub fn run(
     let mut looks_left: usize = 0;
     while !session.is_stopping() {
         session.beat(Thread::LendingReader);
-        let room = session.workload.room();
-        let behind = merge.behind();
-        // Where both streams have as much, they are read on side by side: instances that each read
-        // on in one of them would get the requests of a user and another the returns.
-        let only = behind
-            .filter(|behind| merge.held_back.len() > FEW_HELD_BACK || room[*behind as usize] == 0);
-        let actions: Vec<Action> = [Action::Request, Action::Return]
-            .into_iter()
-            .filter(|action| room[*action as usize] > 0 && only.is_none_or(|b| b == *action))
-            .collect();
-        if actions.is_empty() {
+        let Some(read) = merge.next_read(session.workload.free(), looks_left > 0) else {
             // What is in hand of one stream may wait for what is held back of the other.
             let held_back = merge.take_all();
             if held_back.is_empty() {
@@ -85,27 +75,16 @@ pub fn run(
             }
             intake.queue(held_back);
             continue;
-        }
-        let block_ms = match (behind, actions.len()) {
-            (Some(_), _) => None,
-            (None, 2) => Some(BLOCK_MS),
-            (None, _) => Some(SHORT_BLOCK_MS),
         };
-        let count = actions.iter().map(|action| room[*action as usize]).min().unwrap_or(1);
-        let count = count.min(MOST_IN_A_READ);
-        // Both in one write; and no more than there is room for.
-        let is_room_for_two = room.iter().all(|room| *room >= 2 * MOST_IN_A_READ);
-        let looks_twice = looks_left > 0 && block_ms == Some(BLOCK_MS) && is_room_for_two;
-        let waits: &[_] = if looks_twice { &[block_ms, None] } else { &[block_ms] };
-        let reads = read_new(session, &mut connection, &actions, count, waits)?;
-        for (n, read) in reads.iter().enumerate() {
-            merge.note(&actions, count, read);
-            if n == 0 && block_ms.is_some() {
-                merge.note_wakening(&actions, read);
+        let batches = read_new(session, &mut connection, &read)?;
+        for (n, batch) in batches.iter().enumerate() {
+            merge.note(&read.streams, read.count, batch);
+            if n == 0 && read.waits[0].is_some() {
+                merge.note_wakening(&read.streams, batch);
             }
         }
-        let is_backlog = reads.iter().any(|read| read.len() >= count);
-        let mut batch: Vec<Delivered> = reads.into_iter().flatten().collect();
+        let is_backlog = batches.iter().any(|batch| batch.len() >= read.count);
+        let mut batch: Vec<Delivered> = batches.into_iter().flatten().collect();
         let several = batch.len() >= SEVERAL;
         looks_left = if several && !is_backlog { LOOKS } else { looks_left.saturating_sub(1) };
         take_on(session, &mut batch);
@@ -116,22 +95,54 @@ pub fn run(
     Ok(())
 }
 
+/// What is asked of Redis in one write.
+struct Read {
+    /// Of which streams.
+    streams: Vec<Action>,
+    /// How many events of each, at most.
+    count: usize,
+    /// How long each read of it waits for the first event, in milliseconds, if at all.
+    waits: &'static [Option<u64>],
+}
+
 /// Brings what is read of both streams into one order.
 #[derive(Default)]
 struct Merge {
     /// For each stream, up to where it was read, if it probably has more.
-    read_to: [Option<EventKey>; 2],
+    read_to: ByAction<Option<EventKey>>,
     held_back: Vec<Delivered>,
 }
 
 impl Merge {
+    /// The next read, with room for so many events of each stream; none if there is room for none of those
+    /// that may be read. `looks_twice`: both streams are read again as soon as something has come.
+    fn next_read(&self, free: ByAction<usize>, looks_twice: bool) -> Option<Read> {
+        let behind = self.behind();
+        // Where both streams have as much, they are read on side by side: instances that each read
+        // on in one of them would get the requests of a user and another the returns.
+        let only =
+            behind.filter(|behind| self.held_back.len() > FEW_HELD_BACK || free[*behind] == 0);
+        let may_be_read =
+            |action: &Action| free[*action] > 0 && only.is_none_or(|only| only == *action);
+        let streams: Vec<Action> = Action::ALL.into_iter().filter(may_be_read).collect();
+        let least_free = streams.iter().map(|action| free[*action]).min()?;
+        let are_both_free = free.iter().all(|free| *free >= 2 * MOST_IN_A_READ);
+        let waits: &[_] = match (behind, streams.len()) {
+            (Some(_), _) => &[None],
+            (None, 2) if looks_twice && are_both_free => &[Some(BLOCK_MS), None],
+            (None, 2) => &[Some(BLOCK_MS)],
+            (None, _) => &[Some(SHORT_BLOCK_MS)],
+        };
+        Some(Read { streams, count: least_free.min(MOST_IN_A_READ), waits })
+    }
+
     /// The stream that is to be read before anything is read of the other.
     fn behind(&self) -> Option<Action> {
         if self.held_back.is_empty() { None } else { self.until().map(|key| key.action) }
     }
 
     fn until(&self) -> Option<EventKey> {
-        self.read_to.into_iter().flatten().min()
+        self.read_to.iter().flatten().min().copied()
     }
 
     /// Notes how far streams were read by a read that asked for `count` of each.
@@ -139,7 +150,7 @@ impl Merge {
         for action in streams {
             let keys = batch.iter().map(|one| one.key).filter(|key| key.action == *action);
             let full = keys.clone().count() >= count;
-            self.read_to[*action as usize] = if full { keys.max() } else { None };
+            self.read_to[*action] = if full { keys.max() } else { None };
         }
     }
 
@@ -150,7 +161,7 @@ impl Merge {
         }
         for &action in streams {
             if !batch.iter().any(|one| one.key.action == action) {
-                self.read_to[action as usize] = Some(EventKey { id: EventId::default(), action });
+                self.read_to[action] = Some(EventKey { id: EventId::default(), action });
             }
         }
     }
@@ -173,21 +184,19 @@ impl Merge {
     }
 }
 
-/// Reads new events, `count` of each stream at most, once for each of `waits`, see
-/// [`stream::read_new`].
+/// Reads new events. Returns what came of each read.
 fn read_new(
     session: &Session,
     connection: &mut Connection,
-    actions: &[Action],
-    count: usize,
-    waits: &[Option<u64>],
+    read: &Read,
 ) -> Result<Vec<Vec<Delivered>>, Error> {
     let (group, consumer) = (LENDING_GROUP, session.consumer());
-    let streams: Vec<&str> = actions.iter().map(|action| session.keys.stream(*action)).collect();
-    let reads = stream::read_new(connection, group, consumer, &streams, count, waits)?;
+    let Read { streams, count, waits } = read;
+    let keys: Vec<&str> = streams.iter().map(|action| session.keys.stream(*action)).collect();
+    let batches = stream::read_new(connection, group, consumer, &keys, *count, waits)?;
     session.note_reply();
-    let delivered = |(n, entry): &(usize, Entry)| Delivered::read(actions[*n], entry, true);
-    Ok(reads.iter().map(|entries| entries.iter().map(delivered).collect()).collect())
+    let delivered = |(n, entry): &(usize, Entry)| Delivered::read(streams[*n], entry, true);
+    Ok(batches.iter().map(|entries| entries.iter().map(delivered).collect()).collect())
 }
 
 /// Takes events in hand; drops those that are in hand already.

@@ -26,7 +26,7 @@ use super::suspects::{Suspect, Suspects};
 use super::waiting::{Waiting, WaitingRoom};
 use super::{Content, Delivered, FEW};
 use crate::error::Error;
-use crate::event::{Action, Event, EventKey, Fault};
+use crate::event::{Action, ByAction, Event, EventKey, Fault};
 use crate::ids::EventId;
 use crate::lending::LOG;
 use crate::link::{self, Connection};
@@ -437,7 +437,7 @@ impl<'a> Worker<'a> {
 
     /// Gives malformed events up.
     fn reject(&mut self, faults: Vec<(EventKey, Fault)>) {
-        for action in [Action::Request, Action::Return] {
+        for action in Action::ALL {
             let of_action = faults.iter().filter(|(key, _)| key.action == action);
             let events: Vec<GivenUp> =
                 of_action.map(|(key, fault)| (*key, fault.cause().to_owned())).collect();
@@ -514,19 +514,19 @@ impl<'a> Worker<'a> {
 
     /// Sends what is to be done with suspects: those that waited are tried again, the others read.
     fn send_suspects(&mut self, group: Vec<Suspect>) -> Result<(), Error> {
-        let mut unread: [Vec<EventId>; 2] = Default::default();
+        let mut unread: ByAction<Vec<EventId>> = ByAction::default();
         let mut waited = Vec::new();
         for one in group {
             match one.waited {
                 Some(waiting) => waited.push(waiting),
-                None => unread[one.key.action as usize].push(one.key.id),
+                None => unread[one.key.action].push(one.key.id),
             }
         }
         let mut chunk = Vec::new();
         let mut faults = Vec::new();
-        for action in [Action::Request, Action::Return] {
+        for action in Action::ALL {
             let stream = self.session.keys.stream(action);
-            for entry in stream::contents(&mut self.connection, stream, &unread[action as usize])? {
+            for entry in stream::contents(&mut self.connection, stream, &unread[action])? {
                 let delivered = Delivered::read(action, &entry, false);
                 match delivered.content {
                     Content::Event(event) => chunk.push(Try::first(event, true)),

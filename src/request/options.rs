@@ -540,7 +540,7 @@ fn event_ids(raw: &OsStr) -> Result<Vec<EventKey>, Usage> {
     let text = raw.to_str().unwrap_or_default();
     let (actions, id) = match text.split_once(':') {
         Some((word, id)) => (Action::from_word(word).into_iter().collect(), id),
-        None => (vec![Action::Request, Action::Return], text),
+        None => (Action::ALL.to_vec(), text),
     };
     match id.parse() {
         Ok(id) if !actions.is_empty() => {
