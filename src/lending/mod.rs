@@ -12,6 +12,7 @@ pub mod busy;
 pub mod decide;
 pub mod intake;
 pub mod listener;
+pub mod pace;
 pub mod reader;
 pub mod reject;
 pub mod suspects;

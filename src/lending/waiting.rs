@@ -10,20 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::decide::Doubt;
+use super::pace::{Bell, Rounds};
 use crate::event::{Action, Event, EventKey};
 use crate::ids::{BookId, UserId};
-
-/// Pause after a round that brought nothing, at first and at most. Doubled each time: somebody
-/// else's event is usually decided within milliseconds, or else takes a takeover.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-
-/// Pause for each event that waits, so that trying them all again and again takes less than a fifth of
-/// Redis' time: a try in vain costs it about 15 microseconds, in calls of few.
-const PAUSE_FOR_EACH: Duration = Duration::from_micros(80);
 
 /// How many of the oldest are tried again when events older than they were decided: at least, and
 /// for each of those. A queue of refusals that wait for each other then flows in growing chunks,
@@ -43,16 +35,14 @@ const LEAST_SHARE: usize = 32;
 const MOST_SHARE: usize = 512;
 const SHARE_WORTH: usize = 4;
 
-/// How many of the oldest are tried again when another instance rings: first, and at most. Most
-/// wait for what is older than they, and nobody says what the other has decided.
-const FEWEST_RUNG: usize = 16;
-const MOST_RUNG: usize = 64;
+/// One in so many of those that are taken out is not among the oldest, but the one whose turn it is, and one at
+/// least: where the oldest wait for what somebody else has in hand, and are due again and again, all others
+/// come to a try as well.
+const IN_TURN: usize = 8;
 
-/// Pause after a ring that brought nothing, in which no other is answered: first, and at most.
-/// Doubled each time. An instance at full speed rings a thousand times a second; what waits for
-/// another one had better not be tried as often.
-const SHORTEST_DEAF: Duration = Duration::from_micros(500);
-const LONGEST_DEAF: Duration = Duration::from_millis(8);
+/// How many times as many as are to be taken out are looked at: some may not go just now. They are looked at
+/// again soon; but not all of a crowd each time.
+const LOOK_AT: usize = 2;
 
 /// An event that waits.
 #[derive(Debug)]
@@ -63,6 +53,24 @@ pub struct Waiting {
     pub doubt: Doubt,
     /// Whether it waits for what is older alone, and for no book.
     pub for_older: bool,
+}
+
+/// What is taken out for another try.
+#[derive(Default)]
+struct Taken {
+    events: BTreeMap<EventKey, Waiting>,
+    books: usize,
+}
+
+impl Taken {
+    fn is_enough(&self, events: usize, books: usize) -> bool {
+        self.events.len() >= events || self.books >= books
+    }
+
+    fn add(&mut self, company: Vec<Waiting>) {
+        self.books += company.iter().map(|waiting| waiting.event.books.len()).sum::<usize>();
+        self.events.extend(company.into_iter().map(|waiting| (waiting.event.key, waiting)));
+    }
 }
 
 /// The room.
@@ -79,14 +87,10 @@ pub struct WaitingRoom {
     share: usize,
     /// The last that was looked at in its turn, and not because it was among the oldest.
     last_in_turn: Option<EventKey>,
-    pause: Duration,
-    next_round: Instant,
     /// Books have arrived since somebody was last taken out.
     arrived: bool,
-    rung: bool,
-    rung_count: usize,
-    deaf: Duration,
-    deaf_until: Instant,
+    rounds: Rounds,
+    bell: Bell,
 }
 
 impl Default for WaitingRoom {
@@ -100,13 +104,9 @@ impl Default for WaitingRoom {
             asked_for: HashSet::new(),
             share: LEAST_SHARE,
             last_in_turn: None,
-            pause: SHORTEST_PAUSE,
-            next_round: Instant::now(),
             arrived: false,
-            rung: false,
-            rung_count: FEWEST_RUNG,
-            deaf: SHORTEST_DEAF,
-            deaf_until: Instant::now(),
+            rounds: Rounds::default(),
+            bell: Bell::default(),
         }
     }
 }
@@ -145,8 +145,7 @@ impl WaitingRoom {
     /// Lets an event in after its first try, which ended in WAIT.
     pub fn admit(&mut self, waiting: Waiting) {
         if self.by_age.is_empty() {
-            self.pause = SHORTEST_PAUSE;
-            self.next_round = Instant::now() + self.pause;
+            self.rounds.begin();
         }
         self.let_in(waiting);
     }
@@ -208,8 +207,7 @@ impl WaitingRoom {
             return;
         }
         let Some(oldest) = self.by_age.keys().next() else { return };
-        self.pause = SHORTEST_PAUSE;
-        self.next_round = self.next_round.min(Instant::now() + self.round_pause());
+        self.rounds.hasten(self.by_age.len());
         // In the same millisecond it is not known which came first.
         let older = events.iter().filter(|event| event.key.id.ms <= oldest.id.ms).count();
         if older > 0 {
@@ -235,7 +233,7 @@ impl WaitingRoom {
     /// another try, at the next tick or, after a ring in vain, when the pause is over. If all are out
     /// for a try just now, which it may have come too late for, when they are back.
     pub fn rung(&mut self) {
-        self.rung = true;
+        self.bell.ring();
     }
 
     /// How many that waited were tried, and how many of those were decided.
@@ -243,48 +241,33 @@ impl WaitingRoom {
         let share = if decided * SHARE_WORTH >= number { 2 * self.share } else { self.share / 2 };
         self.share = share.clamp(LEAST_SHARE, MOST_SHARE);
         if decided > 0 {
-            // It is worth while to listen.
-            self.rung_count = FEWEST_RUNG;
-            self.deaf = SHORTEST_DEAF;
-            self.deaf_until = Instant::now();
+            self.bell.listen_again();
         }
     }
 
     /// When the next round is due or the next ring is answered, if anybody waits.
     pub fn next_round(&self) -> Option<Instant> {
-        let next = if self.rung { self.deaf_until.min(self.next_round) } else { self.next_round };
+        let round = self.rounds.next();
+        let next = self.bell.next().map_or(round, |ring| ring.min(round));
         (!self.is_empty()).then_some(next)
     }
 
     /// Answers a ring, and begins a round if it is time: everybody is worth another try.
     pub fn tick(&mut self, now: Instant) {
-        if self.rung && !self.is_empty() && now >= self.deaf_until {
-            self.rung = false;
-            self.due.extend(self.by_age.keys().take(self.rung_count));
-            self.deaf_until = now + self.deaf;
-            self.deaf = (self.deaf * 2).min(LONGEST_DEAF);
-            self.rung_count = (self.rung_count * 2).min(MOST_RUNG);
+        if self.is_empty() {
+            return;
         }
-        // Where decisions make others due without end, the round comes all the same.
-        let is_time = |at| now >= at && (self.due.is_empty() || now >= at + LONGEST_PAUSE);
-        if !self.is_empty() && is_time(self.next_round) {
+        if let Some(number) = self.bell.answer(now) {
+            self.due.extend(self.by_age.keys().take(number));
+        }
+        if self.rounds.begins(now, self.len(), self.has_due()) {
             self.due.extend(self.by_age.keys());
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-            self.next_round = now + self.round_pause();
         }
-    }
-
-    fn round_pause(&self) -> Duration {
-        self.pause.max(PAUSE_FOR_EACH * u32::try_from(self.len()).unwrap_or(u32::MAX))
     }
 
     /// Takes out the oldest that are worth another try and that `may_go`, and with each the oldest
     /// who waits for one of its books, so that it does not overtake that one: about `count` at
     /// most, and none more once they have as many as `books` books. In the order of their ids.
-    ///
-    /// An eighth of them, and one at least, are not the oldest, but those whose turn it is: where the
-    /// oldest wait for what somebody else has in hand, and are due again and again, all others come to a
-    /// try as well.
     ///
     /// With others of its millisecond the oldest of all comes along: it may wait for nothing any more
     /// but to see that they wait for it.
@@ -303,27 +286,24 @@ impl WaitingRoom {
                 self.due.first().is_some_and(|first| first.id.ms == oldest.id.ms)
             }));
         let count = count.min(self.share);
-        let mut taken = BTreeMap::new();
-        let mut taken_books = 0;
-        for (is_in_turn, most) in [(false, count - count.div_ceil(8)), (true, count)] {
-            let first = if is_in_turn { self.last_in_turn } else { None };
-            let mut is_owed = is_in_turn;
-            // Those that may not go now are looked at again soon; not all of a crowd each time.
-            for key in self.due_behind(first, 2 * count) {
-                if !is_owed && (taken.len() >= most || taken_books >= books) {
-                    break;
-                }
-                if is_in_turn {
-                    self.last_in_turn = Some(key);
-                }
-                for waiting in self.take_with_those_before(key, &may_go) {
-                    is_owed = false;
-                    taken_books += waiting.event.books.len();
-                    taken.insert(waiting.event.key, waiting);
-                }
+        let mut taken = Taken::default();
+        for key in self.due_behind(None, LOOK_AT * count) {
+            if taken.is_enough(count - count.div_ceil(IN_TURN), books) {
+                break;
             }
+            taken.add(self.take_with_those_before(key, &may_go));
         }
-        taken.into_values().collect()
+        let mut is_one_owed = true;
+        for key in self.due_behind(self.last_in_turn, LOOK_AT * count) {
+            if !is_one_owed && taken.is_enough(count, books) {
+                break;
+            }
+            self.last_in_turn = Some(key);
+            let company = self.take_with_those_before(key, &may_go);
+            is_one_owed &= company.is_empty();
+            taken.add(company);
+        }
+        taken.events.into_values().collect()
     }
 
     /// Takes out one that is due, with those that go before it; nobody unless all of them may go.
@@ -402,9 +382,14 @@ fn remove<K: Eq + Hash>(map: &mut HashMap<K, BTreeSet<EventKey>>, name: &K, key:
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::event::AnswerWish;
     use crate::ids::EventId;
+    use crate::lending::pace::{
+        FEWEST_RUNG, LONGEST_DEAF, LONGEST_PAUSE, SHORTEST_DEAF, SHORTEST_PAUSE,
+    };
 
     fn event(ms: u64, action: Action, books: &[&str]) -> Event {
         Event {
@@ -525,7 +510,7 @@ mod tests {
         let waiting: Vec<_> = (1..100).map(|ms| event(ms, Action::Return, &["geb"])).collect();
         let mut room = room(&waiting);
         let now = Instant::now();
-        room.next_round = now + LONGEST_PAUSE;
+        room.rounds.next = now + LONGEST_PAUSE;
         room.rung();
         room.tick(now);
         assert_eq!(room.due.len(), FEWEST_RUNG);
@@ -567,7 +552,7 @@ mod tests {
                 let waiting = room.take_due(1, 1, |_| true).remove(0);
                 news(&mut room);
                 room.admit_again(Waiting { for_older, ..waiting });
-                room.next_round = now + LONGEST_PAUSE;
+                room.rounds.next = now + LONGEST_PAUSE;
                 room.tick(now + LONGEST_DEAF);
                 std::mem::take(&mut room.due).len()
             };
