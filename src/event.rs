@@ -9,7 +9,16 @@ use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
 use crate::ids::{BookId, EventId, IdFault, UserId};
-use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, USER_ID_FIELD};
+
+/// The field of an event that names the user.
+pub const USER_ID_FIELD: &str = "user_id";
+/// The field of an event that lists the books, joined by commas.
+pub const BOOK_IDS_FIELD: &str = "book_ids";
+/// The field of an event that asks for an answer, see [`AnswerWish`].
+pub const ANSWER_FIELD: &str = "answer";
+
+/// Up to this number, books are compared faster than hashed; and nearly every event has fewer.
+pub const HANDFUL: usize = 8;
 
 /// The most books that one event may name. More is no patron's errand, and one script must stay
 /// short.
@@ -278,9 +287,7 @@ fn book_ids(list: &[u8], most: usize) -> Result<Vec<BookId>, Fault> {
 
 /// Drops every book that stood in the list before. The order of the rest stays.
 pub fn keep_first(books: &mut Vec<BookId>) {
-    // A handful is compared faster than hashed; and it is nearly always a handful.
-    const FEW: usize = 8;
-    if books.len() <= FEW {
+    if books.len() <= HANDFUL {
         let mut kept = 0;
         for next in 0..books.len() {
             if !books[..kept].contains(&books[next]) {

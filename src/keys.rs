@@ -73,13 +73,6 @@ impl From<Action> for Stream {
     }
 }
 
-/// The field of an event that names the user.
-pub const USER_ID_FIELD: &str = "user_id";
-/// The field of an event that lists the books, joined by commas.
-pub const BOOK_IDS_FIELD: &str = "book_ids";
-/// The field of an event that asks for an answer, see [`crate::event::AnswerWish`].
-pub const ANSWER_FIELD: &str = "answer";
-
 /// The keys of one branch of the library. Made once at start: the fixed names are not put
 /// together again for each event.
 #[derive(Clone, Debug)]

@@ -10,12 +10,12 @@ pub mod outcome;
 pub mod clock;
 pub mod text;
 pub mod json;
-pub mod terminal;
 // How they are named in Redis, how Redis is spoken to, and what the system hands over.
 pub mod keys;
 pub mod error;
 pub mod cli;
 pub mod signals;
+pub mod terminal;
 pub mod link;
 pub mod connect;
 pub mod script;

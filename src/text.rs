@@ -26,6 +26,22 @@ pub fn escaped(text: &str) -> String {
     escaped
 }
 
+/// Appends what somebody typed, in quotes, for a message: escaped, and cut short where it is long.
+pub fn push_quoted(message: &mut String, text: &str) {
+    const SHOWN_CHARS: usize = 60;
+    let cut: String = text.chars().take(SHOWN_CHARS).collect();
+    message.push('"');
+    push_escaped(message, &cut);
+    message.push_str(if cut.len() < text.len() { "...\"" } else { "\"" });
+}
+
+/// The same by itself.
+pub fn quoted(text: &str) -> String {
+    let mut quoted = String::new();
+    push_quoted(&mut quoted, text);
+    quoted
+}
+
 /// Appends a message as it goes out, in which what others have sent is escaped already, and commands
 /// are to be typed as they stand: backslashes stay.
 pub fn push_printable(line: &mut String, text: &str) {

@@ -8,7 +8,7 @@ use crate::cli::{Arg, Args, Usage, nearest};
 use crate::connect::{ConnectArgs, Target};
 use crate::ids::EventId;
 use crate::keys::{Keys, Stream};
-use crate::text::push_escaped;
+use crate::text::quoted;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -185,12 +185,6 @@ pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task,
         Err(fault) => Err(fault),
     };
     task.map_err(|fault| Wrong { fault, usage: raw.subcommand().map_or(USAGE, |it| it.usage) })
-}
-
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    push_escaped(&mut quoted, text);
-    quoted + "\""
 }
 
 /// The complaint about a word that is none of `known`, with the one that was meant, or all of them.

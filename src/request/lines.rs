@@ -6,10 +6,10 @@
 
 use std::io::{self, BufRead, Read as _};
 
-use super::options;
-use super::submit::{Draft, push_quoted};
+use super::draft::Draft;
 use crate::event::{Action, MAX_BOOKS};
 use crate::ids::MAX_ID_BYTES;
+use crate::text::push_quoted;
 
 /// The longest line: an event of all books and the longest ids, in quotes with a blank between.
 pub const MAX_LINE_BYTES: usize = (MAX_BOOKS + 2) * (MAX_ID_BYTES + 3);
@@ -106,7 +106,7 @@ impl Line<'_> {
             return Err(fault + ", not with request or return");
         };
         draft.action = action;
-        options::read_draft(draft, words)?;
+        draft.read(words)?;
         Ok(true)
     }
 }

@@ -16,6 +16,7 @@ use crate::link::Connection;
 use crate::signals;
 
 // What was asked for.
+pub mod draft;
 pub mod lines;
 pub mod options;
 // Sending one event or many, and waiting for what comes of them.

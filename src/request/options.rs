@@ -4,22 +4,22 @@
 //! What can be typed stands in two tables, [`COMMANDS`] and [`OPTIONS`]: parsing, the help and the
 //! hints about typing mistakes all read them.
 
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::draft::{Draft, id_fault};
 use super::query::Filter;
 use super::show::Form;
-use super::submit::{Draft, push_quoted};
 use crate::cli::{Arg, Args, Usage, nearest, shell_word};
 use crate::clock::{Since, since};
 use crate::connect::{ConnectArgs, Target};
-use crate::event::{Action, AnswerWish, EventKey, MAX_BOOKS, MAX_KEEP_MS};
-use crate::ids::{BookId, IdFault, SubmissionId, UserId, id_text};
+use crate::event::{Action, AnswerWish, EventKey, MAX_KEEP_MS};
+use crate::ids::{BookId, IdFault, SubmissionId, UserId};
 use crate::keys::Keys;
+use crate::text::push_quoted;
 
 /// A subcommand as it is typed.
 #[derive(Debug)]
@@ -430,7 +430,7 @@ impl Typed {
             word => {
                 let action = Action::from_word(word).expect("there is no other command");
                 let mut draft = Draft { action, ..Draft::new() };
-                read_draft(&mut draft, words.iter().map(|word| word.as_bytes())).map_err(Usage)?;
+                draft.read(words.iter().map(|word| word.as_bytes())).map_err(Usage)?;
                 Job::Send(Send {
                     draft,
                     id: self.id("id", SubmissionId::from_bytes)?,
@@ -572,52 +572,6 @@ fn check<T>(what: &str, raw: &OsStr, id: Result<T, IdFault>) -> Result<T, Usage>
 }
 
 /// What is wrong with an id, in words.
-fn id_fault(what: &str, raw: &[u8], fault: IdFault) -> String {
-    let mut message = format!("{what} ");
-    push_quoted(&mut message, &String::from_utf8_lossy(raw));
-    message + " " + &fault.to_string()
-}
-
-/// Reads an event from the words that follow `request` or `return`: the user, then the books, of
-/// duplicates the first.
-///
-/// # Errors
-/// What is wrong with them, in one line.
-pub fn read_draft<'a>(
-    draft: &mut Draft,
-    mut words: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Result<(), String> {
-    // A handful is compared faster than hashed; and it is nearly always a handful.
-    const FEW: usize = 8;
-    let user = words.next().ok_or("the user and the books are missing")?;
-    draft.user.clear();
-    draft.user.push_str(id_text(user).map_err(|fault| id_fault("user id", user, fault))?);
-    draft.books.clear();
-    let many = words.clone().nth(FEW).is_some();
-    let mut seen = HashSet::new();
-    for (n, word) in words.enumerate() {
-        if n == MAX_BOOKS {
-            return Err(format!("more than {MAX_BOOKS} books"));
-        }
-        let book = id_text(word).map_err(|fault| id_fault("book id", word, fault))?;
-        let duplicate = if many {
-            !seen.insert(book)
-        } else {
-            n > 0 && draft.books.split(',').any(|earlier| earlier == book)
-        };
-        if !duplicate {
-            if n > 0 {
-                draft.books.push(',');
-            }
-            draft.books.push_str(book);
-        }
-    }
-    if draft.books.is_empty() {
-        return Err("the books are missing".into());
-    }
-    Ok(())
-}
-
 /// How a command is typed, in one line.
 fn usage(command: Option<&Command>) -> String {
     match command {

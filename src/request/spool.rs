@@ -1,6 +1,8 @@
 //! What a batch consists of, checked and normalised, in a file without a name: what was checked is
 //! what is sent, whatever happens to the input meanwhile, and memory does not grow with it.
 
+use std::error::Error;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -8,7 +10,8 @@ use std::path::PathBuf;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::submit::{Draft, Fingerprint};
+use super::draft::Draft;
+use super::submit::Fingerprint;
 use crate::event::Action;
 
 /// One line of the input that is no comment.
@@ -159,6 +162,27 @@ impl Spool {
     }
 }
 
+/// An error of reading a spool, among those of writing what comes of it.
+#[derive(Debug)]
+struct Unreadable(io::Error);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Unreadable {}
+
+fn unreadable(error: io::Error) -> io::Error {
+    io::Error::other(Unreadable(error))
+}
+
+/// Whether an error is one of reading a spool.
+pub fn is_unreadable(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<Unreadable>())
+}
+
 /// Reads a spool. There may be several, each has a place of its own.
 pub struct Reader {
     file: BufReader<ReadAt>,
@@ -181,7 +205,7 @@ impl io::Read for ReadAt {
 
 impl Reader {
     fn at(file: &File, at: u64) -> io::Result<Self> {
-        let file = ReadAt { file: file.try_clone()?, at };
+        let file = ReadAt { file: file.try_clone().map_err(unreadable)?, at };
         Ok(Self { file: BufReader::with_capacity(1 << 16, file), record: String::new() })
     }
 
@@ -201,11 +225,11 @@ impl Reader {
     #[allow(clippy::should_implement_trait)] // It lends its buffer out: no iterator.
     pub fn next(&mut self) -> io::Result<Option<Entry<'_>>> {
         self.record.clear();
-        if self.file.read_line(&mut self.record)? == 0 {
+        if self.file.read_line(&mut self.record).map_err(unreadable)? == 0 {
             return Ok(None);
         }
         match parse(self.record.trim_end_matches('\n')) {
-            None => Err(io::Error::other("the temporary file was changed")),
+            None => Err(unreadable(io::Error::other("somebody has changed it"))),
             entry => Ok(entry),
         }
     }
@@ -225,6 +249,19 @@ fn parse(record: &str) -> Option<Entry<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It was told as results that could not be written.
+    #[test]
+    fn that_it_cannot_be_read_is_known_from_what_cannot_be_written() {
+        let spool = Filling::new().unwrap().done().unwrap();
+        spool.file.write_all_at(b"\xff\n", 0).unwrap();
+        let errors = [spool.read().unwrap().next().unwrap_err(), {
+            spool.file.write_all_at(b"a\n", 0).unwrap();
+            spool.read().unwrap().next().unwrap_err()
+        }];
+        assert!(errors.iter().all(is_unreadable), "{errors:?}");
+        assert!(!is_unreadable(&io::ErrorKind::StorageFull.into()));
+    }
 
     #[test]
     fn what_goes_in_comes_out_as_often_as_it_is_read() {

@@ -5,16 +5,16 @@
 //! after a restart or a flush of scripts, and no chunk of a pipeline can overtake one that was
 //! sent before it.
 
-use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use redis::{ErrorKind, RedisResult, Value};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::draft::Draft;
 use crate::error::Error;
-use crate::event::{Action, AnswerWish, EventKey};
+use crate::event::{ANSWER_FIELD, Action, AnswerWish, BOOK_IDS_FIELD, EventKey, USER_ID_FIELD};
 use crate::ids::{EventId, SEQ_STEP};
-use crate::keys::{ANSWER_FIELD, BOOK_IDS_FIELD, Keys, USER_ID_FIELD};
+use crate::keys::Keys;
 use crate::script::lua;
 
 const SCRIPT: &str = lua!("order", "last_given", "submit");
@@ -34,30 +34,6 @@ pub struct Name {
     pub ttl_ms: u64,
     /// Tells another content under the same name.
     pub fingerprint: Fingerprint,
-}
-
-/// A request or a return that has no id yet. Reading the next one into it costs no allocation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
-    /// What it asks for.
-    pub action: Action,
-    /// Who asks.
-    pub user: String,
-    /// Distinct books, joined as the field `book_ids` wants them.
-    pub books: String,
-}
-
-impl Draft {
-    /// To be filled.
-    pub fn new() -> Self {
-        Self { action: Action::Request, user: String::new(), books: String::new() }
-    }
-}
-
-impl Default for Draft {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 /// Events that are added together.
@@ -357,15 +333,6 @@ impl Packed {
         self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         self.0.extend_from_slice(b"\r\n");
     }
-}
-
-/// Appends what somebody typed, in quotes, for a message: escaped, and cut short where it is long.
-pub fn push_quoted(message: &mut String, text: &str) {
-    const SHOWN_CHARS: usize = 60;
-    let cut: String = text.chars().take(SHOWN_CHARS).collect();
-    message.push('"');
-    crate::text::push_escaped(message, &cut);
-    let _ = message.write_str(if cut.len() < text.len() { "...\"" } else { "\"" });
 }
 
 #[cfg(test)]

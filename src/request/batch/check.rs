@@ -6,13 +6,13 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
+use crate::request::draft::Draft;
 use crate::request::failure::{Failure, OUTPUT};
 use crate::request::lines::{Line, Lines, Words};
 use crate::request::options::Batch;
 use crate::request::private_file::{PrivateFile, identity, place, remove_left, unfinished};
 use crate::request::show::{Form, say};
 use crate::request::spool::{self, Filling, Spool};
-use crate::request::submit::Draft;
 
 /// Reads and checks all lines. Bad ones are told on stderr, and their text goes to a file of its
 /// own, ready to be corrected and sent.

@@ -17,7 +17,7 @@ use crate::request::answer::PAUSE;
 use crate::request::failure::{Failure, OUTPUT};
 use crate::request::options::{Batch, Run};
 use crate::request::progress::Progress;
-use crate::request::spool::{Entry, Spool};
+use crate::request::spool::{self, Entry, Spool};
 use crate::request::submit::{self, Chunk, Fingerprint, MAX_SEQ, Name, Packed, Refused, nth_id};
 
 /// Chunks that are sent before the reply to the first of them is read: enough that neither side
@@ -186,10 +186,14 @@ impl<'a> Courier<'a> {
 
     /// Results cannot be written, or the spool not read.
     pub fn output(&self, error: &io::Error) -> Failure {
+        let what = if spool::is_unreadable(error) {
+            "cannot read the temporary file"
+        } else {
+            "cannot write the results"
+        };
         Failure {
             message: format!(
-                "cannot write the results: {error}; {}; run the same again for the results: none \
-                 is queued twice",
+                "{what}: {error}; {}; run the same again for the results: none is queued twice",
                 self.told()
             ),
             status: OUTPUT,
