@@ -12,16 +12,16 @@ use crate::connect::Target;
 use crate::signals;
 
 // What was asked for.
-pub mod options;
+mod options;
 // How it is done.
-pub mod check;
+mod check;
 pub mod dead_letters;
-pub mod instances;
-pub mod regroup;
-pub mod status;
+mod instances;
+mod regroup;
+mod status;
 // What is said about it.
-pub mod failure;
-pub mod show;
+mod failure;
+mod show;
 
 use failure::{DONE, Failure};
 use options::{Job, Run, Task};

@@ -1,16 +1,16 @@
 //! The daemon: the command line, and what comes after it.
 
-pub mod keeper;
-pub mod lease;
-pub mod lost_group;
-pub mod neighbours;
-pub mod notify;
+mod blocked_reads;
+mod keeper;
+mod lease;
+mod lost_group;
+mod neighbours;
+mod notify;
 pub mod options;
-pub mod blocked_reads;
 pub mod setup;
-pub mod supervisor;
-pub mod threads;
-pub mod tidy;
+mod supervisor;
+mod threads;
+mod tidy;
 
 use std::process::ExitCode;
 

@@ -4,22 +4,22 @@
 //! A reader thread takes events from both streams and gives them to the worker, which decides
 //! them through one script ([`decide`]): in a thread of its own, or a few at a time in the reader's, as
 //! long as nothing else is in hand ([`intake`]). Two more scripts are for events that cannot be decided:
-//! [`reject`] gives them up, [`lone_tries`] notes how often that was tried. A listener thread hears when other instances have gone on. What
+//! [`reject`] gives them up, `lone_tries` notes how often that was tried. A listener thread hears when other instances have gone on. What
 //! the main storage has, the worker learns from [`crate::shelving::fetch`] alone.
 
-pub mod asking;
-pub mod busy;
+mod asking;
+mod busy;
 pub mod decide;
 pub mod intake;
-pub mod listener;
-pub mod pace;
+pub(crate) mod listener;
+pub(crate) mod lone_tries;
+mod pace;
 pub mod reader;
 pub mod reject;
-pub mod suspects;
-pub mod lone_tries;
-pub mod waiting;
+mod suspects;
+mod waiting;
 pub mod worker;
-pub mod worker_thread;
+pub(crate) mod worker_thread;
 
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::stream::Entry;
@@ -34,7 +34,7 @@ pub const STORAGE_CAPACITY: usize = 20;
 pub const MOST_BOOKS_IN_HAND: usize = 5;
 
 /// From how many deliveries on an event is suspected of killing whoever reads it, and tried apart from
-/// others, see [`suspects`].
+/// others, see `suspects.rs`.
 /// A delivery more than one means that an instance died with the event in hand: one such death
 /// says little about one of hundreds of events.
 pub const SUSPICIOUS_DELIVERIES: u64 = 3;

@@ -16,23 +16,23 @@ use crate::link::Connection;
 use crate::signals;
 
 // What was asked for.
-pub mod draft;
-pub mod lines;
-pub mod options;
+mod draft;
+mod lines;
+mod options;
 // Sending one event or many, and waiting for what comes of them.
-pub mod answer;
-pub mod batch;
-pub mod interrupt;
-pub mod spool;
+mod answer;
+mod batch;
+mod interrupt;
+mod spool;
 pub mod submit;
 // Questions.
-pub mod query;
+mod query;
 // What is said.
-pub mod failure;
-pub mod private_file;
-pub mod progress;
-pub mod results;
-pub mod show;
+mod failure;
+mod private_file;
+mod progress;
+mod results;
+mod show;
 
 use answer::{Note, Waiter};
 use failure::{DONE, Failure, Sent, UNANSWERED};
