@@ -626,6 +626,21 @@ local function all_lent(e)
   return true
 end
 
+-- Sorts the books of a request, each by the first line that fits, and says what follows. "Its mark" is a
+-- reservation by e in the states; the answer is shelving's.
+--   lent                                            mine, others: refused
+--   reserved for e by the reference application     have
+--   in automated storage                            instant
+--   answer "yes"; or its mark and "again", and it
+--     was not put back since                        have
+--   its mark, but no answer; or "again" without
+--     its mark, and it is not on its way            unknown: asked for, under its mark
+--   its mark, and another answer                    asked; and in_doubt, or if the answer is final nowhere,
+--                                                   or blocked: the book was put back since, or the
+--                                                   request that has it is undecided
+--   another's mark, on its way, or the request
+--     that has it is undecided                      blocked
+--   anything else                                   free: it gets its mark, and is asked for
 local function look_at_request(e)
   if all_lent(e) and nothing_older(e) then
     return deny_all

@@ -1,11 +1,11 @@
 //! LendingService: the robotic arm with its small storage. It grants and denies requests and takes
 //! returns, and it owns the loans, the counts, the storage and the states of books.
 //!
-//! A reader thread takes events from both streams and gives them to the worker, which decides
-//! them through one script ([`decide`]): in a thread of its own, or a few at a time in the reader's, as
-//! long as nothing else is in hand ([`intake`]). Two more scripts are for events that cannot be decided:
-//! [`reject`] gives them up, `lone_tries` notes how often that was tried. A listener thread hears when other instances have gone on. What
-//! the main storage has, the worker learns from [`crate::shelving::fetch`] alone.
+//! A reader thread takes events from both streams and gives them to the worker, which decides them
+//! through one script ([`decide`]): in a thread of its own, or a few at a time in the reader's, as long as
+//! nothing else is in hand ([`intake`]). Two more scripts are for events that cannot be decided: [`reject`]
+//! gives them up, `lone_tries` notes how often that was tried. What the main storage has, the worker learns
+//! from [`crate::shelving::fetch`] alone. A listener thread hears when other instances have gone on.
 
 mod asking;
 mod busy;
