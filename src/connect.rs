@@ -9,15 +9,18 @@ use std::fmt;
 use std::io::ErrorKind::{
     BrokenPipe, ConnectionReset, PermissionDenied, UnexpectedEof, WouldBlock,
 };
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisError, Value,
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, Value,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use crate::cli::{Arg, Args, Usage, shell_word};
 use crate::error::{Error, Remedy, is_interrupted};
@@ -53,8 +56,8 @@ impl ConnectArgs {
 ";
 
     /// The long names of these options, to name the nearest to one that is not known.
-    pub const NAMES: [&str; 7] =
-        ["address", "db", "username", "password", "password-file", "ssl", "branch"];
+    pub const NAMES: [&str; 9] =
+        ["address", "db", "username", "password", "password-file", "ssl", "cert", "key", "branch"];
 
     /// Takes one argument if it is one of these options.
     ///
@@ -137,7 +140,7 @@ impl ConnectArgs {
     /// defaults.
     ///
     /// # Errors
-    /// The address is none, or the password's file cannot be read.
+    /// The address is none, or a file that was named cannot be read.
     pub fn resolve(&self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Target, Usage> {
         let text = |name: &str| -> Result<Option<String>, Usage> {
             env(name)
@@ -154,7 +157,7 @@ impl ConnectArgs {
                 "the address in $LIBRARY_ADDRESS",
             ),
         };
-        let mut info = parse_address(&address)
+        let (mut info, mut files) = parse_address(&address)
             .map_err(|Usage(fault)| Usage(fault.replacen("the address", whose, 1)))?;
         // The library's name is shown in CLIENT LIST only, and telling it costs a round trip. An address
         // may ask for RESP3, in which Redis puts some replies into other types; nothing here needs those.
@@ -179,7 +182,9 @@ impl ConnectArgs {
             (None, None) if self.address.is_some() && settings.password().is_some() => None,
             (None, None) => match text("LIBRARY_PASSWORD")? {
                 Some(password) => Some(password),
-                None => credential(env)?,
+                None => credential(env, PASSWORD_CREDENTIAL)
+                    .map(|file| read_password(&file))
+                    .transpose()?,
             },
         };
         if let Some(password) = password {
@@ -199,12 +204,57 @@ impl ConnectArgs {
             // wait longer than a reply may take.
             .set_user_timeout(REPLY_TIMEOUT);
         info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            if files.is_none() {
+                files = CertFiles::handed_over(env)?;
+            }
+            if let Some(files) = files {
+                info = files.add_to(info)?;
+            }
+        } else if files.is_some() {
+            return Err(Usage(format!("{whose} names a certificate, and is not one of TLS")));
+        }
         let shown = match info.addr() {
             ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
             ConnectionAddr::TcpTls { host, port, .. } => format!("{host}:{port} (TLS)"),
             addr => addr.to_string(),
         };
         Ok(Target { info, shown })
+    }
+}
+
+/// Where our certificate and its key are, for a Redis that wants one of its clients.
+#[derive(Debug, PartialEq, Eq)]
+struct CertFiles {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl CertFiles {
+    /// As systemd hands them over.
+    fn handed_over(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<Self>, Usage> {
+        match [CERT_CREDENTIAL, KEY_CREDENTIAL].map(|name| credential(env, name)) {
+            [None, None] => Ok(None),
+            [Some(cert), Some(key)] => Ok(Some(Self { cert, key })),
+            _ => Err(Usage("of the credentials redis-cert and redis-key one is missing".into())),
+        }
+    }
+
+    /// A connection by TLS with that certificate.
+    fn add_to(&self, info: ConnectionInfo) -> Result<ConnectionInfo, Usage> {
+        let Self { cert, key } = self;
+        let read = |file: &Path| {
+            std::fs::read(file).map_err(|e| Usage(format!("cannot read {}: {e}", file.display())))
+        };
+        let (client_cert, client_key) = (read(cert)?, read(key)?);
+        // A chain without any is none for redis-rs, and not missed before hands are shaken.
+        CertificateDer::from_pem_slice(&client_cert)
+            .map_err(|_| Usage(format!("{} has no certificate in PEM", cert.display())))?;
+        let ours = Some(ClientTlsConfig { client_cert, client_key });
+        let client =
+            Client::build_with_tls(info, TlsCertificates { client_tls: ours, root_cert: None })
+                .map_err(|_| Usage(format!("{} has no key in PEM", key.display())))?;
+        Ok(client.get_connection_info().clone())
     }
 }
 
@@ -229,8 +279,8 @@ fn without_password(address: &str) -> Option<String> {
     Some(url.to_string())
 }
 
-/// A URL, or else the path of a Unix socket.
-fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
+/// A URL, or else the path of a Unix socket; and the files that the URL names.
+fn parse_address(address: &str) -> Result<(ConnectionInfo, Option<CertFiles>), Usage> {
     let fault = |why: &dyn fmt::Display| {
         // The address may carry a password: it is not repeated.
         Usage(format!("the address is no Redis URL and no path of a Unix socket: {why}"))
@@ -255,23 +305,31 @@ fn parse_address(address: &str) -> Result<ConnectionInfo, Usage> {
             fault(&format!("write redis://{address} or ./{address}"))
         });
     }
-    ConnectionAddr::Unix(address.into()).into_connection_info().map_err(|e| fault(&e))
+    let info = ConnectionAddr::Unix(address.into()).into_connection_info();
+    Ok((info.map_err(|e| fault(&e))?, None))
 }
 
 /// What stands behind the `?` of a URL. redis-rs passes over what it does not know there, and knows a
-/// database only in the URL of a socket: whoever named one for a host worked on another.
-fn with_query(info: ConnectionInfo, address: &str) -> Result<ConnectionInfo, Usage> {
+/// database only in the URL of a socket: whoever named one for a host worked on another. Nor does it know
+/// of certificates. These stand in the address, and not among the options, since each setting of an address
+/// has a place for them then, the environment too.
+fn with_query(
+    info: ConnectionInfo,
+    address: &str,
+) -> Result<(ConnectionInfo, Option<CertFiles>), Usage> {
     if address.contains('#') {
         return Err(Usage("the address has a # in it, which has to be written as %23".into()));
     }
     let (place, query) = address.split_once('?').unwrap_or((address, ""));
     let is_socket = matches!(info.addr(), ConnectionAddr::Unix(_));
-    let mut db = None;
+    let (mut db, mut cert, mut key) = (None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
             "protocol" => {}
             "user" | "pass" if is_socket => {}
+            "cert" => cert = Some(decoded(value)),
+            "key" => key = Some(decoded(value)),
             "db" => {
                 db = Some(value.parse().map_err(|_| "the database in the address is no number"))
             }
@@ -287,15 +345,33 @@ fn with_query(info: ConnectionInfo, address: &str) -> Result<ConnectionInfo, Usa
             }
         }
     }
+    let files = match (cert, key) {
+        (None, None) => None,
+        (Some(cert), key) => Some(CertFiles { key: key.unwrap_or_else(|| cert.clone()), cert }),
+        (None, Some(_)) => return Err(Usage("the address names a key and no certificate".into())),
+    };
     let Some(db) = db.transpose().map_err(|fault: &str| Usage(fault.to_owned()))? else {
-        return Ok(info);
+        return Ok((info, files));
     };
     let path = place.splitn(4, '/').nth(3).unwrap_or_default();
     if !is_socket && !path.is_empty() {
         return Err(Usage("the address names a database twice, by /DB and by ?db=DB".into()));
     }
     let settings = info.redis_settings().clone().set_db(db);
-    Ok(info.set_redis_settings(settings))
+    Ok((info.set_redis_settings(settings), files))
+}
+
+/// The path of a file in a URL.
+fn decoded(value: &str) -> PathBuf {
+    let hex = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok();
+    let mut path = Vec::new();
+    let mut rest = value.as_bytes();
+    while let [first, behind @ ..] = rest {
+        let escaped = behind.get(..2).filter(|_| *first == b'%').and_then(hex);
+        path.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &behind[2..] } else { behind };
+    }
+    OsString::from_vec(path).into()
 }
 
 /// Whether this is a URL of a server whose port is none.
@@ -339,19 +415,15 @@ fn read_password(file: &Path) -> Result<String, Usage> {
     }
 }
 
-/// The name of the credential in which systemd hands the password over.
-const CREDENTIAL: &str = "redis-password";
+/// The names of the credentials in which systemd hands the password over, and our certificate with its key.
+const PASSWORD_CREDENTIAL: &str = "redis-password";
+const CERT_CREDENTIAL: &str = "redis-cert";
+const KEY_CREDENTIAL: &str = "redis-key";
 
-/// The password that systemd hands over with `LoadCredential=redis-password:FILE`.
-fn credential(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<String>, Usage> {
-    let Some(directory) = env("CREDENTIALS_DIRECTORY") else {
-        return Ok(None);
-    };
-    let file = Path::new(&directory).join(CREDENTIAL);
-    if !file.exists() {
-        return Ok(None);
-    }
-    read_password(&file).map(Some)
+/// The file of a credential that systemd hands over, with `LoadCredential=redis-password:FILE` for one.
+fn credential(env: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    let file = Path::new(&env("CREDENTIALS_DIRECTORY")?).join(name);
+    file.exists().then_some(file)
 }
 
 /// How long a connection may take to be made.
@@ -467,7 +539,7 @@ impl Target {
                 " ($SSL_CERT_FILE says which certificates to trust)"
             }
             _ if is_tls && error.lacks_certificate() => {
-                " (we have none: set tls-auth-clients no, or optional, in that Redis)"
+                " (the address names ours: rediss://HOST?cert=FILE&key=FILE)"
             }
             Error::Redis { source, .. } if source.is_io_error() => match error.io_kind() {
                 Some(PermissionDenied) => " (may this user use that socket?)",
@@ -639,7 +711,7 @@ mod tests {
     #[test]
     fn the_password_of_an_address_that_was_typed_comes_before_the_environment() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(CREDENTIAL), "from-systemd").unwrap();
+        std::fs::write(dir.path().join(PASSWORD_CREDENTIAL), "from-systemd").unwrap();
         let dir = dir.path().to_str().unwrap();
         let env = [("LIBRARY_PASSWORD", "from-env"), ("CREDENTIALS_DIRECTORY", dir)];
         for (args, env, password) in [
@@ -653,5 +725,51 @@ mod tests {
             let target = resolve(args, env).unwrap();
             assert_eq!(target.info.redis_settings().password(), Some(password), "{args:?} {env:?}");
         }
+    }
+
+    #[test]
+    fn a_certificate_of_ours_stands_in_the_address_and_needs_a_key_and_tls() {
+        let at =
+            |name: &str| format!("{}/tests/it/certificates/{name}", env!("CARGO_MANIFEST_DIR"));
+        let (cert, key) = (at("server.crt"), at("server.key"));
+        let dir = tempfile::tempdir().unwrap();
+        let both = dir.path().join("both in one");
+        let contents = [&key, &cert].map(|file| std::fs::read(file).unwrap()).concat();
+        std::fs::write(&both, contents).unwrap();
+        let both = both.display().to_string().replace(' ', "%20");
+        let has_ours = |args: &[&str], env: &[(&str, &str)]| {
+            let target = resolve(args, env)?;
+            Ok(matches!(target.info.addr(), ConnectionAddr::TcpTls { tls_params: Some(_), .. }))
+        };
+        let ours = format!("cert={cert}&key={key}");
+        for address in [format!("rediss://h?{ours}"), format!("rediss://h?db=3&cert={both}")] {
+            assert_eq!(has_ours(&["-a", &address], &[]), Ok(true), "{address}");
+            assert_eq!(has_ours(&[], &[("LIBRARY_ADDRESS", &address)]), Ok(true), "{address}");
+        }
+        assert_eq!(has_ours(&["--ssl", "-a", &format!("redis://h?{ours}")], &[]), Ok(true));
+        for (address, fault) in [
+            (format!("redis://h?{ours}"), "the address names a certificate, and is not one of TLS"),
+            (format!("unix:///s?{ours}"), "the address names a certificate, and is not one of TLS"),
+            (format!("rediss://h?key={key}"), "a key and no certificate"),
+            (format!("rediss://h?cert=/no/where&key={key}"), "cannot read /no/where: No such"),
+            (format!("rediss://h?cert={key}"), "server.key has no certificate in PEM"),
+            (format!("rediss://h?cert={cert}"), "server.crt has no key in PEM"),
+        ] {
+            let Err(Usage(told)) = has_ours(&["-a", &address], &[]) else { panic!("{address}") };
+            assert!(told.contains(fault), "{told}");
+        }
+        // As systemd hands them over.
+        let env = [("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap())];
+        assert_eq!(has_ours(&["-a", "rediss://h"], &env), Ok(false));
+        std::fs::copy(cert, dir.path().join(CERT_CREDENTIAL)).unwrap();
+        let Err(Usage(told)) = has_ours(&["-a", "rediss://h"], &env) else { panic!("no key") };
+        assert!(told.contains("one is missing"), "{told}");
+        assert_eq!(
+            has_ours(&["-a", "redis://h"], &env),
+            Ok(false),
+            "without TLS it is for nothing"
+        );
+        std::fs::copy(key, dir.path().join(KEY_CREDENTIAL)).unwrap();
+        assert_eq!(has_ours(&["-a", "rediss://h"], &env), Ok(true));
     }
 }

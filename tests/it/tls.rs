@@ -44,6 +44,31 @@ fn a_library_on_a_redis_that_speaks_tls_is_served() {
     assert_eq!(daemon.stop(), 0, "{}", daemon.log());
 }
 
+/// Which it does unless it is told otherwise: such a Redis could not be used at all.
+#[test]
+fn a_redis_that_wants_certificates_of_its_clients_is_served() {
+    let (redis, url) = server(&[]);
+    let redis = redis.trusting(&file("authority.crt"));
+    let (cert, key) = (file("server.crt"), file("server.key"));
+    let with_ours = format!("{url}?cert={cert}&key={key}");
+    let ours = ["-a", &*with_ours];
+    let mut daemon = Daemon::start(&redis, &[&ours[..], &["worker1"]].concat());
+    let args = [&["request", "user1", "geb"], &ours[..]].concat();
+    let run = TestCommand::library_req(&redis, &args).exits(0);
+    assert_eq!(run.stdout, "lent to user1: geb (1 in hand)\n");
+    // As systemd hands them over.
+    let credentials = redis.directory().join("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    std::fs::copy(&cert, credentials.join("redis-cert")).unwrap();
+    std::fs::copy(&key, credentials.join("redis-key")).unwrap();
+    let admin = env!("CARGO_BIN_EXE_library-admin");
+    let run = Running::start(&redis, admin, &["check", "-a", &url], |command| {
+        command.env("CREDENTIALS_DIRECTORY", &credentials);
+    });
+    run.ends().exits(0);
+    assert_eq!(daemon.stop(), 0, "{}", daemon.log());
+}
+
 /// Who mistrusts a certificate was asked whether Redis is running there.
 #[test]
 fn what_certificates_are_missing_is_said() {
@@ -61,7 +86,7 @@ fn what_certificates_are_missing_is_said() {
             &*strict_url,
             &*authority,
             "CertificateRequired",
-            " (we have none: set tls-auth-clients no, or optional, in that Redis)\n",
+            " (the address names ours: rediss://HOST?cert=FILE&key=FILE)\n",
         ),
     ] {
         let redis = redis.trusting(trusted);
