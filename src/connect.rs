@@ -541,6 +541,7 @@ impl Target {
             _ if is_tls && error.lacks_certificate() => {
                 " (the address names ours: rediss://HOST?cert=FILE&key=FILE)"
             }
+            _ if is_tls && error.is_mistrusted() => " (it does not take our certificate)",
             Error::Redis { source, .. } if source.is_io_error() => match error.io_kind() {
                 Some(PermissionDenied) => " (may this user use that socket?)",
                 Some(ConnectionReset | BrokenPipe | UnexpectedEof) => {

@@ -102,6 +102,14 @@ impl Error {
         self.to_string().contains("CertificateRequired")
     }
 
+    /// Whether the server does not take the certificate that it was shown.
+    pub fn is_mistrusted(&self) -> bool {
+        let said = self.to_string();
+        // The words of rustls for what the server's side of TLS sends.
+        said.contains("received fatal alert: ")
+            && ["UnknownCA", "Certificate"].iter().any(|reason| said.contains(reason))
+    }
+
     /// What happened to the link, if that is what went wrong.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         let Self::Redis { source, .. } = self else { return None };

@@ -75,6 +75,10 @@ fn what_certificates_are_missing_is_said() {
     let (open, url) = server(&["--tls-auth-clients", "no"]);
     // As it is unless it is told otherwise.
     let (strict, strict_url) = server(&[]);
+    let (cert, key) = (file("server.crt"), file("server.key"));
+    // It has never heard of who signed ours.
+    let (other, other_url) = server(&["--tls-ca-cert-file", &cert]);
+    let other_url = format!("{other_url}?cert={cert}&key={key}");
     let authority = file("authority.crt");
     let trust = " ($SSL_CERT_FILE says which certificates to trust)\n";
     for (redis, url, trusted, said, hint) in [
@@ -88,6 +92,7 @@ fn what_certificates_are_missing_is_said() {
             "CertificateRequired",
             " (the address names ours: rediss://HOST?cert=FILE&key=FILE)\n",
         ),
+        (&other, &*other_url, &*authority, "UnknownCA", " (it does not take our certificate)\n"),
     ] {
         let redis = redis.trusting(trusted);
         let run = TestCommand::library_admin(&redis, &["status", "-a", url]).exits(4);
