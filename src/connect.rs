@@ -2,30 +2,27 @@
 //!
 //! The options come as raw arguments, are completed from the environment, and end as one
 //! [`Target`], from which any thread can open a connection of its own. No I/O happens before
-//! [`Target::connect`], except reading the password's file.
+//! [`Target::connect`], except reading the files of a password or a certificate.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::io::ErrorKind::{
     BrokenPipe, ConnectionReset, PermissionDenied, UnexpectedEof, WouldBlock,
 };
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, Value,
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, ProtocolVersion, RedisConnectionInfo,
+    RedisError, Value,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 
+use crate::address::{self, CertFiles, with_tls, without_password};
 use crate::cli::{Arg, Args, Usage, shell_word};
 use crate::error::{Error, Remedy, is_interrupted};
 use crate::link::{Connection, unless_of_server};
-use crate::text::push_escaped;
 
 /// Where Redis is expected when nobody says otherwise.
 pub const DEFAULT_ADDRESS: &str = "redis://localhost:6379";
@@ -56,8 +53,8 @@ impl ConnectArgs {
 ";
 
     /// The long names of these options, to name the nearest to one that is not known.
-    pub const NAMES: [&str; 9] =
-        ["address", "db", "username", "password", "password-file", "ssl", "cert", "key", "branch"];
+    pub const NAMES: [&str; 7] =
+        ["address", "db", "username", "password", "password-file", "ssl", "branch"];
 
     /// Takes one argument if it is one of these options.
     ///
@@ -157,7 +154,7 @@ impl ConnectArgs {
                 "the address in $LIBRARY_ADDRESS",
             ),
         };
-        let (mut info, mut files) = parse_address(&address)
+        let (mut info, mut files) = address::parse(&address)
             .map_err(|Usage(fault)| Usage(fault.replacen("the address", whose, 1)))?;
         // The library's name is shown in CLIENT LIST only, and telling it costs a round trip. An address
         // may ask for RESP3, in which Redis puts some replies into other types; nothing here needs those.
@@ -206,13 +203,15 @@ impl ConnectArgs {
         info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             if files.is_none() {
-                files = CertFiles::handed_over(env)?;
+                files = credential_files(env)?;
             }
             if let Some(files) = files {
                 info = files.add_to(info)?;
             }
         } else if files.is_some() {
-            return Err(Usage(format!("{whose} names a certificate, and is not one of TLS")));
+            return Err(Usage(format!(
+                "{whose} names a certificate, and that goes with TLS: rediss:// or --ssl"
+            )));
         }
         let shown = match info.addr() {
             ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
@@ -220,185 +219,6 @@ impl ConnectArgs {
             addr => addr.to_string(),
         };
         Ok(Target { info, shown })
-    }
-}
-
-/// Where our certificate and its key are, for a Redis that wants one of its clients.
-#[derive(Debug, PartialEq, Eq)]
-struct CertFiles {
-    cert: PathBuf,
-    key: PathBuf,
-}
-
-impl CertFiles {
-    /// As systemd hands them over.
-    fn handed_over(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<Self>, Usage> {
-        match [CERT_CREDENTIAL, KEY_CREDENTIAL].map(|name| credential(env, name)) {
-            [None, None] => Ok(None),
-            [Some(cert), Some(key)] => Ok(Some(Self { cert, key })),
-            _ => Err(Usage("of the credentials redis-cert and redis-key one is missing".into())),
-        }
-    }
-
-    /// A connection by TLS with that certificate.
-    fn add_to(&self, info: ConnectionInfo) -> Result<ConnectionInfo, Usage> {
-        let Self { cert, key } = self;
-        let read = |file: &Path| {
-            std::fs::read(file).map_err(|e| Usage(format!("cannot read {}: {e}", file.display())))
-        };
-        let (client_cert, client_key) = (read(cert)?, read(key)?);
-        // A chain without any is none for redis-rs, and not missed before hands are shaken.
-        CertificateDer::from_pem_slice(&client_cert)
-            .map_err(|_| Usage(format!("{} has no certificate in PEM", cert.display())))?;
-        let ours = Some(ClientTlsConfig { client_cert, client_key });
-        let client =
-            Client::build_with_tls(info, TlsCertificates { client_tls: ours, root_cert: None })
-                .map_err(|_| Usage(format!("{} has no key in PEM", key.display())))?;
-        Ok(client.get_connection_info().clone())
-    }
-}
-
-/// An address as it was given, but for a password in it.
-fn without_password(address: &str) -> Option<String> {
-    if !address.contains("://") {
-        // A path; or a URL that was mistyped, and taken for one.
-        return (!address.contains('@')).then(|| address.to_owned());
-    }
-    let mut url = redis::parse_redis_url(address)?;
-    let (asked, kept): (Vec<_>, Vec<_>) =
-        url.query_pairs().into_owned().partition(|(name, _)| name == "pass");
-    if url.password().is_none() && asked.is_empty() {
-        return Some(address.to_owned());
-    }
-    // It fails only for a URL that cannot have one.
-    let _ = url.set_password(None);
-    url.set_query(None);
-    if !kept.is_empty() {
-        url.query_pairs_mut().extend_pairs(kept);
-    }
-    Some(url.to_string())
-}
-
-/// A URL, or else the path of a Unix socket; and the files that the URL names.
-fn parse_address(address: &str) -> Result<(ConnectionInfo, Option<CertFiles>), Usage> {
-    let fault = |why: &dyn fmt::Display| {
-        // The address may carry a password: it is not repeated.
-        Usage(format!("the address is no Redis URL and no path of a Unix socket: {why}"))
-    };
-    if address.is_empty() {
-        return Err(fault(&"it is empty"));
-    }
-    if has_wrong_port(address) {
-        return Err(Usage("the port in the address is no number up to 65535".into()));
-    }
-    if address.contains("://") {
-        let info = address.into_connection_info().map_err(|e| {
-            fault(&e.detail().unwrap_or("write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]"))
-        })?;
-        return with_query(info, address);
-    }
-    if !address.contains('/') {
-        // What is in front of an @ may be a password.
-        return Err(if address.contains('@') {
-            fault(&"write redis:// in front of a host")
-        } else {
-            fault(&format!("write redis://{address} or ./{address}"))
-        });
-    }
-    let info = ConnectionAddr::Unix(address.into()).into_connection_info();
-    Ok((info.map_err(|e| fault(&e))?, None))
-}
-
-/// What stands behind the `?` of a URL. redis-rs passes over what it does not know there, and knows a
-/// database only in the URL of a socket: whoever named one for a host worked on another. Nor does it know
-/// of certificates. These stand in the address, and not among the options, since each setting of an address
-/// has a place for them then, the environment too.
-fn with_query(
-    info: ConnectionInfo,
-    address: &str,
-) -> Result<(ConnectionInfo, Option<CertFiles>), Usage> {
-    if address.contains('#') {
-        return Err(Usage("the address has a # in it, which has to be written as %23".into()));
-    }
-    let (place, query) = address.split_once('?').unwrap_or((address, ""));
-    let is_socket = matches!(info.addr(), ConnectionAddr::Unix(_));
-    let (mut db, mut cert, mut key) = (None, None, None);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match name {
-            "protocol" => {}
-            "user" | "pass" if is_socket => {}
-            "cert" => cert = Some(decoded(value)),
-            "key" => key = Some(decoded(value)),
-            "db" => {
-                db = Some(value.parse().map_err(|_| "the database in the address is no number"))
-            }
-            _ if pair.contains('@') => {
-                let fault = "the address has a ? in its password, which has to be written as %3F";
-                return Err(Usage(fault.into()));
-            }
-            // What stands behind it may be a password.
-            _ => {
-                let mut fault = "the address has a parameter that is not known: \"".to_owned();
-                push_escaped(&mut fault, name);
-                return Err(Usage(fault + "\""));
-            }
-        }
-    }
-    let files = match (cert, key) {
-        (None, None) => None,
-        (Some(cert), key) => Some(CertFiles { key: key.unwrap_or_else(|| cert.clone()), cert }),
-        (None, Some(_)) => return Err(Usage("the address names a key and no certificate".into())),
-    };
-    let Some(db) = db.transpose().map_err(|fault: &str| Usage(fault.to_owned()))? else {
-        return Ok((info, files));
-    };
-    let path = place.splitn(4, '/').nth(3).unwrap_or_default();
-    if !is_socket && !path.is_empty() {
-        return Err(Usage("the address names a database twice, by /DB and by ?db=DB".into()));
-    }
-    let settings = info.redis_settings().clone().set_db(db);
-    Ok((info.set_redis_settings(settings), files))
-}
-
-/// The path of a file in a URL.
-fn decoded(value: &str) -> PathBuf {
-    let hex = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok();
-    let mut path = Vec::new();
-    let mut rest = value.as_bytes();
-    while let [first, behind @ ..] = rest {
-        let escaped = behind.get(..2).filter(|_| *first == b'%').and_then(hex);
-        path.push(escaped.unwrap_or(*first));
-        rest = if escaped.is_some() { &behind[2..] } else { behind };
-    }
-    OsString::from_vec(path).into()
-}
-
-/// Whether this is a URL of a server whose port is none.
-fn has_wrong_port(address: &str) -> bool {
-    let Some((scheme, rest)) = address.split_once("://") else { return false };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if rest.contains('@') && !authority.contains('@') {
-        // A password with a slash in it, which has to be written as %2F.
-        return false;
-    }
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    // An address of IPv6 stands in brackets.
-    let port = host.rsplit(']').next().and_then(|host| host.rsplit_once(':'));
-    ["redis", "rediss"].contains(&scheme)
-        && port.is_some_and(|(_, port)| !port.is_empty() && port.parse::<u16>().is_err())
-}
-
-fn with_tls(info: ConnectionInfo) -> Result<ConnectionInfo, Usage> {
-    match info.addr().clone() {
-        ConnectionAddr::Tcp(host, port) => Ok(info.set_addr(ConnectionAddr::TcpTls {
-            host,
-            port,
-            insecure: false,
-            tls_params: None,
-        })),
-        ConnectionAddr::TcpTls { .. } => Ok(info),
-        _ => Err(Usage("--ssl does not go with a Unix socket".into())),
     }
 }
 
@@ -424,6 +244,15 @@ const KEY_CREDENTIAL: &str = "redis-key";
 fn credential(env: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
     let file = Path::new(&env("CREDENTIALS_DIRECTORY")?).join(name);
     file.exists().then_some(file)
+}
+
+/// Our certificate and its key, if systemd hands them over.
+fn credential_files(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<CertFiles>, Usage> {
+    match [CERT_CREDENTIAL, KEY_CREDENTIAL].map(|name| credential(env, name)) {
+        [None, None] => Ok(None),
+        [Some(cert), Some(key)] => Ok(Some(CertFiles { cert, key })),
+        _ => Err(Usage("of the credentials redis-cert and redis-key one is missing".into())),
+    }
 }
 
 /// How long a connection may take to be made.
@@ -749,8 +578,14 @@ mod tests {
         }
         assert_eq!(has_ours(&["--ssl", "-a", &format!("redis://h?{ours}")], &[]), Ok(true));
         for (address, fault) in [
-            (format!("redis://h?{ours}"), "the address names a certificate, and is not one of TLS"),
-            (format!("unix:///s?{ours}"), "the address names a certificate, and is not one of TLS"),
+            (
+                format!("redis://h?{ours}"),
+                "the address names a certificate, and that goes with TLS",
+            ),
+            (
+                format!("unix:///s?{ours}"),
+                "the address names a certificate, and that goes with TLS",
+            ),
             (format!("rediss://h?key={key}"), "a key and no certificate"),
             (format!("rediss://h?cert=/no/where&key={key}"), "cannot read /no/where: No such"),
             (format!("rediss://h?cert={key}"), "server.key has no certificate in PEM"),

@@ -17,6 +17,7 @@ pub mod cli;
 pub mod signals;
 pub mod terminal;
 pub mod link;
+pub mod address;
 pub mod connect;
 pub mod script;
 pub mod stream;
