@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io::ErrorKind::{
-    BrokenPipe, ConnectionReset, PermissionDenied, UnexpectedEof, WouldBlock,
+    BrokenPipe, ConnectionReset, Interrupted, PermissionDenied, UnexpectedEof, WouldBlock,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -376,8 +376,9 @@ impl Target {
                 Some(ConnectionReset | BrokenPipe | UnexpectedEof) => {
                     " (it closed the connection: has it too many clients, or does it want --ssl?)"
                 }
-                // Nothing came for as long as an answer is waited for: the link stands.
-                Some(WouldBlock) => "",
+                // Nothing came for as long as an answer is waited for, or a pause ended the wait: the
+                // link stands.
+                Some(WouldBlock | Interrupted) => "",
                 // On this side.
                 _ if error.to_string().contains("Too many open files") => "",
                 _ => " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)",

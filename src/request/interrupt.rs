@@ -1,10 +1,12 @@
 //! Ctrl-C while an outcome is waited for: the event stays queued, and whoever pressed it should
 //! know that, and how to ask for it later.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
 
@@ -15,6 +17,8 @@ use crate::signals;
 /// before they do what they always do.
 pub struct Interrupt {
     words: Arc<Mutex<String>>,
+    /// Whether one has come.
+    has_come: Arc<AtomicBool>,
     handle: Handle,
     /// Ends when the handle is closed, or with the process.
     thread: Option<JoinHandle<()>>,
@@ -23,19 +27,25 @@ pub struct Interrupt {
 impl Interrupt {
     /// Begins to listen. `None` if the system will not have it: then the signals just end us.
     pub fn listen(words: String) -> Option<Self> {
-        let mut signals = Signals::new(signals::heeded(&[SIGINT, SIGTERM, SIGHUP])).ok()?;
+        let heeded = signals::heeded(&[SIGINT, SIGTERM, SIGHUP]);
+        let has_come = Arc::new(AtomicBool::new(false));
+        for signal in &heeded {
+            flag::register(*signal, Arc::clone(&has_come)).ok()?;
+        }
+        let mut signals = Signals::new(heeded).ok()?;
         let handle = signals.handle();
         let words = Arc::new(Mutex::new(words));
         let to_say = Arc::clone(&words);
         let listen = move || {
-            for signal in &mut signals {
+            // The first ends us.
+            if let Some(signal) = signals.forever().next() {
                 say(&to_say.lock().unwrap_or_else(PoisonError::into_inner));
                 // A shell that runs us in a loop must see that a signal ended us.
                 let _ = emulate_default_handler(signal);
             }
         };
         let thread = thread::Builder::new().name("signals".into()).spawn(listen).ok()?;
-        Some(Self { words, handle, thread: Some(thread) })
+        Some(Self { words, has_come, handle, thread: Some(thread) })
     }
 
     /// Changes what will be said.
@@ -46,7 +56,11 @@ impl Interrupt {
 
 impl Drop for Interrupt {
     fn drop(&mut self) {
-        self.handle.close();
+        // One that has come ends the wait of this thread too, which must not be the first to say something:
+        // that Redis is lost.
+        if !self.has_come.load(Ordering::SeqCst) {
+            self.handle.close();
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use library_lending::keys::Keys;
 use redis::Commands as _;
+use tempfile::TempDir;
 
 use crate::common::*;
 use crate::harness::*;
@@ -321,22 +322,43 @@ fn pass_on_until(lost: &str, mut client: UnixStream, address: &str) {
     there.join().unwrap();
 }
 
-/// Before anything had left, Ctrl-C said that it was not known whether the event was queued; and a terminal
-/// that was closed later ended the command without a word about what was.
-#[test]
-fn who_is_interrupted_says_what_is_known_to_be_sent() {
+/// Somebody whose Redis takes what is sent and says nothing; the link, and where they are at work.
+fn who_waits_in_vain(options: &[&str]) -> (Running, UnixStream, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("silent.sock");
     let silent = UnixListener::bind(&socket).unwrap();
-    let address = socket.display().to_string();
-    // The password is asked about first, in vain.
-    let args = ["request", "u", "b", "-a", &address, "--password", "secret"];
-    let mut child = Running::start_alone(dir.path(), LIBRARY_REQ, &args, |_| ());
+    let args = [&["request", "u", "b", "-a", socket.to_str().unwrap()], options].concat();
+    let child = Running::start_alone(dir.path(), LIBRARY_REQ, &args, |_| ());
     let (mut link, _) = silent.accept().unwrap();
     link.read_exact(&mut [0]).unwrap();
-    child.process.signal(Signal::INT);
-    let ended = child.ends();
-    assert_eq!(ended.stderr, "library-req: interrupted; nothing was sent\n", "{ended}");
+    until_state(&child, 'S');
+    (child, link, dir)
+}
+
+/// Waits until a process sleeps (S) or is stopped (T).
+fn until_state(running: &Running, state: char) {
+    let stat = format!("/proc/{}/stat", running.process.pid());
+    let state = format!(") {state} ");
+    until("it is in that state", || fs::read_to_string(&stat).unwrap().contains(&state));
+}
+
+/// Before anything had left, Ctrl-C said that it was not known whether the event was queued; and a terminal
+/// that was closed later ended the command without a word about what was. While the reply was waited for, it
+/// could say that Redis was lost, and end with 4.
+#[test]
+fn who_is_interrupted_says_what_is_known_to_be_sent() {
+    for (password, told) in [
+        // That is asked about first, in vain.
+        (&["--password", "secret"][..], "nothing was sent\n"),
+        (&[], "it is not known whether it was queued: before sending it again, look with "),
+    ] {
+        let (mut child, _link, _dir) = who_waits_in_vain(password);
+        child.process.signal(Signal::INT);
+        let ended = child.ends();
+        assert_eq!(ended.exit.and_then(|exit| exit.signal()), Some(2), "{ended}");
+        let told = format!("library-req: interrupted; {told}");
+        assert!(ended.stderr.starts_with(&told), "{ended}");
+    }
 
     let redis = Redis::new();
     let mut db = redis.connect().unwrap();
@@ -351,6 +373,19 @@ fn who_is_interrupted_says_what_is_known_to_be_sent() {
         assert!(ended.stderr.contains(&told), "{ended}");
         assert_eq!(ended.exit.and_then(|exit| exit.signal()), Some(signal.as_raw()), "{ended}");
     }
+}
+
+/// It asked whether Redis was running there, which had said nothing yet.
+#[test]
+fn who_is_stopped_while_an_event_is_queued_is_not_sent_after_redis() {
+    let (mut child, _link, _dir) = who_waits_in_vain(&[]);
+    child.process.signal(Signal::STOP);
+    until_state(&child, 'T');
+    child.process.signal(Signal::CONT);
+    let ended = child.ends();
+    assert_eq!(ended.status(), Some(4), "{ended}");
+    assert!(ended.stderr.contains("; it is not known whether it was queued: "), "{ended}");
+    assert!(!ended.stderr.contains("is Redis running"), "{ended}");
 }
 
 /// Each reply of a pipeline was waited for, though none had come to the one before: this took 43 s, and
