@@ -619,6 +619,18 @@ fn help(command: Option<&Command>) -> String {
 mod tests {
     use super::*;
 
+    fn parsed(args: &[&str]) -> Result<Task, Fault> {
+        parse(Args::from_list(args), &|_| None)
+    }
+
+    /// What a right command line asks for.
+    fn job(args: &[&str]) -> String {
+        match parsed(args) {
+            Ok(Task::Run(run)) => format!("{:?}", run.job),
+            other => panic!("{args:?} is a command line: {other:?}"),
+        }
+    }
+
     #[test]
     fn every_option_of_a_command_is_known_and_every_known_one_is_used() {
         for command in &COMMANDS {
@@ -641,6 +653,7 @@ mod tests {
             assert_eq!(ids(bad), None, "{bad}");
         }
     }
+
     #[test]
     fn the_defaults_of_the_help_are_those_of_the_parser() {
         for (args, option) in [
@@ -651,12 +664,43 @@ mod tests {
             let about = OPTIONS.iter().find(|it| it.name == option).unwrap().about;
             let (_, default) = about.split_once("[default: ").unwrap();
             let default = &default[..default.find([';', ']']).unwrap()];
-            let parsed =
-                |more: &[&str]| match parse(Args::from_list([args, more].concat()), &|_| None) {
-                    Ok(Task::Run(run)) => format!("{:?}", run.job),
-                    other => panic!("{args:?} is a command line: {other:?}"),
-                };
-            assert_eq!(parsed(&[&format!("--{option}"), default]), parsed(&[]), "{args:?}");
+            let typed = format!("--{option}={default}");
+            assert_eq!(job(&[args, &[&typed]].concat()), job(args));
+        }
+    }
+
+    #[test]
+    fn help_is_given_whatever_stands_behind_it() {
+        for args in [&["--help", "--frob"][..], &["request", "-h", "--timeout"]] {
+            assert!(matches!(parsed(args), Ok(Task::Print(_))), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn of_an_option_that_is_given_twice_the_last_counts() {
+        let wait = |seconds| ["request", "u", "b", "--timeout", seconds];
+        let twice = [&wait("3")[..], &["--timeout", "5"]].concat();
+        assert_eq!(job(&twice), job(&wait("5")));
+    }
+
+    #[test]
+    fn no_option_is_taken_for_one_that_does_not_go_with_the_command() {
+        for (args, fault) in [
+            (&["request", "--timout"][..], "unknown option --timout: did you mean --timeout?"),
+            (&["loans", "--timout"], "unknown option --timout"),
+            (&["--timout"], "unknown option --timout: did you mean --timeout?"),
+        ] {
+            assert_eq!(parsed(args).unwrap_err().what.0, fault);
+        }
+    }
+
+    #[test]
+    fn books_that_are_named_twice_count_once_be_they_few_or_many() {
+        for books in ["b a", "9 8 7 6 5 4 3 2 1 0"] {
+            let words = format!("u {books} {books}");
+            let mut draft = Draft::new();
+            read_draft(&mut draft, words.split(' ').map(str::as_bytes)).unwrap();
+            assert_eq!((&*draft.user, draft.books), ("u", books.replace(' ', ",")));
         }
     }
 }
