@@ -443,6 +443,17 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_is_full_by_the_number_of_its_events_or_by_their_bytes() {
+        for (books, events) in [("geb", 500), (&"b".repeat(Chunk::MAX_BYTES / 2), 2)] {
+            let mut chunk = Chunk::new(AnswerWish::None);
+            while !chunk.is_full() {
+                chunk.push(Action::Request, "user1", books);
+            }
+            assert_eq!(chunk.len(), events);
+        }
+    }
+
+    #[test]
     fn a_fingerprint_tells_books_from_their_neighbours() {
         let of = |user: &str, books: &str| {
             let draft = Draft { user: user.into(), books: books.into(), ..Draft::new() };

@@ -20,16 +20,20 @@ use crate::harness::*;
 fn no_redis_a_wrong_password_and_a_missing_permission_say_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("none.sock").display().to_string();
-    let ended = bare(&["-a", &socket, "request", "u", "b"]);
-    ended.is(
-        4,
-        "",
-        &format!(
-            "library-req: Redis at {socket}: could not connect to Redis: No such file or \
-             directory (os error 2) (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says \
-             where it is); nothing was sent\n"
-        ),
-    );
+    let begun = Instant::now();
+    for id in [&[][..], &["--id", "mine"]] {
+        let ended = bare(&[&["-a", &socket, "request", "u", "b", "--timeout", "30"], id].concat());
+        ended.is(
+            4,
+            "",
+            &format!(
+                "library-req: Redis at {socket}: could not connect to Redis: No such file or \
+                 directory (os error 2) (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS \
+                 says where it is); nothing was sent\n"
+            ),
+        );
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "it is told at once");
     let redis = Redis::new();
     redis.cmd(&["CONFIG", "SET", "requirepass", "secret"]);
     for (args, refusal) in [
@@ -76,6 +80,21 @@ fn a_redis_that_is_gone_for_good_says_that_the_event_is_queued() {
     until_blocked(&mut db, "blmove");
     redis.kill9();
     let ended = child.ends();
+    assert_eq!(ended.status(), Some(4), "{ended}");
+    assert!(ended.stderr.contains(&format!("queued as request {id}")), "{ended}");
+    assert_eq!(ended.stderr.matches("lost Redis").count(), 1, "{ended}");
+}
+
+#[test]
+fn a_redis_that_falls_silent_while_somebody_waits_is_not_waited_for_for_ever() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let child = start(&redis, &["request", "u", "geb", "--timeout", "1"]);
+    let id = wait_for_entry(&mut db, REQUESTS);
+    until_blocked(&mut db, "blmove");
+    redis.signal(Signal::STOP);
+    let ended = child.ends();
+    redis.signal(Signal::CONT);
     assert_eq!(ended.status(), Some(4), "{ended}");
     assert!(ended.stderr.contains(&format!("queued as request {id}")), "{ended}");
 }
@@ -126,6 +145,44 @@ fn whether_an_event_may_be_sent_again_after_a_lost_reply_depends_on_its_id() {
         let unknown = format!("; it is not known whether it was queued: {advice}");
         assert!(ended.stderr.ends_with(&unknown), "{ended}");
     }
+}
+
+#[test]
+fn under_an_id_an_event_whose_reply_was_lost_is_sent_again_and_queued_once() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let socket = redis.directory().join("lossy.sock");
+    let lossy = UnixListener::bind(&socket).unwrap();
+    let address = redis.address();
+    let link = thread::spawn(move || {
+        pass_on_until("ADDED", lossy.accept().unwrap().0, &address);
+        pass_on(lossy.accept().unwrap().0, &address);
+    });
+    let args = ["-a", socket.to_str().unwrap(), "return", "u", "geb", "--id", "mine", "--no-wait"];
+    req(&redis, &args).is(0, "OK\n", "");
+    link.join().unwrap();
+    assert_eq!(entries(&mut db, RETURNS).len(), 1);
+}
+
+#[test]
+fn an_event_is_not_sent_again_to_a_redis_that_refuses_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("redis.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    thread::spawn(move || {
+        for reply in [&b""[..], b"-NOPERM no permission\r\n"] {
+            let mut client = listener.accept().unwrap().0;
+            let _ = client.read(&mut [0; 1 << 16]);
+            let _ = client.write_all(reply);
+        }
+    });
+    let address = socket.to_str().unwrap();
+    let begun = Instant::now();
+    let args = ["-a", address, "request", "u", "geb", "--id", "mine", "--timeout", "30"];
+    let ended = bare(&args);
+    assert_eq!(ended.status(), Some(4), "{ended}");
+    assert!(ended.stderr.contains("it is not known whether it was queued"), "{ended}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "it is told at once");
 }
 
 /// What a run had sent on a link that was lost, it took for that of an earlier run.
