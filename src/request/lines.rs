@@ -227,6 +227,10 @@ mod tests {
                 b"request u b --timeout 5",
                 "has an option, \"--timeout\": options come after batch, not in a line (quote an id like that)",
             ),
+            (
+                b"request -- u b",
+                "has an option, \"--\": options come after batch, not in a line (quote an id like that)",
+            ),
             (b"\x00\x01", "begins with \"\\u{0}\\u{1}\", not with request or return"),
         ] {
             assert_eq!(parsed(text), Err(fault.to_owned()));
@@ -261,5 +265,15 @@ mod tests {
             }
         }
         assert_eq!(long, 2 * MAX_LINE_BYTES);
+    }
+
+    #[test]
+    fn no_byte_of_a_line_is_lost_that_could_be_a_part_of_its_end_or_of_the_files_beginning() {
+        let begin = [&[b'x'; MAX_LINE_BYTES][..], b"\r"].concat();
+        let input = [&begin[..], b"x\n\xef\xbb\xbfa"].concat();
+        let mut lines = Lines::new(&input[..]);
+        let text = |line: Option<Line<'_>>| line.unwrap().text.to_vec();
+        assert!(text(lines.next().unwrap()) == begin);
+        assert_eq!(text(lines.next().unwrap()), b"\xef\xbb\xbfa");
     }
 }

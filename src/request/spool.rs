@@ -289,4 +289,23 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_name_that_is_taken_is_left_to_whoever_has_it() {
+        let path = directory().join(format!("library-req.{}.0", std::process::id()));
+        // Another test may have it for a moment.
+        while File::create_new(&path).is_err() {}
+        let filling = Filling::new();
+        std::fs::remove_file(&path).expect("it is still there");
+        assert!(filling.is_ok());
+    }
+
+    #[test]
+    fn what_somebody_has_changed_is_not_taken_for_its_end() {
+        let mut filling = Filling::new().unwrap();
+        filling.bad(1, "is empty").unwrap();
+        let spool = filling.done().unwrap();
+        spool.file.write_all_at(b"x\n", 0).unwrap();
+        assert!(spool.read().unwrap().next().is_err());
+    }
 }

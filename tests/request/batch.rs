@@ -68,6 +68,7 @@ fn a_batch_with_bad_lines_and_unanswered_ones_is_worth_repeating() {
     let batch = ["batch", "-", "--partial", "--timeout", "0.2", "--rejected", "/dev/null"];
     let ended = req_fed(&redis, &batch, b"request u a\nlend x y\n");
     assert_eq!(ended.status(), Some(3), "{ended}");
+    assert!(!ended.stderr.contains("the bad lines are in"), "nobody finds them there: {ended}");
 }
 
 /// It told of `1 event queued (1 of them by an earlier run)`.
@@ -338,6 +339,11 @@ fn a_batch_that_nobody_answers_ends_with_3_and_its_results_say_so() {
     assert_eq!(ended.status(), Some(3), "{ended}");
     assert_eq!(ended.stdout.matches("\"unanswered\"").count(), 2, "{ended}");
     assert!(ended.stderr.contains("2 unanswered so far"), "{ended}");
+    assert_eq!(
+        ended.stderr.lines().count(),
+        1,
+        "a log is told now and then how far it is: {ended}"
+    );
 }
 
 /// Answers those of the requests in their stream, counted from 0, that `has_answer` picks.
@@ -399,6 +405,41 @@ fn a_line_is_waited_for_while_outcomes_of_later_chunks_come() {
     let ended = batch.ends();
     assert_eq!(ended.status(), Some(0), "{}", ended.stderr);
     assert_eq!(ended.stdout.matches("\"accepted\"").count(), 2 * Chunk::MAX_EVENTS);
+}
+
+#[test]
+fn a_batch_is_waited_for_as_long_as_outcomes_come_from_its_beginning_or_from_its_end() {
+    const LINES: usize = 40;
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let batches = [("request", REQUESTS), ("return", RETURNS)].map(|(word, stream)| {
+        let lines: String = (0..LINES).map(|n| format!("{word} u {n}\n")).collect();
+        let batch = start_fed(&redis, &["batch", "--timeout", "1", "-q"], lines.as_bytes());
+        until("all events arrive", || entries(&mut db, stream).len() == LINES);
+        batch
+    });
+    let ids = [REQUESTS, RETURNS].map(|stream| entries(&mut db, stream));
+    // For three times the timeout.
+    for n in 0..LINES {
+        thread::sleep(Duration::from_millis(75));
+        for event in
+            [format!("request:{}", ids[0][n].0), format!("return:{}", ids[1][LINES - 1 - n].0)]
+        {
+            answer(&mut db, &event, &["outcome", "returned"]);
+        }
+    }
+    for batch in batches {
+        batch.ends().is(0, "", "");
+    }
+}
+
+#[test]
+fn who_may_not_count_answers_waits_for_them_all_the_same() {
+    let redis = Redis::new();
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">pw", "~*", "+@all", "-exists"]);
+    let args = ["batch", "--timeout", "0.2", "-q", "--username", "clerk", "--password", "pw"];
+    let lines = many_lines(2 * Chunk::MAX_EVENTS);
+    req_fed(&redis, &args, lines.as_bytes()).is(3, "", "");
 }
 
 #[test]

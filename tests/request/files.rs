@@ -69,7 +69,9 @@ fn a_fifo_is_read_to_its_end_and_a_file_that_grows_meanwhile_is_refused() {
         File::options().write(true).open(&file).unwrap().set_len(length).unwrap();
         let ended = child.ends();
         assert_eq!((ended.status(), &*ended.stdout), (Some(2), ""), "{ended}");
-        assert!(ended.stderr.contains("nothing was sent"), "{ended}");
+        // And not that what was left of it has a bad line.
+        let told = "was written to while it was read: nothing was sent";
+        assert!(ended.stderr.contains(told), "{ended}");
     }
     assert_eq!(entries(&mut db, REQUESTS).len(), 1);
 }
@@ -112,6 +114,40 @@ fn a_dash_is_standard_output_for_results_and_no_place_for_bad_lines() {
     assert!(ended.stderr.starts_with(fault), "{ended}");
     assert_eq!(entries(&mut db, REQUESTS).len(), 1, "it is the same batch");
     assert!(!redis.directory().join("-").exists());
+}
+
+#[test]
+fn results_are_json_where_the_name_of_their_file_says_so() {
+    let redis = Redis::new();
+    for (name, begin) in
+        [("r.csv", "line,action,"), ("r.json", "{\"line\":1,"), ("r.jsonl", "{\"line\":1,")]
+    {
+        let args = ["batch", "--timeout", "0", "--results", name];
+        assert_eq!(req_fed(&redis, &args, b"request u geb\n").status(), Some(3));
+        let results = fs::read_to_string(redis.directory().join(name)).unwrap();
+        assert!(results.starts_with(begin), "{name}: {results}");
+    }
+}
+
+#[test]
+fn results_that_nobody_reads_are_no_failure() {
+    let redis = Redis::new();
+    let file = redis.directory().join("events");
+    // The results are more than is written at once.
+    fs::write(&file, many_lines(1_000)).unwrap();
+    for (how, status) in
+        [(&["--timeout", "0"][..], 3), (&["--no-wait"], 0), (&["--no-wait", "--json"], 0)]
+    {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let args = [&["batch", file.to_str().unwrap()], how].concat();
+        let ended = start_with(&redis, &args, |command| {
+            command.stdout(writer);
+        })
+        .ends();
+        assert_eq!(ended.status(), Some(status), "{ended}");
+        assert!(ended.stderr.starts_with("library-req: 1000 events queued"), "{ended}");
+    }
 }
 
 #[test]
@@ -163,6 +199,25 @@ fn a_temporary_file_that_cannot_be_made_names_its_place() {
         "library-req: cannot keep the lines in a temporary file in /nonexistent (TMPDIR says \
          where): No such file or directory (os error 2); nothing was sent\n",
     );
+}
+
+#[test]
+fn no_temporary_file_is_left() {
+    let redis = Redis::new();
+    let directory = redis.directory().join("temporary");
+    fs::create_dir(&directory).unwrap();
+    let batch = start_with(&redis, &["batch", "/dev/null", "-q"], |command| {
+        command.env("TMPDIR", &directory);
+    });
+    batch.ends().is(0, "", "");
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+}
+
+#[test]
+fn a_batch_without_events_needs_no_redis() {
+    let told = "library-req: 0 events queued: 0 done, 0 refused\n";
+    let ended = bare(&["batch", "/dev/null", "--json", "-a", "/nonexistent/redis.sock"]);
+    ended.is(0, "", told);
 }
 
 #[test]
@@ -398,6 +453,12 @@ fn results_follow_a_link_and_never_take_the_place_of_the_systems_own() {
     assert_eq!(ended.status(), Some(3), "{ended}");
     assert_eq!(fs::read_to_string(path("real")).unwrap(), results);
     assert!(linked.is_symlink() && link.is_symlink());
+    // From another directory than the one at work in.
+    fs::create_dir(path("other")).unwrap();
+    symlink("new", path("other/linked")).unwrap();
+    let ended = req_fed(&redis, &[&args[..], &["other/linked"]].concat(), input);
+    assert_eq!(ended.status(), Some(3), "{ended}");
+    assert_eq!(fs::read_to_string(path("other/new")).unwrap(), results);
     // A link that leads nowhere stays one.
     for (target, why) in [("lost", "Too many levels"), ("none/x", "No such file or directory")] {
         symlink(target, path("lost")).unwrap();

@@ -33,6 +33,16 @@ fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_
     }
 }
 
+#[test]
+fn where_replies_cannot_be_switched_off_a_batch_goes_by_the_script() {
+    let redis = Redis::with(&["--rename-command", "CLIENT", ""]);
+    let lines = many_lines(2_000);
+    req_fed(&redis, &["batch", "--no-wait", "-q"], lines.as_bytes()).is(0, "", "");
+    let mut db = redis.connect().unwrap();
+    assert!(sent_lines(&mut db) == lines);
+    assert_eq!(calls(&mut db, "eval"), 4);
+}
+
 /// A chunk with one event of each of these.
 fn chunk_of(actions: &[Action]) -> Chunk {
     let mut chunk = Chunk::new(AnswerWish::None);

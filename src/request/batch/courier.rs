@@ -454,3 +454,21 @@ fn id_after(newest: EventId) -> EventId {
     }
     nth_id(newest, 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_numbers_of_a_millisecond_are_used_up_ids_go_on_in_the_next() {
+        for (newest, next) in [
+            ("17-5000000", "17-6000000"),
+            ("17-99999999999999", "17-100000000999999"),
+            ("17-100000000000000", "18-1000000"),
+        ] {
+            assert_eq!(id_after(newest.parse().unwrap()), next.parse().unwrap());
+        }
+        // It is not above that one: the gate lets nothing in.
+        assert!(id_after(EventId::LAST) < EventId::LAST);
+    }
+}
