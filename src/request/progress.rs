@@ -121,6 +121,8 @@ mod tests {
             "[##########..........] 500 of 1000 sent, 0 answered, 250/s, 0:02 left"
         );
         progress.sent(500);
+        let line = progress.line(Duration::from_secs(2));
+        assert!(line.ends_with(" 1000 of 1000 sent, 0 answered, 500/s, -:-- left"), "{line}");
         progress.answered(100);
         assert_eq!(
             progress.line(Duration::from_secs(10)),

@@ -253,6 +253,14 @@ mod tests {
     }
 
     #[test]
+    fn no_user_is_made_of_none() {
+        let fields = [("event_id", "17-0"), ("action", "return"), ("outcome", "rejected")];
+        let mut outcome = Outcome::from_fields(fields).unwrap();
+        hide_user(&mut outcome, Form::Words);
+        assert_eq!(outcome.user_id, "");
+    }
+
+    #[test]
     fn a_book_id_cannot_send_codes_to_a_terminal() {
         let (line, _) = shown(&[
             ("action", "return"),

@@ -23,8 +23,11 @@ fn a_terminal_gets_colours_unless_it_is_told_not_to() {
     let redis = Redis::new();
     let mut db = redis.connect().unwrap();
     record(&mut db, "5000-0", "return:4000-0", "u", &["outcome", "returned", "book_ids", "geb"]);
-    let coloured = on_a_terminal(&redis, "outcome 4000-0", &[]);
-    assert!(coloured.contains("\u{1b}[32mtaken back from a user: geb\u{1b}[0m"), "{coloured:?}");
+    for variables in [&[][..], &[("NO_COLOR", "")]] {
+        let coloured = on_a_terminal(&redis, "outcome 4000-0", variables);
+        let line = "\u{1b}[32mtaken back from a user: geb\u{1b}[0m";
+        assert!(coloured.contains(line), "{coloured:?}");
+    }
     for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
         let plain = on_a_terminal(&redis, "outcome 4000-0", &[variable]);
         assert!(plain.contains("taken back") && !plain.contains('\u{1b}'), "{plain:?}");
@@ -41,6 +44,7 @@ fn a_batch_shows_a_bar_on_a_terminal_and_takes_it_away() {
     assert!(shown.contains("[####################] 2 of 2 sent, 0 answered"), "{shown:?}");
     assert!(shown.ends_with("2 unanswered so far (run the same again to ask)\r\n"), "{shown:?}");
     assert!(shown.contains("\r\u{1b}[K"), "it is taken away: {shown:?}");
+    assert_eq!(on_a_terminal(&redis, &format!("{command} -q").replace("--json", ""), &[]), "");
     let dumb = on_a_terminal(&redis, &command, &[("TERM", "dumb")]);
     assert!(dumb.contains("unanswered so far") && !dumb.contains('\u{1b}'), "{dumb:?}");
 }
