@@ -1,5 +1,7 @@
 //! What can be asked: outcomes, loans, places of books and the history.
 
+use std::io::pipe;
+
 use redis::Commands as _;
 
 use crate::common::*;
@@ -113,7 +115,7 @@ fn loans_tell_all_books_of_one_user_among_many() {
     req(&redis, &["loans", "nobody"]).is(0, "nobody has no books\n", "");
     // A count that has gone astray contradicts no book that is there.
     let _: () = db.set("user:me:count", 0).unwrap();
-    let _: () = db.hset("lending_books_of_users", "me", "geb,momo").unwrap();
+    let _: () = db.hset("lending_books_of_users", "me", "geb,momo,b1").unwrap();
     req(&redis, &["loans", "me"]).is(
         0,
         "me has 2 of 5 books: geb, momo\n",
@@ -125,6 +127,8 @@ fn loans_tell_all_books_of_one_user_among_many() {
         "me has 2 of 5 books: geb, momo\n",
         "library-req: the count of me is 3: it changes right now, or library-admin check tells why\n",
     );
+    let json = req(&redis, &["loans", "me", "--json"]).stdout;
+    assert!(json.contains("\"in_hand\":3,"), "a program is told the count: {json}");
     // It ended with an error of conversion, and the books were not told.
     let _: () = db.set("user:me:count", "two").unwrap();
     let said = "library-req: the count of me is two: library-admin check tells why\n";
@@ -227,7 +231,35 @@ fn history_tells_the_latest_outcomes_and_how_far_back_it_reaches() {
         "",
     );
     assert_eq!(req(&redis, &["history", "--since", "1970-01-01"]).stdout.lines().count(), 2_500);
+    let since = ["history", "--since", "1970-01-01T00:41:39Z", "--last", "3"];
+    assert_eq!(req(&redis, &since).stdout.lines().count(), 2);
     assert_eq!(req(&redis, &["history", "--book", "b7"]).stdout.lines().count(), 1);
+}
+
+#[test]
+fn history_since_some_time_ago_goes_by_the_servers_clock() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let (now, _): (u64, u64) = redis::cmd("TIME").query(&mut db).unwrap();
+    let id = format!("{}-0", (now - 600) * 1_000);
+    record(&mut db, &id, "request:1-0", "u", &["outcome", "accepted", "book_ids", "geb"]);
+    for (since, lines) in [("630s", 1), ("590s", 0)] {
+        let ended = req(&redis, &["history", "--since", since]);
+        assert_eq!(ended.stdout.lines().count(), lines, "{ended}");
+    }
+}
+
+#[test]
+fn who_reads_no_further_than_this_has_seen_enough_of_history() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    record(&mut db, "5000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "geb"]);
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let history = start_with(&redis, &["history"], |command| {
+        command.stdout(writer);
+    });
+    history.ends().is(0, "", "");
 }
 
 /// Lines about rejected events left their user out, also where he was asked for.

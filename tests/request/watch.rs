@@ -50,12 +50,13 @@ fn watch_says_if_outcomes_were_dropped_before_it_could_read_them() {
     record(&mut db, "1000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "old"]);
     let (mut child, mut lines) = watch(&redis);
     until_blocked(&mut db, "xread");
-    // Stopped, it is cut off; before it comes back, two happen and one is dropped.
+    // Stopped, it is cut off; before it comes back, three happen and two are dropped.
     child.process.signal(Signal::STOP);
     redis.kill9();
     redis.restart();
     let mut db = redis.connect().unwrap();
     record(&mut db, "2000-0", "request:2-0", "u", &["outcome", "accepted", "book_ids", "missed"]);
+    record(&mut db, "2000-1", "request:2-1", "u", &["outcome", "accepted", "book_ids", "missed"]);
     record(&mut db, "3000-0", "request:3-0", "u", &["outcome", "accepted", "book_ids", "new"]);
     let trim = [OUTCOMES, "MINID", "3000"];
     redis::cmd("XTRIM").arg(&trim).exec(&mut db).unwrap();
@@ -63,10 +64,17 @@ fn watch_says_if_outcomes_were_dropped_before_it_could_read_them() {
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     assert_eq!(line, "1970-01-01T00:00:03.000Z request 3-0: lent to a user: new\n");
+    // What is dropped once it was read is not missed.
+    for id in ["4000-0", "5000-0"] {
+        record(&mut db, id, "request:4-0", "u", &["outcome", "accepted", "book_ids", "newer"]);
+        lines.read_line(&mut line).unwrap();
+        redis::cmd("XTRIM").arg(&[OUTCOMES, "MAXLEN", "1"]).exec(&mut db).unwrap();
+    }
     child.process.kill9();
     let ended = child.ends();
     let dropped = "outcomes before 1970-01-01T00:00:03.000Z were dropped before they could be read";
     assert!(ended.stderr.contains(dropped), "{ended}");
+    assert_eq!(ended.stderr.matches("dropped").count(), 1, "{ended}");
 }
 
 #[test]

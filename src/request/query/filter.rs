@@ -46,3 +46,21 @@ impl Filter {
         line + "\n"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_book_is_found_whatever_has_happened_to_it() {
+        let about =
+            |book: &str| Filter { user: None, book: Some(book.parse().unwrap()), show_user: false };
+        for list in BookList::ALL {
+            let fields = [("event_id", "17-0"), ("action", "request"), ("outcome", "denied")];
+            let books = [(list.as_str(), "momo,geb")];
+            let outcome = Outcome::from_fields(fields.into_iter().chain(books)).unwrap();
+            assert!(about("geb").lets(&outcome), "{list:?}");
+            assert!(!about("emma").lets(&outcome), "{list:?}");
+        }
+    }
+}
