@@ -1,5 +1,8 @@
 //! `library-admin` but for its check: status, dead letters, lost consumer groups, command lines.
 
+use std::collections::HashMap;
+use std::io::pipe;
+use std::ops::RangeInclusive;
 use std::thread;
 
 use redis::Value;
@@ -8,6 +11,24 @@ use crate::common::*;
 
 fn admin(redis: &Redis, args: &[&str]) -> TestCommand {
     TestCommand::library_admin(redis, args)
+}
+
+/// Runs it, and this before Redis has one of its commands of a kind, for each that has such a number.
+fn admin_while(
+    redis: &Redis,
+    args: &[&str],
+    (kind, numbers): (&'static str, RangeInclusive<usize>),
+    meanwhile: impl Fn(&Redis) + Send + Sync + 'static,
+) -> TestCommand {
+    let of_proxy = redis.clone();
+    let proxy = Proxy::new(redis, move |command| {
+        if command.kind == kind && numbers.contains(&command.number) {
+            meanwhile(&of_proxy);
+        }
+        None
+    });
+    let address = proxy.path().display().to_string();
+    admin(redis, &[args, &["-a", &address]].concat())
 }
 
 /// The value of a string member of a JSON object on one line.
@@ -60,6 +81,7 @@ fn status_tells_of_instances_what_waits_and_what_is_kept() {
         assert!(line.trim().starts_with(told), "{word}: {said}");
     }
     assert!(said.contains("(no consumer group)"), "{said}");
+    assert_eq!(said.matches("instances").count(), 1, "{said}");
 
     let json = admin(&redis, &["status", "--json"]).exits(0).stdout;
     assert_eq!(json.lines().count(), 1, "{json}");
@@ -73,6 +95,41 @@ fn status_tells_of_instances_what_waits_and_what_is_kept() {
         r#""dead_letters":1,"automated_storage":{"books":3,"capacity":20},"loans":2,"outcomes":1}"#,
     ] {
         assert!(json.contains(part), "{part}: {json}");
+    }
+}
+
+#[test]
+fn an_instance_is_told_with_all_that_it_has_in_hand_and_since_when_nothing_was_heard_of_it() {
+    let redis = Redis::new();
+    let other = Other::alive(&redis, "other");
+    let idle = |stream| -> u64 {
+        let consumers: Vec<HashMap<String, Value>> =
+            redis.ask(&["XINFO", "CONSUMERS", stream, "lending_service"]);
+        redis::from_redis_value(consumers[0]["idle"].clone()).unwrap()
+    };
+    redis.request_at("1-0", "user1", "geb");
+    other.take(REQUESTS);
+    assert!(eventually(DEADLINE, || idle(REQUESTS) > 500));
+    redis.give_back_at("2-0", "user1", "geb");
+    other.take(RETURNS);
+    let said = admin(&redis, &["status", "--json"]).exits(0).stdout;
+    let (_, told) = said.split_once(r#""in_hand":2,"idle_ms":"#).expect("two are in hand");
+    let told: u64 = told.split('}').next().unwrap().parse().unwrap();
+    assert!(told <= idle(RETURNS), "{told}");
+}
+
+#[test]
+fn who_reads_no_further_has_seen_enough() {
+    let redis = Redis::new();
+    redis.cmd(&["SET", "user:user1:count", "3"]);
+    for (command, status) in [("status", 0), ("check", 1)] {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let program = env!("CARGO_BIN_EXE_library-admin");
+        let run = Running::start(&redis, program, &[command], |command| {
+            command.stdout(writer);
+        });
+        assert_eq!(run.ends().exits(status).stderr, "");
     }
 }
 
@@ -152,6 +209,39 @@ fn a_dead_letter_that_several_put_back_at_once_comes_back_once() {
         assert_eq!(redis.length(REQUESTS), round + 1);
         assert_eq!(redis.length(DEAD_LETTERS), 0);
     }
+}
+
+#[test]
+fn an_event_is_put_back_though_letters_are_added_meanwhile_if_not_all_the_time() {
+    let redis = Redis::new();
+    let fields: [(&str, &[u8]); 5] = [
+        ("stream", REQUESTS.as_bytes()),
+        ("event_id", b"1-0"),
+        ("cause", b"no_user_id"),
+        ("deliveries", b"1"),
+        ("book_ids", b"geb"),
+    ];
+    let id = redis.add(DEAD_LETTERS, "*", &fields);
+    for (changes, status, events) in [(usize::MAX, 1, 0), (2, 0, 1)] {
+        let retry = ["dead-letters", "retry", &id];
+        let run = admin_while(&redis, &retry, ("transaction", 1..=changes), |redis| {
+            redis.add(DEAD_LETTERS, "*", &[("one", b"more")]);
+        });
+        assert_eq!(run.status(), Some(status), "{run}");
+        assert_eq!(run.stderr.contains("nothing was done, try again"), events == 0, "{run}");
+        assert_eq!(redis.length(REQUESTS), events);
+    }
+}
+
+#[test]
+fn a_letter_that_somebody_else_has_dropped_meanwhile_is_not_said_to_be_dropped() {
+    let redis = Redis::new();
+    let id = redis.add(DEAD_LETTERS, "*", &[("book_ids", b"geb")]);
+    let run = admin_while(&redis, &["dead-letters", "drop", &id], ("delete", 1..=1), |redis| {
+        redis.cmd(&["DEL", DEAD_LETTERS]);
+    });
+    assert!(run.status() == Some(1) && !run.stdout.contains("is dropped"), "{run}");
+    assert!(run.stderr.contains(&format!("somebody else has put {id} back or dropped")), "{run}");
 }
 
 /// A transaction takes nothing back: the letter was gone, and the event not back.
@@ -244,6 +334,9 @@ fn an_event_that_lies_there_as_several_letters_is_treated_as_one() {
     assert_eq!(list(&["--last", "1"]), [&*behind]);
     assert_eq!(list(&["--last", "9"]), [&*before, &event, &behind]);
     let said = admin(&redis, &["dead-letters", "list"]).exits(0).stdout;
+    let lines: Vec<&str> = said.lines().collect();
+    let last = admin(&redis, &["dead-letters", "list", "--last", "2"]).exits(0).stdout;
+    assert_eq!(last.lines().collect::<Vec<_>>(), lines[1..]);
     assert!(said.contains(" 3 letters; field0=field0 field1=field1 "), "{said}");
     assert!(said.contains(" ... (7000 fields)\n"), "{said}");
     assert!(said.len() < 2_000, "{said}");
@@ -259,6 +352,26 @@ fn an_event_that_lies_there_as_several_letters_is_treated_as_one() {
 }
 
 #[test]
+fn a_letter_that_could_not_take_more_has_no_part_in_the_next_event() {
+    let redis = Redis::new();
+    let letter = |event: &str, fields: usize| {
+        let front: [(&str, &[u8]); 4] = [
+            ("stream", REQUESTS.as_bytes()),
+            ("event_id", event.as_bytes()),
+            ("cause", b"no_user_id"),
+            ("deliveries", b"1"),
+        ];
+        redis.add(DEAD_LETTERS, "*", &[&front[..], &vec![("f", &b"v"[..]); fields]].concat())
+    };
+    letter("1-0", 3_000);
+    let next = letter("2-0", 1);
+    let said = admin(&redis, &["dead-letters", "list"]).exits(0).stdout;
+    assert_eq!(said.lines().count(), 2, "{said}");
+    admin(&redis, &["dead-letters", "drop", &next]).exits(0);
+    assert_eq!(redis.length(DEAD_LETTERS), 1);
+}
+
+#[test]
 fn a_dropped_letter_is_printed_whole_and_gone() {
     let redis = Redis::new();
     let long = "x".repeat(5_000);
@@ -270,13 +383,15 @@ fn a_dropped_letter_is_printed_whole_and_gone() {
             ("deliveries", b"1"),
             ("user_id", long.as_bytes()),
         ];
-        redis.add(DEAD_LETTERS, "*", &fields)
+        let more = [("more", &b"v"[..]); 40];
+        redis.add(DEAD_LETTERS, "*", &[&fields[..], &more].concat())
     };
     let (kept, dropped) = (letter("1-0"), letter("2-0"));
     let said = admin(&redis, &["dead-letters", "list"]).exits(0).stdout;
     assert!(said.contains("xxx... (5000 bytes)"), "a list stays readable: {said}");
     let run = admin(&redis, &["dead-letters", "drop", &dropped]).exits(0);
     assert!(run.stdout.contains(&long), "{run}");
+    assert_eq!(run.stdout.matches(" more=v").count(), 40, "{run}");
     assert!(run.stdout.ends_with(&format!("\n{dropped} is dropped\n")), "{run}");
     assert_eq!(redis.raw_entries(DEAD_LETTERS)[0].0, kept);
     assert_eq!(redis.length(DEAD_LETTERS), 1);
@@ -503,6 +618,32 @@ fn where_no_outcome_is_missing_a_group_begins_with_the_first_event_of_all() {
     assert_eq!(run.stderr, "", "{run}");
 }
 
+#[test]
+fn an_event_as_old_as_the_oldest_outcome_counts_as_decided() {
+    let redis = Redis::new();
+    redis.cmd(&["HSET", "lending_kept_events", REQUESTS, "decided events are kept"]);
+    for id in ["4000-0", "5000-0", "5001-0"] {
+        redis.request_at(id, "user1", "geb");
+    }
+    redis.add(OUTCOMES, "5000-0", &[("event_id", b"4000-0"), ("action", b"request")]);
+    let said = admin(&redis, &["regroup"]).exits(0).stdout;
+    assert!(said.contains("the first event that is not decided is 5001-0;"), "{said}");
+    assert!(said.contains(", 5000-0 the first, are most likely decided"), "{said}");
+}
+
+#[test]
+fn a_group_that_is_made_anew_meanwhile_is_left_as_it_is() {
+    let redis = Redis::new();
+    redis.request_at("17-0", "user1", "geb");
+    redis.request_at("18-0", "user2", "momo");
+    let args = ["regroup", "--from", "18-0"];
+    let run = admin_while(&redis, &args, ("regroup", 1..=1), |redis| {
+        redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "17-0"]);
+    });
+    assert!(run.status() == Some(1) && run.stdout.is_empty(), "{run}");
+    assert!(run.stderr.contains("the group of requests is not lost any more"), "{run}");
+}
+
 /// Ids go on from the highest one: while they are ahead of the clock, an event that was decided, and whose
 /// outcome is gone, looks younger than the oldest outcome.
 #[test]
@@ -573,6 +714,8 @@ fn no_group_begins_behind_the_end_of_its_stream() {
     redis.request_at("17-0", "user1", "geb");
     redis.give_back_at("19-0", "user1", "geb");
     let before = redis.everything();
+    let said = admin(&redis, &["regroup", "--stream", "requests"]).exits(0).stdout;
+    assert!(said.contains("; no outcome is kept; events that are older"), "{said}");
     for (args, said) in [
         (
             &["--from", "170-0"][..],

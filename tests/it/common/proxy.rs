@@ -78,6 +78,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
             ),
             include_str!("../../../lua/reject.lua"),
         ),
+        ("regroup", "", include_str!("../../../lua/regroup.lua")),
         ("renew", "", include_str!("../../../lua/renew.lua")),
         ("reserved", GROUPS, include_str!("../../../lua/reserved.lua")),
         ("resign", "", include_str!("../../../lua/resign.lua")),
@@ -94,7 +95,8 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
 
 /// A command that is about to go to Redis.
 pub struct Command<'a> {
-    /// The script's name; `read`, `read hand-offs`, `pending`, `stream` or `read counts`.
+    /// The script's name; `read`, `read hand-offs`, `pending`, `stream`, `read counts`,
+    /// `transaction`, `delete`, `groups`, `type` or `is stored`.
     pub kind: &'static str,
     /// The first of its kind is number 1.
     pub number: usize,
@@ -420,6 +422,11 @@ impl Link {
             b"XINFO" if args.get(1)?.eq_ignore_ascii_case(b"STREAM") => Some("stream"),
             b"XPENDING" => Some("pending"),
             b"MGET" => Some("read counts"),
+            b"MULTI" => Some("transaction"),
+            b"XDEL" => Some("delete"),
+            b"XINFO" if args.get(1)?.eq_ignore_ascii_case(b"GROUPS") => Some("groups"),
+            b"TYPE" => Some("type"),
+            b"SISMEMBER" => Some("is stored"),
             _ => None,
         }
     }
