@@ -502,7 +502,13 @@ mod tests {
         }
         let Err(Usage(fault)) = resolve(&["-a", "redis://:pass/word@h"], &[]) else { panic!() };
         assert!(!fault.contains("the port"), "{fault}");
-        for address in ["redis://h:65535", "redis://[::1]", "redis://[::1]:7000", "redis://u:p@h"] {
+        for address in [
+            "redis://h:65535",
+            "redis://h:",
+            "redis://[::1]",
+            "redis://[::1]:7000",
+            "redis://u:p@h",
+        ] {
             assert!(resolve(&["-a", address], &[]).is_ok(), "{address}");
         }
     }
@@ -608,5 +614,44 @@ mod tests {
         );
         std::fs::copy(key, dir.path().join(KEY_CREDENTIAL)).unwrap();
         assert_eq!(has_ours(&["-a", "rediss://h"], &env), Ok(true));
+    }
+
+    #[test]
+    fn what_is_empty_in_the_environment_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = [
+            ("LIBRARY_ADDRESS", ""),
+            ("LIBRARY_PASSWORD", ""),
+            ("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap()),
+        ];
+        let target = resolve(&[], &env).unwrap();
+        assert_eq!(target.to_string(), "localhost:6379");
+        assert_eq!(target.info.redis_settings().password(), None);
+    }
+
+    #[test]
+    fn a_password_is_the_first_line_of_its_file_and_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        let args = ["--password-file", file.to_str().unwrap()];
+        for (text, password) in [("secret\nmore\n", Some("secret")), ("", None), ("\nsecret", None)]
+        {
+            std::fs::write(&file, text).unwrap();
+            let target = resolve(&args, &[]);
+            let read = target.as_ref().map(|target| target.info.redis_settings().password());
+            assert_eq!(read.ok().flatten(), password, "{text:?}");
+            assert_eq!(target.is_err(), password.is_none(), "{text:?}");
+        }
+        std::fs::write(&file, "secret").unwrap();
+        let both = resolve(&[&args[..], &["--password", "secret"]].concat(), &[]);
+        assert!(both.is_err_and(|Usage(fault)| fault.ends_with("exclude each other")));
+    }
+
+    #[test]
+    fn the_name_of_a_branch_ends_where_its_braces_do_and_forges_no_line() {
+        assert!(taken(&["--branch", "it's north"]).is_ok());
+        for name in ["", "a{b", "a}b", "a\nb"] {
+            assert!(taken(&["--branch", name]).is_err(), "{name:?}");
+        }
     }
 }
