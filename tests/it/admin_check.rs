@@ -908,12 +908,64 @@ fn no_count_is_mended_beside_an_instance_that_writes_no_outcomes() {
     let reference = Other::of_the_reference(&redis, "reference");
     redis.request("user9", "geb");
     let request = reference.take(REQUESTS);
-    let run = repair(&redis).exits(1);
-    assert!(run.stdout.contains("not mended: an instance of the reference application"), "{run}");
+    let not_mended = |run: TestCommand| {
+        let told = "not mended: an instance of the reference application";
+        assert!(run.status() == Some(1) && run.stdout.contains(told), "{run}");
+    };
+    not_mended(repair(&redis));
+    // Nor beside one that comes, or goes, after the books were looked at.
+    for meanwhile in [&["DEL instance_lock:reference"], &["SET instance_lock:reference 1"]] {
+        not_mended(check_while(&redis, &["--repair"], ("recount", 1), meanwhile));
+    }
     reference.acknowledge(REQUESTS, &request);
     reference.die();
     let run = repair(&redis).exits(0);
     assert!(run.stdout.contains("mended: the count is 2 now"), "{run}");
+}
+
+#[test]
+fn a_count_that_is_wrong_in_another_way_than_before_is_looked_at_again() {
+    let redis = Redis::new();
+    healthy(&redis);
+    redis.cmd(&["SET", "user:user1:count", "5"]);
+    check(&redis).exits(1);
+    let of_proxy = redis.clone();
+    let proxy = Proxy::new(&redis, move |command| {
+        let count = match (command.kind, command.number) {
+            ("recount", 2) => "4",
+            ("recount", 3) => "2",
+            _ => return None,
+        };
+        of_proxy.cmd(&["SET", "user:user1:count", count]);
+        None
+    });
+    let address = proxy.path().display().to_string();
+    let run = TestCommand::library_admin(&redis, &["check", "-a", &address]);
+    assert_eq!(run.exits(0).stdout, WELL);
+}
+
+#[test]
+fn a_count_that_somebody_else_has_set_right_is_not_said_to_be_mended() {
+    let redis = Redis::new();
+    healthy(&redis);
+    redis.cmd(&["SET", "user:user1:count", "5"]);
+    check(&redis).exits(1);
+    let meanwhile = &["SET user:user1:count 2"];
+    let run = check_while(&redis, &["--repair"], ("recount", 3), meanwhile);
+    assert_eq!(run.exits(0).stdout, WELL);
+}
+
+/// Of so many not all are looked at.
+#[test]
+fn a_count_is_no_fault_where_more_books_are_lent_than_are_counted() {
+    let redis = Redis::new();
+    let books: Vec<_> = (0..1_100).map(|n| n.to_string()).collect();
+    let books: Vec<_> = books.iter().map(String::as_str).collect();
+    Ledger::new().lent("user1", &books, "1-0").lay_down(&redis);
+    let run = repair(&redis).exits(1);
+    let many = "I2: user1 has at least 1000 books, and 5 are the most allowed; not mended: ";
+    assert!(run.stdout.starts_with(many) && run.stdout.ends_with("\n1 violation\n"), "{run}");
+    assert_eq!(redis.ledger().counts["user1"], "1100");
 }
 
 #[test]
