@@ -134,7 +134,7 @@ fn results_that_nobody_reads_are_no_failure() {
     let redis = Redis::new();
     let file = redis.directory().join("events");
     // The results are more than is written at once.
-    fs::write(&file, many_lines(1_000)).unwrap();
+    fs::write(&file, many_lines(3_000)).unwrap();
     for (how, status) in
         [(&["--timeout", "0"][..], 3), (&["--no-wait"], 0), (&["--no-wait", "--json"], 0)]
     {
@@ -146,7 +146,7 @@ fn results_that_nobody_reads_are_no_failure() {
         })
         .ends();
         assert_eq!(ended.status(), Some(status), "{ended}");
-        assert!(ended.stderr.starts_with("library-req: 1000 events queued"), "{ended}");
+        assert!(ended.stderr.starts_with("library-req: 3000 events queued"), "{ended}");
     }
 }
 

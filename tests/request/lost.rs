@@ -241,6 +241,23 @@ fn a_batch_that_is_refused_after_its_first_reply_was_lost_does_not_know_whether_
     assert_eq!(entries(&mut db, REQUESTS).len(), 1);
 }
 
+#[test]
+fn a_batch_that_has_lost_redis_for_good_says_how_much_of_it_is_queued_at_least() {
+    let redis = Redis::new();
+    let socket = redis.directory().join("lossy.sock");
+    let lossy = UnixListener::bind(&socket).unwrap();
+    let address = redis.address();
+    let link = thread::spawn(move || {
+        pass_on_until("request:", lossy.accept().unwrap().0, &address);
+    });
+    let args = ["-a", socket.to_str().unwrap(), "batch", "--no-wait", "--timeout", "0.2"];
+    let ended = req_fed(&redis, &args, many_lines(2_000).as_bytes());
+    link.join().unwrap();
+    let told =
+        "; at least 500 events are queued; run the same again to go on: none is queued twice\n";
+    assert!(ended.status() == Some(4) && ended.stderr.ends_with(told), "{ended}");
+}
+
 /// It said "at least 500 events are queued; run the same again: none is queued twice", where none was any
 /// more, and where those whose names Redis had forgotten would be.
 #[test]
