@@ -183,6 +183,24 @@ fn why_user_and_password_are_refused_is_said() {
     }
 }
 
+/// Else libraryd would end at once, as with a wrong password.
+#[test]
+fn a_redis_with_too_many_clients_has_not_refused_a_password() {
+    let redis = Redis::new();
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">secret", "~*", "&*", "+@all"]);
+    let mut db = redis.connect().unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "maxclients", "1"]).exec(&mut db).unwrap();
+    let clerk = ["--username", "clerk", "--password", "secret"];
+    let run = TestCommand::library_admin(&redis, &[&clerk[..], &["status"]].concat()).exits(4);
+    assert!(run.stderr.contains("max number of clients reached"), "{run}");
+    assert!(!run.stderr.contains("give user"), "{run}");
+    let daemon = Daemon::spawn(&redis, &[&clerk[..], &["worker1"]].concat());
+    let said = || daemon.log().contains("max number of clients reached");
+    assert!(eventually(DEADLINE, said), "{}", daemon.log());
+    redis::cmd("CONFIG").arg(&["SET", "maxclients", "100"]).exec(&mut db).unwrap();
+    let _daemon = daemon.ready();
+}
+
 /// Some disable commands by rename-command. A script that met one had acknowledged its event already: the
 /// outcome was there and no loan, or the book in two places.
 #[test]

@@ -144,6 +144,7 @@ fn whether_an_event_may_be_sent_again_after_a_lost_reply_depends_on_its_id() {
         let advice = advice.replace("SOCKET", socket);
         let unknown = format!("; it is not known whether it was queued: {advice}");
         assert!(ended.stderr.ends_with(&unknown), "{ended}");
+        assert!(ended.stderr.contains(" (it closed the connection: has it too many "), "{ended}");
     }
 }
 
@@ -475,5 +476,6 @@ fn a_redis_that_is_silent_is_waited_for_once_however_many_replies_are_due() {
     redis.signal(Signal::CONT);
     assert_eq!(ended.status(), Some(4), "{ended}");
     assert!(ended.stderr.contains("no answer in time"), "{ended}");
+    assert!(!ended.stderr.contains("is Redis running"), "the link stands: {ended}");
     assert!(took < Duration::from_secs(15), "it took {took:?}");
 }
