@@ -96,7 +96,7 @@ static SCRIPTS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
 /// A command that is about to go to Redis.
 pub struct Command<'a> {
     /// The script's name; `read`, `read hand-offs`, `pending`, `stream`, `read counts`,
-    /// `transaction`, `delete`, `groups`, `type` or `is stored`.
+    /// `transaction`, `delete`, `groups`, `type`, `persist` or `is stored`.
     pub kind: &'static str,
     /// The first of its kind is number 1.
     pub number: usize,
@@ -426,6 +426,7 @@ impl Link {
             b"XDEL" => Some("delete"),
             b"XINFO" if args.get(1)?.eq_ignore_ascii_case(b"GROUPS") => Some("groups"),
             b"TYPE" => Some("type"),
+            b"PERSIST" => Some("persist"),
             b"SISMEMBER" => Some("is stored"),
             _ => None,
         }
