@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::io::ErrorKind::{
     BrokenPipe, ConnectionReset, Interrupted, PermissionDenied, UnexpectedEof, WouldBlock,
 };
@@ -310,10 +311,14 @@ impl Target {
             Err(said) if said.detail().is_some_and(|it| it.contains("without any password")) => {
                 refused(HAS_NO_PASSWORD)
             }
+            // One that has too many clients hangs up, perhaps before it was sent that. And whoever takes
+            // them now has not refused them before.
+            Err(said) if said.is_io_error() => said,
+            Ok(()) => io::Error::from(ConnectionReset).into(),
             Err(_) if self.info.redis_settings().password() == Some("") => {
                 refused("no password was given")
             }
-            _ => error,
+            Err(_) => error,
         }
     }
 
@@ -614,6 +619,15 @@ mod tests {
         );
         std::fs::copy(key, dir.path().join(KEY_CREDENTIAL)).unwrap();
         assert_eq!(has_ours(&["-a", "rediss://h"], &env), Ok(true));
+    }
+
+    #[test]
+    fn tls_goes_with_hosts_whatever_their_url_says_and_with_no_socket() {
+        let shown = |address| resolve(&["--ssl", "-a", address], &[]).map(|it| it.to_string());
+        for address in ["redis://h", "rediss://h"] {
+            assert_eq!(shown(address), Ok("h:6379 (TLS)".into()));
+        }
+        assert!(shown("/run/redis.sock").is_err());
     }
 
     #[test]

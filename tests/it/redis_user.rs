@@ -183,7 +183,7 @@ fn why_user_and_password_are_refused_is_said() {
     }
 }
 
-/// Else libraryd would end at once, as with a wrong password.
+/// It hung up before it was asked why, and libraryd ended as after a wrong password.
 #[test]
 fn a_redis_with_too_many_clients_has_not_refused_a_password() {
     let redis = Redis::new();
@@ -191,12 +191,16 @@ fn a_redis_with_too_many_clients_has_not_refused_a_password() {
     let mut db = redis.connect().unwrap();
     redis::cmd("CONFIG").arg(&["SET", "maxclients", "1"]).exec(&mut db).unwrap();
     let clerk = ["--username", "clerk", "--password", "secret"];
-    let run = TestCommand::library_admin(&redis, &[&clerk[..], &["status"]].concat()).exits(4);
-    assert!(run.stderr.contains("max number of clients reached"), "{run}");
-    assert!(!run.stderr.contains("give user"), "{run}");
+    let told = |said: &str| {
+        let is_it = said.contains("max number of clients") || said.contains("too many clients");
+        is_it && !said.contains("give user")
+    };
+    for _ in 0..20 {
+        let run = TestCommand::library_admin(&redis, &[&clerk[..], &["status"]].concat()).exits(4);
+        assert!(told(&run.stderr), "{run}");
+    }
     let daemon = Daemon::spawn(&redis, &[&clerk[..], &["worker1"]].concat());
-    let said = || daemon.log().contains("max number of clients reached");
-    assert!(eventually(DEADLINE, said), "{}", daemon.log());
+    assert!(eventually(DEADLINE, || told(&daemon.log())), "{}", daemon.log());
     redis::cmd("CONFIG").arg(&["SET", "maxclients", "100"]).exec(&mut db).unwrap();
     let _daemon = daemon.ready();
 }
