@@ -74,3 +74,18 @@ pub fn id_fault(what: &str, raw: &[u8], fault: IdFault) -> String {
     push_quoted(&mut message, &String::from_utf8_lossy(raw));
     message + " " + &fault.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_that_are_named_twice_count_once_be_they_few_or_many() {
+        for books in ["b a", "9 8 7 6 5 4 3 2 1 0"] {
+            let words = format!("u {books} {books}");
+            let mut draft = Draft::new();
+            draft.read(words.split(' ').map(str::as_bytes)).unwrap();
+            assert_eq!((&*draft.user, draft.books), ("u", books.replace(' ', ",")));
+        }
+    }
+}

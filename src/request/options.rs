@@ -693,14 +693,4 @@ mod tests {
             assert_eq!(parsed(args).unwrap_err().what.0, fault);
         }
     }
-
-    #[test]
-    fn books_that_are_named_twice_count_once_be_they_few_or_many() {
-        for books in ["b a", "9 8 7 6 5 4 3 2 1 0"] {
-            let words = format!("u {books} {books}");
-            let mut draft = Draft::new();
-            read_draft(&mut draft, words.split(' ').map(str::as_bytes)).unwrap();
-            assert_eq!((&*draft.user, draft.books), ("u", books.replace(' ', ",")));
-        }
-    }
 }
