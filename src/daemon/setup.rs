@@ -264,6 +264,10 @@ pub fn warn_of_settings(connection: &mut Connection) {
     if let Ok(replication) = info(connection, "replication")
         && replication.get("role").map(String::as_str) == Some("slave")
     {
-        warn!(target: LOG, "this Redis is a replica: nothing can be written here until it is promoted");
+        // One that takes no writes gives no lease, and says so.
+        warn!(target: LOG,
+            "this Redis is a replica: loans are lost when it takes over what its master has \
+             (replica-read-only yes)"
+        );
     }
 }

@@ -393,6 +393,29 @@ fn a_lost_group_over_processed_events_stops_the_start_and_changes_nothing() {
         // No lock is left either, which whoever starts next would have to wait for.
         assert_eq!(redis.everything(), before);
     }
+    // Where none of them is left there is nothing to be decided again.
+    redis.cmd(&["XTRIM", REQUESTS, "MAXLEN", "0"]);
+    let _daemon = Daemon::start(&redis, &["worker1", "--keep-events"]);
+    redis.outcome_of_request(&redis.request("user1", "momo"));
+}
+
+/// Each can be what costs a library its loans, and none of them is an error of Redis.
+#[test]
+fn settings_under_which_redis_loses_loans_are_warned_of_once() {
+    const WORDS: [&str; 3] = ["append-only file", "maxmemory-policy", "is a replica"];
+    let told = |daemon: &Daemon| WORDS.map(|words| daemon.log().matches(words).count());
+    let options = ["--appendonly", "no", "--maxmemory-policy", "allkeys-lru"];
+    let redis = Redis::with(&[&options[..], &["--replica-read-only", "no"]].concat());
+    // Nobody answers there.
+    redis.cmd(&["REPLICAOF", "127.0.0.1", "1"]);
+    let daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(told(&daemon), [1; 3], "{}", daemon.log());
+    redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    assert!(eventually(DEADLINE, || daemon.log().contains("working again")));
+    assert_eq!(told(&daemon), [1; 3], "{}", daemon.log());
+    let redis = Redis::with(&["--appendonly", "yes", "--maxmemory-policy", "noeviction"]);
+    let daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(told(&daemon), [0; 3], "{}", daemon.log());
 }
 
 /// A digit too many in an XGROUP SETID. What was sent from then on was never delivered, and deleted as
