@@ -29,6 +29,7 @@ use crate::lending::lone_tries::{self, LoneStep};
 use crate::link::{self, Connection};
 use crate::session::{Session, Thread};
 use crate::signals;
+use crate::text::counted;
 use crate::{lending, logging, shelving};
 
 /// Stopped at once by a second signal.
@@ -637,7 +638,10 @@ impl Supervisor {
         }
         match lease::resign(session, control) {
             Ok(0) => {}
-            Ok(left) => info!(target: LOG, "{left} events that wait for others are left to others"),
+            Ok(left) => {
+                let left = counted(usize::try_from(left).unwrap_or(0), "event");
+                info!(target: LOG, "what waits for others is left to them: {left}");
+            }
             Err(error) => warn!(target: LOG, "{error}; it will run out"),
         }
         Ok(())

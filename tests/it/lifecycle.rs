@@ -309,6 +309,24 @@ fn a_stop_finishes_what_was_read_ahead() {
 }
 
 #[test]
+fn a_stop_tells_how_much_is_left_to_others() {
+    let (redis, mut daemon) = library(&Ledger::new());
+    let other = Other::alive(&redis, "other");
+    for n in 1..=2 {
+        other.takes_new(&format!("{n}-0"), "user1", "geb");
+        let id = redis.give_back_at(&format!("{n}-1"), "user2", "momo");
+        let has_read = || format!("{:?}", redis.everything().stream(RETURNS).groups).contains(&id);
+        assert!(eventually(DEADLINE, has_read));
+    }
+    assert_eq!(daemon.stop(), 0);
+    let log = daemon.log();
+    assert!(
+        log.contains(" INFO  [libraryd] what waits for others is left to them: 2 events"),
+        "{log}"
+    );
+}
+
+#[test]
 fn own_pending_events_are_finished_first() {
     let redis = Redis::new();
     redis.request_at("10-0", "user1", "geb");
