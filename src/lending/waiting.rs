@@ -165,7 +165,7 @@ impl WaitingRoom {
             self.by_book.entry(book.clone()).or_default().insert(key);
         }
         self.by_user.entry(waiting.event.user.clone()).or_default().insert(key);
-        if !waiting.for_older && key.action == Action::Request {
+        if !waiting.for_older {
             self.for_books.insert(key);
         }
         self.by_age.insert(key, waiting);
@@ -316,8 +316,6 @@ impl WaitingRoom {
         if !company.iter().all(|key| may_go(&self.by_age[key].event)) {
             return Vec::new();
         }
-        // Also if it is not in the room any more.
-        self.due.remove(&key);
         let mut taken = Vec::with_capacity(company.len());
         for key in company {
             self.due.remove(&key);
