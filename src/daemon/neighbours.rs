@@ -97,3 +97,47 @@ pub fn note_neighbours(session: &Session, others: &[Other]) {
 pub fn shown(name: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::keys::Keys;
+    use crate::settings::Settings;
+
+    /// An instance that was idle in one stream, as all are, held up no refusal though it was at work in the
+    /// other.
+    #[test]
+    fn who_is_heard_of_in_one_stream_is_not_silent_and_who_is_dead_and_has_nothing_is_nobody() {
+        let settings = Settings::of("worker1".parse().unwrap());
+        let silent_ms = settings.silent_after.as_millis() as u64;
+        let session = Session::new(Keys::new(None), settings, "p:1".into(), Arc::default(), true);
+        let other = |name: &str, stream, pending, idle_ms, lock| Other {
+            stream,
+            name: name.into(),
+            pending,
+            idle_ms,
+            lock,
+        };
+        note_neighbours(
+            &session,
+            &[
+                other("busy", Stream::Requests, 1, silent_ms + 1, Lock::WithoutTtl),
+                other("busy", Stream::Returns, 0, silent_ms, Lock::WithoutTtl),
+                other("silent", Stream::Requests, 1, silent_ms + 1, Lock::WithoutTtl),
+                other("silent", Stream::Returns, 0, silent_ms + 1, Lock::WithoutTtl),
+                other("leased", Stream::Requests, 1, silent_ms + 1, Lock::Left(1)),
+                other("dead", Stream::Requests, 1, silent_ms + 1, Lock::Gone),
+                other("done", Stream::Requests, 0, 0, Lock::Gone),
+            ],
+        );
+        let names = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let expected = Neighbours {
+            silent: names(&["silent"]),
+            reference: names(&["busy", "dead"]),
+            without_ttl: names(&["busy", "silent"]),
+        };
+        assert_eq!(*session.neighbours(), expected);
+    }
+}

@@ -75,3 +75,29 @@ fn address(path: &OsStr) -> Option<SocketAddr> {
         _ => SocketAddr::from_pathname(path).ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// systemd names such a socket in containers.
+    #[test]
+    fn a_name_with_an_at_sign_in_front_is_in_no_directory_and_a_status_is_one_line() {
+        let name = format!("library-lending-{}", std::process::id());
+        let there = SocketAddr::from_abstract_name(&name).unwrap();
+        let systemd = UnixDatagram::bind_addr(&there).unwrap();
+        systemd.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let named = address(OsStr::new(&format!("@{name}"))).unwrap();
+        let notifier = Notifier { socket: Some((socket().unwrap(), named)), watchdog: None };
+        notifier.status("one\nline");
+        let mut message = [0; 64];
+        let length = systemd.recv(&mut message).unwrap();
+        assert_eq!(&message[..length], b"STATUS=one line");
+    }
+
+    #[test]
+    fn systemd_hears_of_us_twice_as_often_as_it_has_to() {
+        let notifier = Notifier { socket: None, watchdog: Some(Duration::from_secs(30)) };
+        assert_eq!(notifier.interval(), Some(Duration::from_secs(15)));
+    }
+}

@@ -419,9 +419,73 @@ mod tests {
         assert!(!room.is_awaited(&event(3, Action::Return, &["geb"])));
         assert!(!room.is_awaited(&event(3, Action::Request, &["momo"])));
         room.admit_behind(newcomer);
+        assert!(room.has_due(), "it is tried at once");
         assert_eq!(due(&mut room), [2, 3]);
         assert!(!room.is_awaited(&event(4, Action::Request, &["geb"])));
         assert_eq!(room.len(), 1);
+    }
+
+    #[test]
+    fn nothing_of_who_was_taken_out_is_left_in_the_room() {
+        let mut room = room(&[event(1, Action::Return, &["geb"])]);
+        room.admit(Waiting {
+            event: event(2, Action::Request, &["momo"]),
+            doubt: String::new(),
+            for_older: false,
+        });
+        room.tick(room.next_round);
+        assert_eq!(due(&mut room), [1, 2]);
+        assert!(room.by_book.is_empty() && room.by_user.is_empty() && room.for_books.is_empty());
+    }
+
+    #[test]
+    fn a_return_lets_nobody_go_first_who_asks_for_its_book() {
+        let mut room =
+            room(&[event(1, Action::Request, &["geb"]), event(2, Action::Return, &["geb"])]);
+        room.stir(vec![event(2, Action::Return, &[]).key]);
+        assert_eq!(due(&mut room), [2]);
+    }
+
+    /// A queue of refusals was tried by the sixteen, however many were decided.
+    #[test]
+    fn the_more_older_ones_are_decided_the_more_are_tried() {
+        let mut room =
+            room(&(100..300).map(|ms| event(ms, Action::Return, &["geb"])).collect::<Vec<_>>());
+        let mut due_after = |decided: std::ops::Range<u64>| {
+            let back =
+                |ms| Event { user: "other".parse().unwrap(), ..event(ms, Action::Return, &[]) };
+            room.decided(&decided.map(back).collect::<Vec<_>>());
+            std::mem::take(&mut room.due).len()
+        };
+        assert_eq!(due_after(1..2), LEAST_OLDEST);
+        assert_eq!(due_after(1..41), 40 * OLDEST_FOR_EACH);
+        // Of one millisecond it is not known which came first.
+        assert_eq!(due_after(100..101), LEAST_OLDEST);
+        assert_eq!(due_after(101..102), 0);
+    }
+
+    #[test]
+    fn of_a_users_many_only_the_oldest_are_tried_for_each_that_is_decided() {
+        let of_user =
+            |ms| Event { user: "user".parse().unwrap(), ..event(ms, Action::Return, &[]) };
+        let mut room = room(&(1..100).map(of_user).collect::<Vec<_>>());
+        room.decided(&[of_user(200)]);
+        assert_eq!(room.due.len(), OLDEST_OF_A_USER);
+    }
+
+    /// Of a crowd for a book that is under way all were looked at each time.
+    #[test]
+    fn a_crowd_that_may_not_go_is_not_looked_at_as_a_whole() {
+        let mut room =
+            room(&(1..2_000).map(|ms| event(ms, Action::Request, &["geb"])).collect::<Vec<_>>());
+        room.tick(room.next_round);
+        let looks = std::cell::Cell::new(0);
+        let may_go = |_: &Event| {
+            looks.set(looks.get() + 1);
+            false
+        };
+        assert!(room.take_due(4, 100, may_go).is_empty());
+        assert!(looks.get() < 100, "{}", looks.get());
     }
 
     #[test]
@@ -642,6 +706,28 @@ mod tests {
         room.tick(first);
         assert!(room.has_due());
         assert_eq!(room.next_round().unwrap() - first, SHORTEST_PAUSE * 2);
+    }
+
+    #[test]
+    fn rounds_of_very_many_leave_redis_time_for_others() {
+        let mut room =
+            room(&(1..10_000).map(|ms| event(ms, Action::Return, &["geb"])).collect::<Vec<_>>());
+        let first = room.next_round;
+        room.tick(first);
+        assert_eq!(room.next_round - first, 9_999 * PAUSE_FOR_EACH);
+    }
+
+    #[test]
+    fn who_comes_into_an_empty_room_is_tried_soon_however_long_others_waited_before() {
+        let mut room = room(&[event(5, Action::Request, &["geb"])]);
+        for _ in 0..8 {
+            room.tick(room.next_round);
+        }
+        assert_eq!(due(&mut room), [5]);
+        room.admit_behind(event(6, Action::Request, &["geb"]));
+        assert!(room.next_round <= Instant::now() + SHORTEST_PAUSE);
+        room.tick(room.next_round);
+        assert!(room.pause < LONGEST_PAUSE);
     }
 
     /// One that waited alone was tried every 5 ms for ever: taking it out left an empty room, to which

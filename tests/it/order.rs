@@ -439,12 +439,20 @@ fn a_silent_instance_without_a_lease_holds_up_no_refusal_for_ever_and_is_named()
     Ledger::new().lent("user2", &["geb"], "5-0").lay_down(&redis);
     redis.give_back_at("10-0", "user2", "geb");
     assert_eq!(Other::of_the_reference(&redis, "reference1").take(RETURNS), "10-0");
-    let daemon = Daemon::start(&redis, &["worker1", "--silent-after", "3"]);
+    let _nothing_in_hand = Other::of_the_reference(&redis, "reference2");
+    redis.cmd(&["XGROUP", "CREATECONSUMER", RETURNS, "lending_service", "reference2"]);
+    let daemon = Daemon::start(&redis, &["worker1", "--silent-after", "3", "--lease", "1"]);
     let id = redis.request("user1", "geb");
     assert_waits(&redis, "request", &id);
     assert_eq!(redis.outcome_of_request(&id)["lent_to_another"], "geb");
-    let log = daemon.log();
-    assert!(log.lines().any(|l| l.contains(" WARN ") && l.contains("reference1")), "{log}");
+    let is_told_once = || {
+        let log = daemon.log();
+        let told: Vec<_> =
+            log.lines().filter(|line| line.contains("holds up no refusal")).collect();
+        told.len() == 1 && told[0].contains(" WARN ") && told[0].contains("reference1")
+    };
+    // The keeper looks three times a second.
+    assert!(stays(Duration::from_millis(700), is_told_once), "{}", daemon.log());
     // It is given time, not robbed of its event.
     assert_eq!(
         redis.everything().stream(RETURNS).groups["lending_service"].pending["10-0"],
@@ -547,4 +555,42 @@ fn requests_that_tie_with_returns_are_not_asked_for_again_in_vain() {
     redis.wait_until_drained(DEADLINE);
     let calls = redis.calls_of_scripts();
     assert!(calls < 7 * PAIRS as usize, "{calls} calls for {PAIRS} pairs");
+}
+
+/// A queue of refusals had flowed, and the next was stuck behind what another instance had in hand: each of its
+/// requests was asked for again with every try, and its books went back to their shelves each time.
+#[test]
+fn what_waits_for_another_instance_is_not_asked_for_again_and_again() {
+    const REQUESTS_EACH: u32 = 20;
+    let redis = Redis::new();
+    Ledger::new().lent("user1", &["a", "b", "c", "d", "e"], "1-0").lay_down(&redis);
+    let (proxy, fetches) = Proxy::counting(&redis, "fetch");
+    let _daemon = proxy.spawn(&redis, &["worker1"]).ready();
+    let other = Other::alive(&redis, "other");
+    let wait_behind = |older: &str, ms: u32| {
+        other.takes_new(older, "user2", "momo");
+        let add = |n| {
+            let (id, book) = (format!("{ms}-{n}000000"), format!("book{ms}-{n}"));
+            ["XADD", REQUESTS, &id, "user_id", "user1", "book_ids", &book]
+                .map(str::to_owned)
+                .to_vec()
+        };
+        redis.pipeline(&(1..=REQUESTS_EACH).map(add).collect::<Vec<_>>());
+        let fetches = || fetches.load(Ordering::SeqCst);
+        let asked = fetches();
+        assert!(eventually(DEADLINE, || fetches() > asked));
+        // There are rounds meanwhile.
+        let is_over = || {
+            let asked = fetches();
+            stays(A_WHILE, || fetches() == asked)
+        };
+        assert!(eventually(DEADLINE, is_over), "it asks and asks");
+        assert_eq!(redis.length(OUTCOMES) as u32 % REQUESTS_EACH, 0, "they did not wait");
+        other.finishes(older);
+        let decided = u64::from(ms / 10 * REQUESTS_EACH);
+        assert!(eventually(DEADLINE, || redis.length(OUTCOMES) as u64 == decided));
+    };
+    wait_behind("9-0", 10);
+    wait_behind("19-0", 20);
+    redis.assert_at_rest();
 }
