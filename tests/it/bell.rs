@@ -96,9 +96,12 @@ fn a_daemon_that_may_not_listen_says_so_once_and_finds_what_waits_all_the_same()
             other_is_done(&redis, &other, &older, &younger);
         }
         assert!(!is_listened_to(&redis));
+        // Nor does the next session say it.
+        redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert!(eventually(DEADLINE, || daemon.log().contains("working again")));
         let told = daemon.log().lines().filter(|line| line.contains(BELL)).count();
         assert_eq!(told, 1, "{}", daemon.log());
-        assert!(!daemon.log().contains("trying again until it works"), "{}", daemon.log());
+        assert_eq!(daemon.log().matches("trying again until it works").count(), 1);
         assert_eq!(daemon.stop(), 0);
     }
 }
@@ -140,4 +143,7 @@ fn what_waits_in_vain_is_tried_less_and_less_often() {
     assert!(rarer, "{last} tries in {A_WHILE:?}");
     let took = other_is_done(&redis, &other, &older, &younger);
     assert!(took < A_WHILE, "it was decided after {took:?}");
+    // It listens all the time, and is not at it again and again. The first is to see whether it may.
+    let subscribed = redis.calls_of("subscribe");
+    assert!(subscribed <= 3, "it subscribed {subscribed} times");
 }

@@ -120,6 +120,8 @@ fn lines_begin_with_their_priority_in_the_journal_and_with_their_time_elsewhere(
             .stderr(file);
         let mut daemon = Process::spawn(&mut command);
         redis.outcome_of_request(&redis.request("user1", "geb"));
+        let last = redis.request("user1", "momo");
+        redis.outcome_of_request(&last);
         daemon.signal(Signal::TERM);
         assert_eq!(daemon.wait(DEADLINE).and_then(|status| status.code()), Some(0));
         let log = fs::read_to_string(&path).unwrap();
@@ -135,6 +137,7 @@ fn lines_begin_with_their_priority_in_the_journal_and_with_their_time_elsewhere(
                 let Some(Since::At(time)) = since(head) else { panic!("{line}") };
                 let seconds = Duration::from_millis(time).abs_diff(since_1970()).as_secs();
                 assert!(head.len() == "2026-01-31T12:00:00.000Z".len() && seconds < 60, "{line}");
+                assert!(!rest.contains(&last) || time >= numbers(&last).0, "{line}");
             }
             levels.insert(level);
         }

@@ -129,6 +129,33 @@ fn an_event_that_kills_is_suspected_also_where_it_is_found_in_nobodys_hands() {
     redis.assert_at_rest();
 }
 
+/// A process that dies while the event waits did not die of it. And the next asks shelving first: what the
+/// event was handed out before would be out of reach of older ones, which it waits for.
+#[test]
+fn a_suspect_that_waits_is_not_in_a_try_and_has_nothing() {
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["lent"], "1-0").nowhere(&["geb"], "5-0").lay_down(&redis);
+    let holder = Other::alive(&redis, "holder");
+    let died = Other::gone(&redis, "worker1");
+    redis.request_at("4-0", "user8", "geb");
+    holder.take(REQUESTS);
+    let id = redis.request_at("5-0", "user1", "geb,lent");
+    died.take(REQUESTS);
+    redis.cmd(&["XCLAIM", REQUESTS, "lending_service", "worker1", "0", &id, "RETRYCOUNT", "5"]);
+    let daemon = Daemon::start(&redis, &["worker1"]);
+    let told = || daemon.log().matches("tried apart from others").count();
+    assert!(eventually(DEADLINE, || told() > 0));
+    let is_noted = || redis.ask::<bool>(&["EXISTS", "lending_lone_tries"]);
+    assert!(eventually(DEADLINE, || !is_noted()), "{:?}", redis.everything());
+    assert!(eventually(DEADLINE, || redis.ledger().storage.contains("geb")));
+    assert!(redis.outcomes().is_empty(), "it did not wait");
+    holder.die();
+    assert_eq!(redis.outcome_of_request("4-0")["book_ids"], "geb");
+    assert_eq!(redis.outcome_of_request(&id)["lent_to_another"], "geb,lent");
+    redis.assert_at_rest();
+    assert_eq!(told(), 1, "{}", daemon.log());
+}
+
 // A request waited, and its book was put back by a hand-off. Another instance asked for the book
 // again and died before it could note that, three times. The mark of the hand-off, long done, was
 // taken for one on its way: the book stayed out of the shelves for ever.

@@ -340,6 +340,7 @@ fn an_instance_that_is_stuck_lets_its_lease_run_out_and_feeds_no_watchdog() {
     // The reader's or the worker's, whichever had it.
     let told = |thread| stuck.log().contains(&format!("the thread {thread} has made no progress"));
     assert!(told("lending-reader") || told("lending-worker"), "{}", stuck.log());
+    assert_eq!(stuck.log().matches("has made no progress").count(), 1, "{}", stuck.log());
     while stuck.next_notice().is_some() {}
     assert!(stays(Duration::from_secs(1), || stuck.next_notice().is_none()), "it is fed");
     assert!(stuck.is_running());
@@ -411,6 +412,14 @@ fn a_lost_group_is_made_again_when_every_lease_is_one_that_was_taken_since() {
         let outcome = redis.outcome_of_request(&redis.request("user1", "momo"));
         assert_eq!(outcome["action"], "request", "{}", daemon.log());
     }
+    // Somebody else has made it.
+    redis.cmd(&["HSET", "lending_lost_groups", "other", "another token"]);
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    let has_noticed = || redis.everything().hash("lending_lost_groups").contains_key("worker1");
+    assert!(eventually(DEADLINE, has_noticed), "{}", daemon.log());
+    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0"]);
+    redis.outcome_of_request(&redis.request("user1", "emma"));
+    assert!(!daemon.log().contains("is not waited for any longer"), "{}", daemon.log());
     let noticed = redis.everything().hash("lending_lost_groups");
     assert_eq!(noticed.keys().collect::<Vec<_>>(), ["other"], "each takes its own word back");
 }
@@ -446,8 +455,13 @@ fn where_all_groups_are_lost_an_instance_with_an_answer_of_shelving_is_waited_fo
 #[test]
 fn who_decides_nothing_session_after_session_leaves_its_events_to_others() {
     let redis = Redis::new();
-    let proxy =
-        Proxy::new(&redis, |command| (command.kind == "decide").then_some(Fault::CutBefore));
+    let proxy = Proxy::new(&redis, |command| {
+        (command.kind == "decide").then(|| {
+            // A link that swallows replies is given up after a while: no session is a good one for that.
+            std::thread::sleep(Duration::from_millis(1_200));
+            Fault::CutBefore
+        })
+    });
     let failing = proxy.spawn(&redis, &["--lease", "1", "failing"]);
     let id = redis.request("user1", "geb");
     let is_in_hand = || {
@@ -461,4 +475,23 @@ fn who_decides_nothing_session_after_session_leaves_its_events_to_others() {
     assert!(told.contains("the lease is left to run out"), "{told}");
     assert!(!told.contains("working again"), "{told}");
     assert!(told.lines().count() < 20, "{told}");
+}
+
+/// A pause of two leases, for a link that was broken for a moment, or silent twice.
+#[test]
+fn a_few_sessions_that_fail_leave_nothing_to_others() {
+    for (failures, lasting_ms, lease) in [(4, 0, "6"), (2, 1_200, "1")] {
+        let redis = Redis::new();
+        let proxy = Proxy::new(&redis, move |command| {
+            (command.kind == "decide" && command.number <= failures).then(|| {
+                std::thread::sleep(Duration::from_millis(lasting_ms));
+                Fault::CutBefore
+            })
+        });
+        let daemon = proxy.spawn(&redis, &["--lease", lease, "worker1"]).ready();
+        redis.outcome_of_request(&redis.request("user1", "geb"));
+        let told = daemon.log();
+        assert!(told.contains("trying again"), "{told}");
+        assert!(!told.contains("the lease is left to run out"), "{told}");
+    }
 }

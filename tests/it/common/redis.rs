@@ -193,8 +193,14 @@ impl Redis {
 
     /// How many calls of scripts by their digest it has served.
     pub fn calls_of_scripts(&self) -> usize {
+        self.calls_of("evalsha")
+    }
+
+    /// How many calls of a command it has served.
+    pub fn calls_of(&self, command: &str) -> usize {
         let stats: String = self.ask(&["INFO", "commandstats"]);
-        let (_, calls) = stats.split_once("cmdstat_evalsha:calls=").unwrap_or(("", "0,"));
+        let calls = stats.split_once(&format!("cmdstat_{command}:calls="));
+        let (_, calls) = calls.unwrap_or(("", "0,"));
         calls.split(',').next().unwrap().parse().unwrap()
     }
 
