@@ -73,3 +73,32 @@ fn handoffs_in_quick_succession_are_gathered() {
     assert!(0 < calls && calls <= most, "{calls} calls of shelve.lua, {most} at most");
     redis.assert_at_rest();
 }
+
+/// A script's time grows with its books, and whoever shares the Redis waits for it to end.
+#[test]
+fn a_call_has_about_a_thousand_books_at_most_and_not_many_fewer() {
+    const EVENTS: usize = 6;
+    let books = |n: usize| (0..500).map(|k| format!("book{n}-{k}")).collect::<Vec<_>>().join(",");
+    let events: Vec<_> = (0..EVENTS).map(books).collect();
+    for (kind, stream) in [("decide", REQUESTS), ("shelve", SHELVING)] {
+        let redis = Redis::new();
+        let state = events.iter().fold(Ledger::new(), |state, books| {
+            let of_hand_offs = if stream == SHELVING { books.as_str() } else { "" };
+            state.nowhere(&of_hand_offs.split_terminator(',').collect::<Vec<_>>(), "17-0")
+        });
+        state.lay_down(&redis);
+        for (n, books) in events.iter().enumerate() {
+            if stream == SHELVING {
+                redis.hand_off("*", books);
+            } else {
+                redis.request(&format!("user{n}"), books);
+            }
+        }
+        let (proxy, calls) = Proxy::counting(&redis, kind);
+        let _daemon = proxy.spawn(&redis, &["worker1"]).ready();
+        redis.wait_until_drained(DEADLINE);
+        // Two events in each; and Redis does not know the script at first, when two may be under way.
+        let calls = calls.load(Ordering::SeqCst) - EVENTS / 2;
+        assert!((1..=2).contains(&calls), "{kind}: {calls} more than with two events in each");
+    }
+}

@@ -16,14 +16,17 @@ use library_lending::ids::EventId;
 use library_lending::keys::Keys;
 use library_lending::lending::intake::Intake;
 use library_lending::lending::worker::Worker;
-use library_lending::lending::{Delivered, reader};
+use library_lending::lending::{Content, Delivered, reader};
 use library_lending::link::Connection;
 use library_lending::session::Session;
 use library_lending::settings::Settings;
-use library_lending::stream::{self, Entry};
+use library_lending::stream::{self, Entry, Pending};
 use library_lending::workload::MOST_EVENTS;
 
 use crate::common::*;
+
+/// Shorter than a reader waits for room, or for events.
+const SOON: Duration = Duration::from_millis(1_500);
 
 /// The directory of a thread, when it has given itself its name.
 fn thread(pid: u32, name: &str) -> Option<PathBuf> {
@@ -202,8 +205,6 @@ fn a_suspect_has_its_turn_while_others_keep_coming() {
 /// as far is not kept until there is room for them; that is what the reader waits for.
 #[test]
 fn a_reader_without_room_gives_away_what_it_holds_back_and_sleeps() {
-    /// Shorter than it waits for room.
-    const SOON: Duration = Duration::from_millis(1_500);
     let redis = Redis::new();
     let session = session(&redis);
     let (intake, _worker, channel) = intake(&redis, &session);
@@ -238,6 +239,62 @@ fn a_reader_without_room_gives_away_what_it_holds_back_and_sleeps() {
     assert_eq!(ids(read_next), ["return:9000-2"]);
 }
 
+/// The requests in hand may wait for a return that is kept until requests are read as far, for which there is
+/// no room. And as soon as there is, they are read: not after a read of returns has waited for its time.
+#[test]
+fn no_return_is_kept_for_requests_there_is_no_room_for() {
+    let redis = Redis::new();
+    let session = session(&redis);
+    let (intake, _worker, channel) = intake(&redis, &session);
+    fill(&session, Action::Request, MOST_EVENTS - 1);
+    redis.request_at("9000-0", "user1", "geb");
+    redis.request_at("9002-0", "user1", "momo");
+    redis.give_back_at("9001-0", "user2", "emma");
+    let connection = link(&redis, Duration::from_secs(2));
+    let read = std::thread::scope(|scope| {
+        scope.spawn(|| reader::run(&session, connection, &{ intake }, || ()));
+        let next = || channel.recv_timeout(SOON).unwrap_or_default();
+        let full: Vec<_> = (0..2).flat_map(|_| next()).collect();
+        session.workload.drop([key(Action::Request, 0)]);
+        let read = [full, next()];
+        session.stop();
+        read
+    });
+    let ids = read.map(|batch| batch.iter().map(|one| one.key.to_string()).collect::<Vec<_>>());
+    assert_eq!(ids, [&["request:9000-0", "return:9001-0"][..], &["request:9002-0"]]);
+}
+
+/// 8,192 of them would have been all that is ever read.
+#[test]
+fn what_somebody_else_has_decided_is_in_hand_no_more() {
+    let redis = Redis::new();
+    let session = session(&redis);
+    let (_intake, worker, _channel) = intake(&redis, &session);
+    let batch = read(&redis, &session, 0..1);
+    Other::gone(&redis, "worker1").finishes(&batch[0].key.id.to_string());
+    let mut worker = worker.lock().unwrap();
+    worker.take(batch);
+    while worker.turn().unwrap() {}
+    assert_eq!((redis.length(OUTCOMES), session.workload.count()), (0, 0));
+}
+
+/// It may have books: shelving is asked before anything is decided, whatever it lately said to others.
+#[test]
+fn what_was_delivered_before_is_not_fresh_and_may_be_a_suspect() {
+    let redis = Redis::new();
+    let session = session(&redis);
+    let ids = read(&redis, &session, 0..3).iter().map(|one| one.key.id).collect::<Vec<_>>();
+    let pending = [2, 3, 4].iter().zip(&ids);
+    let pending: Vec<_> = pending
+        .map(|(deliveries, id)| Pending { id: *id, idle_ms: 0, deliveries: *deliveries })
+        .collect();
+    let mut connection = link(&redis, Duration::ZERO);
+    let read = reader::read_pending(&session, &mut connection, Action::Request, &pending).unwrap();
+    assert!(read.iter().all(|one| !one.fresh), "{read:?}");
+    let suspects = read.iter().map(|one| matches!(one.content, Content::Suspect));
+    assert_eq!(suspects.collect::<Vec<_>>(), [false, true, true]);
+}
+
 fn key(action: Action, ms: u64) -> EventKey {
     EventKey { id: EventId { ms, seq: 0 }, action }
 }
@@ -249,7 +306,7 @@ fn fill(session: &Session, action: Action, count: usize) {
 }
 
 /// A connection as the daemon makes it.
-fn link(redis: &Redis, block: Duration) -> Connection {
+pub fn link(redis: &Redis, block: Duration) -> Connection {
     let args = Args::from_list(["-a", &redis.address(), "worker1"]);
     let Ok(options::Command::Run(options)) = options::parse(args) else {
         panic!("this is a command line")
@@ -258,7 +315,7 @@ fn link(redis: &Redis, block: Duration) -> Connection {
 }
 
 /// A session of `worker1` under a lease that does not end.
-fn session(redis: &Redis) -> Session {
+pub fn session(redis: &Redis) -> Session {
     session_with_batch(redis, Settings::of("worker1".parse().unwrap()).batch)
 }
 

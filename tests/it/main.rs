@@ -33,4 +33,5 @@ mod seed;
 mod several;
 mod storm;
 mod takeover;
+mod tidying;
 mod tls;
