@@ -51,11 +51,22 @@ const CHUNK_BOOKS: usize = 1_000;
 /// nothing is under way, which is not to take long.
 const DEPTH: usize = 2;
 
+/// Whose tries a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// Events that have come.
+    Newcomers,
+    /// Events that waited.
+    Waiting,
+    /// Of those that waited, some that have reserved their books since, and asked for them.
+    Reserving,
+}
+
 /// A call whose reply has not been read yet.
 enum Call {
-    /// Decides events that are new or come from the waiting room, or finds what they wait for. With the
-    /// number of a fetch, shelving was asked in the same write, and its reply comes in front.
-    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: Option<u64>, from_room: bool },
+    /// Decides events, or finds what they wait for. With the number of a fetch, shelving was asked in
+    /// the same write, and its reply comes in front.
+    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: Option<u64>, whose: Whose },
     /// Finds out which books a request may have fetched that is to be given up.
     Look(GivenUp),
     /// Lets shelving take them back.
@@ -81,8 +92,8 @@ impl Call {
 
     /// Whether it is for those that waited. Of these calls one is under way at a time: what waits
     /// for each other had best be seen together.
-    fn is_from_room(&self) -> bool {
-        matches!(self, Self::Decide { from_room: true, .. })
+    fn is_for_waiting(&self) -> bool {
+        matches!(self, Self::Decide { whose: Whose::Waiting, .. })
     }
 }
 
@@ -196,24 +207,24 @@ impl<'a> Worker<'a> {
             return Ok(true);
         }
         while self.under_way.len() < DEPTH {
-            let Some((chunk, from_room)) = self.next_chunk() else { break };
-            self.decide(chunk, from_room, By::Digest)?;
+            let Some((chunk, whose)) = self.next_chunk() else { break };
+            self.decide(chunk, whose, By::Digest)?;
         }
         self.answer_one()?;
         Ok(!self.has_finished() || !self.suspects.is_empty() || self.room.has_due())
     }
 
-    /// What is to be decided next: what is due in the waiting room (`true`), else what has come, oldest
+    /// What is to be decided next: what is due in the waiting room, else what has come, oldest
     /// first. Malformed events that are met on the way are given up: they wait for nothing.
-    fn next_chunk(&mut self) -> Option<(Vec<Try>, bool)> {
+    fn next_chunk(&mut self) -> Option<(Vec<Try>, Whose)> {
         let batch = self.session.settings.batch;
-        if !self.under_way.iter().any(Call::is_from_room) {
+        if !self.under_way.iter().any(Call::is_for_waiting) {
             // Nobody overtakes an older one for the same book that is under way.
             let may_go = |event: &Event| !self.busy.concerns(event);
             let mut due = self.room.take_due(RETRIES_FOR_EACH * batch, CHUNK_BOOKS, may_go);
             self.suspects.take_back(&mut due);
             if !due.is_empty() {
-                return Some((self.retry(due), true));
+                return Some((self.retry(due), Whose::Waiting));
             }
         }
         let mut chunk: Vec<Try> = Vec::new();
@@ -246,7 +257,7 @@ impl<'a> Worker<'a> {
         }
         // Those of one chunk are not in each other's way: the script sees to their order.
         chunk.iter().for_each(|one| self.busy.add(&one.event));
-        Some((chunk, false))
+        Some((chunk, Whose::Newcomers))
     }
 
     /// The next tries of events that waited.
@@ -258,14 +269,14 @@ impl<'a> Worker<'a> {
 
     /// Decides a chunk: asks shelving, unless there is nothing to ask for, and decides by its answer in
     /// the same breath.
-    fn decide(&mut self, tries: Vec<Try>, from_room: bool, by: By) -> Result<(), Error> {
+    fn decide(&mut self, tries: Vec<Try>, whose: Whose, by: By) -> Result<(), Error> {
         let mut fetch = None;
         if asked(&tries).next().is_some() {
             self.fetches += 1;
             fetch = Some(self.fetches);
             fetch::call(self.session, asked(&tries), self.fetches).pack(by, &mut self.packed);
         }
-        let call = Call::Decide { neighbours: self.session.neighbours(), tries, fetch, from_room };
+        let call = Call::Decide { neighbours: self.session.neighbours(), tries, fetch, whose };
         self.pack(call, by);
         self.send()
     }
@@ -315,7 +326,7 @@ impl<'a> Worker<'a> {
             std::thread::yield_now();
         }
         match call {
-            Call::Decide { tries, from_room, .. } => self.decided(reply, tries, from_room)?,
+            Call::Decide { tries, whose, .. } => self.decided(reply, tries, whose)?,
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
                 self.pack(Call::Reject(vec![event]), By::Digest);
@@ -338,7 +349,7 @@ impl<'a> Worker<'a> {
     /// Calls a script that Redis does not know once more, with its text: the call has done nothing.
     fn call_by_text(&mut self, call: Call) -> Result<(), Error> {
         match call {
-            Call::Decide { tries, from_room, .. } => self.decide(tries, from_room, By::Text)?,
+            Call::Decide { tries, whose, .. } => self.decide(tries, whose, By::Text)?,
             call => self.pack(call, By::Text),
         }
         Ok(())
@@ -364,12 +375,13 @@ impl<'a> Worker<'a> {
     }
 
     /// Does what follows from how tries ended.
-    fn decided(&mut self, reply: Value, tries: Vec<Try>, from_room: bool) -> Result<(), Error> {
+    fn decided(&mut self, reply: Value, tries: Vec<Try>, whose: Whose) -> Result<(), Error> {
         let Some(ends) = decide::ends(reply, &tries)? else {
             // It has found no answer of shelving's, and done nothing.
-            return self.decide(tries, from_room, By::Text);
+            return self.decide(tries, whose, By::Text);
         };
         self.session.note_work();
+        let are_waiting = whose == Whose::Waiting;
         let number = tries.len();
         let unasked = tries
             .iter()
@@ -377,7 +389,7 @@ impl<'a> Worker<'a> {
         let unasked_books: usize = unasked.map(|one| one.event.books.len()).sum();
         let mut reserved = Vec::new();
         let mut gone = Vec::new();
-        let (mut had_waited, mut asked_in_vain) = (from_room, false);
+        let (mut had_waited, mut asked_in_vain) = (are_waiting, false);
         for (end, one) in ends.into_iter().zip(tries) {
             let key = one.event.key;
             if !matches!(end, TryEnd::Fetch { .. }) {
@@ -398,13 +410,12 @@ impl<'a> Worker<'a> {
                     reserved.push(one.after_reserving(finality, &books));
                 }
                 TryEnd::Wait { doubt, for_older, untried } => {
-                    asked_in_vain |= from_room && one.fetched.is_some();
+                    asked_in_vain |= are_waiting && one.fetched.is_some();
                     self.room.stir(untried);
                     let waiting = Waiting { event: one.event, doubt, for_older };
-                    if from_room {
-                        self.room.admit_again(waiting);
-                    } else {
-                        self.room.admit(waiting);
+                    match whose {
+                        Whose::Newcomers => self.room.admit(waiting),
+                        Whose::Waiting | Whose::Reserving => self.room.admit_again(waiting),
                     }
                 }
                 TryEnd::Stale => {
@@ -419,7 +430,7 @@ impl<'a> Worker<'a> {
         }
         self.session.workload.drop(gone.iter().map(|event| event.key));
         self.room.decided(&gone);
-        if from_room {
+        if are_waiting {
             self.room.tried(number, gone.len());
         }
         if asked_in_vain {
@@ -432,7 +443,8 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         self.policy.tried_unasked(unasked_books, asked(&reserved).count());
-        self.decide(reserved, false, By::Digest)
+        let whose = if whose == Whose::Newcomers { whose } else { Whose::Reserving };
+        self.decide(reserved, whose, By::Digest)
     }
 
     /// Gives malformed events up.
@@ -537,12 +549,12 @@ impl<'a> Worker<'a> {
         }
         if !waited.is_empty() {
             let waited = self.retry(waited);
-            self.decide(waited, true, By::Digest)?;
+            self.decide(waited, Whose::Waiting, By::Digest)?;
         }
         if !chunk.is_empty() {
             chunk.sort_unstable_by_key(|one: &Try| one.event.key);
             chunk.iter().for_each(|one| self.busy.add(&one.event));
-            self.decide(chunk, false, By::Digest)?;
+            self.decide(chunk, Whose::Newcomers, By::Digest)?;
         }
         self.reject(faults);
         Ok(())
