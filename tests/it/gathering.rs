@@ -102,3 +102,47 @@ fn a_call_has_about_a_thousand_books_at_most_and_not_many_fewer() {
         assert!((1..=2).contains(&calls), "{kind}: {calls} more than with two events in each");
     }
 }
+
+/// Sends a request and waits until it is decided, so many times.
+fn ask_one_by_one(redis: &Redis, count: usize, book: impl Fn(usize) -> String) {
+    for n in 0..count {
+        let id = redis.request(&format!("user of {}", book(n)), &book(n));
+        redis.outcome_of_request(&id);
+    }
+}
+
+/// The second look is for what comes by the dozen; for each event alone it would be a third of its price.
+#[test]
+fn what_comes_one_by_one_is_not_looked_for_twice() {
+    const EVENTS: usize = 50;
+    let (redis, _daemon) = library(&Ledger::new());
+    let before = redis.calls_of("xreadgroup");
+    ask_one_by_one(&redis, EVENTS, |n| format!("book{n}"));
+    let reads = redis.calls_of("xreadgroup") - before;
+    assert!(reads < EVENTS * 3 / 2, "{reads} reads for {EVENTS} events");
+}
+
+/// To ask is a call for nothing where books are lent; not to ask is one more where they are not.
+#[test]
+fn shelving_is_asked_first_as_long_as_its_books_are_there() {
+    const EVENTS: usize = 40;
+    let (redis, _proxy, _daemon, decides) =
+        counted(&Ledger::new().lent("user1", &["geb"], "1-0"), "decide");
+    let calls = || (redis.calls_of_scripts(), decides.load(Ordering::SeqCst));
+    let counted = |book: fn(usize) -> String| {
+        let before = calls();
+        ask_one_by_one(&redis, EVENTS, book);
+        let after = calls();
+        (after.0 - before.0, after.1 - before.1)
+    };
+    let lent = counted(|_| "geb".to_owned());
+    assert!(
+        lent.0 < EVENTS * 3 / 2,
+        "{lent:?} calls for {EVENTS} refusals, of decide.lua the second"
+    );
+    let there = counted(|n| format!("book{n}"));
+    assert!(
+        there.1 < EVENTS * 3 / 2,
+        "{there:?} calls for {EVENTS} loans, of decide.lua the second"
+    );
+}

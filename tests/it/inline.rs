@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, bounded};
 use library_lending::cli::Args;
 use library_lending::daemon::{options, setup};
 use library_lending::event::{Action, EventKey};
@@ -16,10 +16,12 @@ use library_lending::ids::EventId;
 use library_lending::keys::Keys;
 use library_lending::lending::intake::Intake;
 use library_lending::lending::worker::Worker;
+use library_lending::lending::worker_thread::{self, Channels};
 use library_lending::lending::{Content, Delivered, reader};
 use library_lending::link::Connection;
 use library_lending::session::Session;
 use library_lending::settings::Settings;
+use library_lending::shelving;
 use library_lending::stream::{self, Entry, Pending};
 use library_lending::workload::MOST_EVENTS;
 
@@ -96,6 +98,62 @@ fn what_has_to_wait_is_left_to_the_thread_of_the_worker() {
     }
     let took = start.elapsed();
     assert!(took < Duration::from_secs(EVENTS.into()) / 2, "{EVENTS} took {took:?}");
+}
+
+/// Where Redis is slow the thread is woken in any case.
+#[test]
+fn the_thread_is_woken_for_what_has_to_wait() {
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["book0"], "1-0").lay_down(&redis);
+    let session = session(&redis);
+    Other::alive(&redis, "other").takes_new("2-0", "user8", "momo");
+    let (intake, worker, channel) = intake(&redis, &session);
+    // From then on Redis knows the scripts, and is quick.
+    worker.lock().unwrap().take(read(&redis, &session, 1..2));
+    while worker.lock().unwrap().turn().unwrap() {}
+    assert_eq!((redis.length(OUTCOMES), session.workload.count()), (1, 0));
+    intake.serve(read(&redis, &session, 0..1)).unwrap();
+    assert_eq!(channel.try_iter().map(|batch| batch.len()).collect::<Vec<_>>(), [0]);
+    while worker.lock().unwrap().turn().unwrap() {}
+    assert!(worker.lock().unwrap().has_waiting());
+    assert_eq!(redis.length(OUTCOMES), 1);
+}
+
+/// Right behind the older one's call it would be lent the book if that arrives between the two.
+#[test]
+fn a_newcomer_does_not_go_out_behind_one_for_the_same_book_that_is_tried_again() {
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["book0"], "1-0").lay_down(&redis);
+    let session = session(&redis);
+    Other::alive(&redis, "other").takes_new("2-0", "user8", "momo");
+    let (_intake, worker, _channel) = intake(&redis, &session);
+    let mut worker = worker.lock().unwrap();
+    worker.take(read(&redis, &session, 0..1));
+    while worker.turn().unwrap() {}
+    assert!(worker.has_waiting());
+    worker.take(read(&redis, &session, 0..1));
+    worker.rung();
+    let before = redis.calls_of_scripts();
+    assert!(worker.turn().unwrap(), "there is one to come");
+    assert_eq!(redis.calls_of_scripts() - before, 1);
+}
+
+/// What was waited for is decided: whoever waited is tried at once, and not in the next round.
+#[test]
+fn a_worker_is_not_done_while_somebody_is_due() {
+    let redis = Redis::new();
+    Ledger::new().lent("user9", &["book1"], "1-0").lay_down(&redis);
+    let session = session(&redis);
+    let (_intake, worker, _channel) = intake(&redis, &session);
+    let mut older = read(&redis, &session, 0..2);
+    let younger = older.split_off(1);
+    let mut worker = worker.lock().unwrap();
+    worker.take(younger);
+    while worker.turn().unwrap() {}
+    assert!(worker.has_waiting());
+    worker.take(older);
+    while worker.turn().unwrap() {}
+    assert_eq!((redis.length(OUTCOMES), worker.has_waiting()), (2, false));
 }
 
 /// What lies in the channel is older: a newcomer queues behind it, even while the worker's thread has
@@ -295,6 +353,55 @@ fn what_was_delivered_before_is_not_fresh_and_may_be_a_suspect() {
     assert_eq!(suspects.collect::<Vec<_>>(), [false, true, true]);
 }
 
+/// Who waits for a book would wait for the next round otherwise, every 200 ms in the end.
+#[test]
+fn books_that_arrive_wake_the_thread_of_the_worker() {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["book0"], "2-0").lay_down(&redis);
+    let session = session(&redis);
+    Other::alive(&redis, "other").takes_new("2-0", "user8", "book0");
+    let (_intake, worker, events) = intake(&redis, &session);
+    let ((arrive, shelved), (_ring, rung)) = (bounded(1), bounded(1));
+    let (to_listener, _wanted) = bounded(1);
+    worker.lock().unwrap().take(read(&redis, &session, 0..1));
+    let (rounds_are_rare, woken) = std::thread::scope(|scope| {
+        let channels = Channels { events, shelved, rung, to_listener };
+        scope.spawn(|| worker_thread::run(&session, &worker, channels));
+        let is_tried_within = |patience| {
+            let before = redis.calls_of_scripts();
+            eventually(patience, || redis.calls_of_scripts() > before)
+        };
+        let rounds_are_rare = eventually(DEADLINE, || !is_tried_within(Duration::from_millis(150)));
+        // The machine may be busy for some of them.
+        let woken = (0..10).any(|_| {
+            let is_round = is_tried_within(DEADLINE);
+            arrive.send(()).unwrap();
+            is_round && is_tried_within(Duration::from_millis(50))
+        });
+        session.give_up();
+        (rounds_are_rare, woken)
+    });
+    assert!(rounds_are_rare && woken, "rare: {rounds_are_rare}, woken: {woken}");
+}
+
+#[test]
+fn shelving_tells_when_books_are_on_their_shelves() {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["geb"], "2-0").lay_down(&redis);
+    let session = session(&redis);
+    redis.hand_off("3-0", "geb");
+    let mut connection = link(&redis, Duration::ZERO);
+    let (group, consumer) = ("shelving_service", session.consumer());
+    let reads =
+        stream::read_new(&mut connection, group, consumer, &[SHELVING], 1, &[None]).unwrap();
+    let ((to_worker, work), (arrived, shelved)) = (bounded(1), bounded(1));
+    let deliver = |(_, entry): &(usize, Entry)| shelving::reader::delivered(entry);
+    to_worker.send(reads.iter().flatten().map(deliver).collect()).unwrap();
+    drop(to_worker);
+    shelving::worker::run(&session, connection, &work, &arrived).unwrap();
+    assert_eq!((redis.ledger(), shelved.len()), (Ledger::new(), 1));
+}
+
 fn key(action: Action, ms: u64) -> EventKey {
     EventKey { id: EventId { ms, seq: 0 }, action }
 }
@@ -334,7 +441,7 @@ fn intake<'s>(
 ) -> (Intake<'s>, Arc<Mutex<Worker<'s>>>, Receiver<Vec<Delivered>>) {
     let connection = link(redis, Duration::ZERO);
     let worker = Arc::new(Mutex::new(Worker::new(session, connection)));
-    let (to_thread, channel) = crossbeam_channel::bounded(3);
+    let (to_thread, channel) = bounded(3);
     (Intake::new(&session.workload, Arc::clone(&worker), to_thread), worker, channel)
 }
 
