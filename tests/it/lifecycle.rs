@@ -170,20 +170,24 @@ fn the_last_word_of_a_dead_instance_is_no_sign_of_life() {
 
 #[test]
 fn each_signal_to_stop_is_obeyed_during_the_blocking_read() {
-    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+    let took = [Signal::INT, Signal::TERM, Signal::HUP].map(|signal| {
         let (redis, mut daemon) = library(&Ledger::new());
         let id = redis.request("user1", "geb");
         redis.outcome_of_request(&id);
         let start = Instant::now();
         daemon.signal(signal);
         assert_eq!(daemon.exit_status(), 0, "{signal:?}");
-        assert!(start.elapsed() < AT_ONCE, "{signal:?} took {:?}", start.elapsed());
+        let took = start.elapsed();
+        assert!(took < AT_ONCE, "{signal:?} took {took:?}");
         assert!(!is_locked(&redis, "worker1"), "{signal:?}");
         // It stopped reading: what comes now waits for the next start.
         let id = redis.request("user1", "momo");
         assert!(redis.outcomes_of("request", &id).is_empty());
         assert!(!redis.is_drained());
-    }
+        took
+    });
+    // The readers are woken; by themselves they come back after two seconds. The machine may be busy.
+    assert!(took.iter().min() < Some(&Duration::from_secs(1)), "{took:?}");
 }
 
 /// Nobody read what it told its supervisor: when the socket was full, after an outage of some

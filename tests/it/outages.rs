@@ -231,6 +231,13 @@ fn a_daemon_that_is_told_not_to_wait_for_its_redis_ends() {
     let mut daemon = Daemon::spawn(&redis, &["--exit-if-unavailable", "worker1"]);
     assert_eq!(daemon.exit_status(), 69);
     assert!(daemon.log().contains("redis.sock"), "{}", daemon.log());
+    // Where it has been there, it is waited for.
+    redis.restart();
+    let daemon = Daemon::start(&redis, &["--exit-if-unavailable", "worker1"]);
+    redis.kill9();
+    assert!(eventually(DEADLINE, || daemon.log().contains("trying again until it works")));
+    redis.restart();
+    redis.outcome_of_request(&redis.request("user1", "geb"));
 }
 
 #[test]
@@ -310,6 +317,8 @@ fn an_outage_is_told_while_redis_hangs_and_with_its_whole_length() {
     let daemon = Daemon::start(&redis, &["worker1", "--lease", "1"]);
     redis.outcome_of_request(&redis.request("user1", "geb"));
     assert!(eventually(DEADLINE, || daemon.log().contains("ACCEPTED")));
+    // Longer than Redis says nothing where there is nothing to be said: it is not told since the start.
+    assert!(stays(Duration::from_secs(3), || !daemon.log().contains("trying again")));
     let begin = Instant::now();
     redis.signal(Signal::STOP);
     let stopped = Instant::now();

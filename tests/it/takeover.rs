@@ -394,8 +394,11 @@ fn a_paused_instance_loses_its_events_to_another_and_recovers_when_it_goes_on() 
 fn a_lost_group_is_made_again_when_every_lease_is_one_that_was_taken_since() {
     let (redis, daemon) = library(&Ledger::new());
     redis.outcome_of_request(&redis.request("user1", "geb"));
-    let other = ["XGROUP", "CREATECONSUMER", RETURNS, "lending_service", "other"];
-    redis.cmd(&other);
+    // The second has no token that it could leave.
+    let _reference = Other::of_the_reference(&redis, "reference");
+    for name in ["other", "reference"] {
+        redis.cmd(&["XGROUP", "CREATECONSUMER", RETURNS, "lending_service", name]);
+    }
     let lock_for = |ms: &str| redis.cmd(&["SET", "instance_lock:other", "token:1", "PX", ms]);
     let is_there = || redis.everything().stream(REQUESTS).groups.contains_key("lending_service");
     for notices in [false, true] {
