@@ -10,7 +10,7 @@ pub mod options;
 pub mod setup;
 mod supervisor;
 mod threads;
-mod tidy;
+pub mod tidy;
 
 use std::process::ExitCode;
 

@@ -127,7 +127,7 @@ mod tests {
                 other("busy", Stream::Returns, 0, silent_ms, Lock::WithoutTtl),
                 other("silent", Stream::Requests, 1, silent_ms + 1, Lock::WithoutTtl),
                 other("silent", Stream::Returns, 0, silent_ms + 1, Lock::WithoutTtl),
-                other("leased", Stream::Requests, 1, silent_ms + 1, Lock::Left(1)),
+                other("leased", Stream::Requests, 1, silent_ms + 1, Lock::Held(1)),
                 other("dead", Stream::Requests, 1, silent_ms + 1, Lock::Gone),
                 other("done", Stream::Requests, 0, 0, Lock::Gone),
             ],

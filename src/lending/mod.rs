@@ -19,7 +19,7 @@ pub mod reject;
 mod suspects;
 mod waiting;
 pub mod worker;
-pub(crate) mod worker_thread;
+pub mod worker_thread;
 
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::stream::Entry;

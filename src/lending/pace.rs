@@ -10,7 +10,7 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Pause for each event that waits, so that trying them all again and again takes less than a fifth of
 /// Redis' time: a try in vain costs it about 15 microseconds, in calls of few.
-const PAUSE_FOR_EACH: Duration = Duration::from_micros(80);
+pub(super) const PAUSE_FOR_EACH: Duration = Duration::from_micros(80);
 
 /// How many of the oldest are tried again when another instance rings: first, and at most. Most
 /// wait for what is older than they, and nobody says what the other has decided.
@@ -26,7 +26,7 @@ pub(super) const LONGEST_DEAF: Duration = Duration::from_millis(8);
 /// Rounds, in which everything is tried.
 #[derive(Debug)]
 pub struct Rounds {
-    pause: Duration,
+    pub(super) pause: Duration,
     pub(super) next: Instant,
 }
 

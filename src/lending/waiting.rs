@@ -386,7 +386,7 @@ mod tests {
     use crate::event::AnswerWish;
     use crate::ids::EventId;
     use crate::lending::pace::{
-        FEWEST_RUNG, LONGEST_DEAF, LONGEST_PAUSE, SHORTEST_DEAF, SHORTEST_PAUSE,
+        FEWEST_RUNG, LONGEST_DEAF, LONGEST_PAUSE, PAUSE_FOR_EACH, SHORTEST_DEAF, SHORTEST_PAUSE,
     };
 
     fn event(ms: u64, action: Action, books: &[&str]) -> Event {
@@ -430,10 +430,10 @@ mod tests {
         let mut room = room(&[event(1, Action::Return, &["geb"])]);
         room.admit(Waiting {
             event: event(2, Action::Request, &["momo"]),
-            doubt: String::new(),
+            doubt: Doubt::None,
             for_older: false,
         });
-        room.tick(room.next_round);
+        room.tick(room.rounds.next);
         assert_eq!(due(&mut room), [1, 2]);
         assert!(room.by_book.is_empty() && room.by_user.is_empty() && room.for_books.is_empty());
     }
@@ -478,7 +478,7 @@ mod tests {
     fn a_crowd_that_may_not_go_is_not_looked_at_as_a_whole() {
         let mut room =
             room(&(1..2_000).map(|ms| event(ms, Action::Request, &["geb"])).collect::<Vec<_>>());
-        room.tick(room.next_round);
+        room.tick(room.rounds.next);
         let looks = std::cell::Cell::new(0);
         let may_go = |_: &Event| {
             looks.set(looks.get() + 1);
@@ -712,22 +712,22 @@ mod tests {
     fn rounds_of_very_many_leave_redis_time_for_others() {
         let mut room =
             room(&(1..10_000).map(|ms| event(ms, Action::Return, &["geb"])).collect::<Vec<_>>());
-        let first = room.next_round;
+        let first = room.rounds.next;
         room.tick(first);
-        assert_eq!(room.next_round - first, 9_999 * PAUSE_FOR_EACH);
+        assert_eq!(room.rounds.next - first, 9_999 * PAUSE_FOR_EACH);
     }
 
     #[test]
     fn who_comes_into_an_empty_room_is_tried_soon_however_long_others_waited_before() {
         let mut room = room(&[event(5, Action::Request, &["geb"])]);
         for _ in 0..8 {
-            room.tick(room.next_round);
+            room.tick(room.rounds.next);
         }
         assert_eq!(due(&mut room), [5]);
         room.admit_behind(event(6, Action::Request, &["geb"]));
-        assert!(room.next_round <= Instant::now() + SHORTEST_PAUSE);
-        room.tick(room.next_round);
-        assert!(room.pause < LONGEST_PAUSE);
+        assert!(room.rounds.next <= Instant::now() + SHORTEST_PAUSE);
+        room.tick(room.rounds.next);
+        assert!(room.rounds.pause < LONGEST_PAUSE);
     }
 
     /// One that waited alone was tried every 5 ms for ever: taking it out left an empty room, to which

@@ -8,7 +8,7 @@
 //! Where shelving is asked for books, the call that decides by its answer goes out in one write with
 //! the one that asks. The script finds the answer in Redis; we read it for what comes later.
 //!
-//! It works in a thread of its own, `worker_thread`, or in the reader's, [`super::intake`].
+//! It works in a thread of its own, [`super::worker_thread`], or in the reader's, [`super::intake`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -378,7 +378,7 @@ fn books_that_arrive_wake_the_thread_of_the_worker() {
             arrive.send(()).unwrap();
             is_round && is_tried_within(Duration::from_millis(50))
         });
-        session.give_up();
+        session.break_off();
         (rounds_are_rare, woken)
     });
     assert!(rounds_are_rare && woken, "rare: {rounds_are_rare}, woken: {woken}");
