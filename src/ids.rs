@@ -221,7 +221,11 @@ mod tests {
 
     #[test]
     fn an_id_is_1_to_256_bytes_without_comma_control_character_or_outer_space() {
-        let user = |text: &str| text.parse::<UserId>().map(|id| id.as_str().to_owned());
+        let user = |text: &str| {
+            let read = text.parse::<UserId>();
+            assert_eq!(UserId::from_bytes(text.as_bytes()), read, "{text:?}");
+            read.map(|id| id.as_str().to_owned())
+        };
         assert_eq!(user("user1"), Ok("user1".into()));
         assert_eq!(user("Борхес, нет".trim_end_matches(", нет")), Ok("Борхес".into()));
         assert_eq!(user("two words"), Ok("two words".into()));
@@ -247,8 +251,18 @@ mod tests {
         assert_eq!(id("0-0").unwrap().previous(), None);
         assert_eq!(id("10-9").unwrap().following(), id("10-10").unwrap());
         assert_eq!(id("9-18446744073709551615").unwrap().following(), id("10-0").unwrap());
+        assert_eq!(EventId::LAST.following(), EventId::LAST);
         for bad in ["", "5", "5-", "-5", "+5-0", "5-0-0", "99999999999999999999-0"] {
             assert_eq!(id(bad), Err(NotAnEventId), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_id_that_xadd_gives_is_taken_for_one_of_ours() {
+        for (seq, is_ordered) in
+            [(0, false), (1, false), (SEQ_STEP, true), (SEQ_STEP + 1, false), (7 * SEQ_STEP, true)]
+        {
+            assert_eq!(EventId { ms: 17, seq }.is_ordered(), is_ordered, "{seq}");
         }
     }
 }
