@@ -52,17 +52,17 @@ pub fn without_password(address: &str) -> Option<String> {
         return (!address.contains('@')).then(|| address.to_owned());
     }
     let mut url = redis::parse_redis_url(address)?;
-    let (asked, kept): (Vec<_>, Vec<_>) =
-        url.query_pairs().into_owned().partition(|(name, _)| name == "pass");
+    let query = url.query().unwrap_or_default().to_owned();
+    let is_password =
+        |pair: &&str| decoded(pair.split('=').next().unwrap_or(pair)) == Path::new("pass");
+    let (asked, kept): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_password);
     if url.password().is_none() && asked.is_empty() {
         return Some(address.to_owned());
     }
     // It fails only for a URL that cannot have one.
     let _ = url.set_password(None);
-    url.set_query(None);
-    if !kept.is_empty() {
-        url.query_pairs_mut().extend_pairs(kept);
-    }
+    let kept = kept.join("&");
+    url.set_query(Some(&*kept).filter(|kept| !kept.is_empty()));
     Some(url.to_string())
 }
 
@@ -150,7 +150,7 @@ fn with_query(
     Ok((info.set_redis_settings(settings), files))
 }
 
-/// The path of a file in a URL.
+/// A part of a URL, as what it names: a file nearly always.
 fn decoded(value: &str) -> PathBuf {
     let hex = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok();
     let mut path = Vec::new();

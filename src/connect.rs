@@ -452,6 +452,10 @@ mod tests {
             (&["-a", "unix:///run/r?pass=secret&db=2"], " -a 'unix:///run/r?db=2'"),
             (&["-a", "unix:///run/r?p%61ss=secret"], " -a unix:///run/r"),
             (&["-a", "redis:secret@h/0"], ""),
+            (
+                &["-a", "rediss://:secret@h?cert=/etc/my%20own.pem&key=/etc/k.pem"],
+                " -a 'rediss://h?cert=/etc/my%20own.pem&key=/etc/k.pem'",
+            ),
         ] {
             assert_eq!(taken(args).unwrap().typed(), typed, "{args:?}");
         }

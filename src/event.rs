@@ -39,6 +39,9 @@ pub enum Action {
 }
 
 impl Action {
+    /// Both, in their order.
+    pub const ALL: [Self; 2] = [Self::Request, Self::Return];
+
     /// The word that outcomes and the command line use.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -57,18 +60,11 @@ impl Action {
     }
 }
 
-impl Action {
-    /// Both, in their order.
-    pub const ALL: [Self; 2] = [Self::Request, Self::Return];
-}
-
 /// One value for requests and one for returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ByAction<T> {
-    /// The one for requests.
-    pub request: T,
-    /// The one for returns.
-    pub r#return: T,
+    request: T,
+    r#return: T,
 }
 
 impl<T> ByAction<T> {

@@ -100,7 +100,8 @@ mod tests {
         assert_eq!(workload.free(), ByAction::of(|_| MOST_EVENTS - 1));
         workload.drop([key(1, Action::Return)]);
         let free = workload.free();
-        assert_eq!((free.request, free.r#return), (MOST_EVENTS - 1, MOST_EVENTS));
+        assert_eq!(free[Action::Request], MOST_EVENTS - 1);
+        assert_eq!(free[Action::Return], MOST_EVENTS);
         assert!(!workload.contains(key(1, Action::Return)));
     }
 

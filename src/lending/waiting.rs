@@ -87,8 +87,8 @@ pub struct WaitingRoom {
     share: usize,
     /// The last that was looked at in its turn, and not because it was among the oldest.
     last_in_turn: Option<EventKey>,
-    /// Books have arrived since somebody was last taken out.
-    arrived: bool,
+    /// How often books have arrived on their shelves.
+    arrivals: u64,
     rounds: Rounds,
     bell: Bell,
 }
@@ -104,7 +104,7 @@ impl Default for WaitingRoom {
             asked_for: HashSet::new(),
             share: LEAST_SHARE,
             last_in_turn: None,
-            arrived: false,
+            arrivals: 0,
             rounds: Rounds::default(),
             bell: Bell::default(),
         }
@@ -142,24 +142,20 @@ impl WaitingRoom {
             })
     }
 
-    /// Lets an event in after its first try, which ended in WAIT.
-    pub fn admit(&mut self, waiting: Waiting) {
+    /// Lets an event in after its first try, which ended in WAIT and was sent after so many `arrivals`.
+    pub fn admit(&mut self, waiting: Waiting, arrivals: u64) {
         if self.by_age.is_empty() {
             self.rounds.begin();
         }
-        self.let_in(waiting);
+        self.admit_again(waiting, arrivals);
     }
 
     /// Lets an event in again that was taken out for another try: in vain, so that nothing is to be
-    /// tried any sooner for it. But books that arrived meanwhile may have come too late for that try.
-    pub fn admit_again(&mut self, waiting: Waiting) {
-        if self.arrived && !waiting.for_older {
+    /// tried any sooner for it. But books that have arrived since it was sent may have come too late for it.
+    pub fn admit_again(&mut self, waiting: Waiting, arrivals: u64) {
+        if self.arrivals != arrivals && !waiting.for_older {
             self.due.insert(waiting.event.key);
         }
-        self.let_in(waiting);
-    }
-
-    fn let_in(&mut self, waiting: Waiting) {
         let key = waiting.event.key;
         for book in &waiting.event.books {
             self.by_book.entry(book.clone()).or_default().insert(key);
@@ -171,12 +167,17 @@ impl WaitingRoom {
         self.by_age.insert(key, waiting);
     }
 
+    /// How often books have arrived on their shelves: to be remembered when a try is sent.
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+
     /// Lets a newcomer in that asks for an awaited book: it is tried at once, after those that
     /// were here before and ask for the same.
     pub fn admit_behind(&mut self, event: Event) {
         self.asked_for.extend(event.books.iter().cloned());
         let key = event.key;
-        self.admit(Waiting { event, doubt: Doubt::None, for_older: true });
+        self.admit(Waiting { event, doubt: Doubt::None, for_older: true }, self.arrivals);
         self.due.insert(key);
     }
 
@@ -225,7 +226,7 @@ impl WaitingRoom {
 
     /// Books have arrived on their shelves: every request that waits for one is worth another try.
     pub fn shelved(&mut self) {
-        self.arrived = true;
+        self.arrivals += 1;
         self.due.extend(&self.for_books);
     }
 
@@ -277,7 +278,6 @@ impl WaitingRoom {
         books: usize,
         may_go: impl Fn(&Event) -> bool,
     ) -> Vec<Waiting> {
-        self.arrived = false;
         let asked_for = std::mem::take(&mut self.asked_for);
         self.stir_books(&asked_for, |key| key.action == Action::Request);
         let oldest = self.by_age.keys().next();
@@ -398,6 +398,9 @@ mod tests {
         }
     }
 
+    /// No books have arrived.
+    const NONE: u64 = 0;
+
     fn due(room: &mut WaitingRoom) -> Vec<u64> {
         room.take_due(100, 100, |_| true).iter().map(|waiting| waiting.event.key.id.ms).collect()
     }
@@ -405,7 +408,7 @@ mod tests {
     fn room(events: &[Event]) -> WaitingRoom {
         let mut room = WaitingRoom::default();
         for event in events {
-            room.admit(Waiting { event: event.clone(), doubt: Doubt::None, for_older: true });
+            room.admit(Waiting { event: event.clone(), doubt: Doubt::None, for_older: true }, NONE);
         }
         room
     }
@@ -428,11 +431,14 @@ mod tests {
     #[test]
     fn nothing_of_who_was_taken_out_is_left_in_the_room() {
         let mut room = room(&[event(1, Action::Return, &["geb"])]);
-        room.admit(Waiting {
-            event: event(2, Action::Request, &["momo"]),
-            doubt: Doubt::None,
-            for_older: false,
-        });
+        room.admit(
+            Waiting {
+                event: event(2, Action::Request, &["momo"]),
+                doubt: Doubt::None,
+                for_older: false,
+            },
+            NONE,
+        );
         room.tick(room.rounds.next);
         assert_eq!(due(&mut room), [1, 2]);
         assert!(room.by_book.is_empty() && room.by_user.is_empty() && room.for_books.is_empty());
@@ -559,7 +565,7 @@ mod tests {
             room.due.insert(events[n].key);
             let taken = room.take_due(100, 100, |_| true);
             let seqs = taken.iter().map(|waiting| waiting.event.key.id.seq).collect();
-            taken.into_iter().for_each(|waiting| room.admit_again(waiting));
+            taken.into_iter().for_each(|waiting| room.admit_again(waiting, NONE));
             seqs
         };
         assert_eq!(taken_with(2), [0, 2]);
@@ -593,11 +599,14 @@ mod tests {
     #[test]
     fn books_that_arrive_stir_those_who_wait_for_one() {
         let mut room = room(&[event(1, Action::Request, &["geb"])]);
-        room.admit(Waiting {
-            event: event(2, Action::Request, &["momo"]),
-            doubt: Doubt::None,
-            for_older: false,
-        });
+        room.admit(
+            Waiting {
+                event: event(2, Action::Request, &["momo"]),
+                doubt: Doubt::None,
+                for_older: false,
+            },
+            NONE,
+        );
         room.shelved();
         assert_eq!(due(&mut room), [2]);
         room.shelved();
@@ -612,8 +621,11 @@ mod tests {
             let mut out_and_back = |news: fn(&mut WaitingRoom)| {
                 room.due.insert(event(1, Action::Request, &[]).key);
                 let waiting = room.take_due(1, 1, |_| true).remove(0);
+                let arrivals = room.arrivals();
                 news(&mut room);
-                room.admit_again(Waiting { for_older, ..waiting });
+                // Others that are taken out meanwhile do not make it forgotten.
+                assert!(room.take_due(1, 1, |_| true).is_empty());
+                room.admit_again(Waiting { for_older, ..waiting }, arrivals);
                 room.rounds.next = now + LONGEST_PAUSE;
                 room.tick(now + LONGEST_DEAF);
                 std::mem::take(&mut room.due).len()
@@ -635,7 +647,7 @@ mod tests {
             room.stir(waiting.iter().map(|event| event.key).collect());
             let taken = room.take_due(1_000, 1_000, |_| true);
             let number = taken.len();
-            taken.into_iter().for_each(|waiting| room.admit_again(waiting));
+            taken.into_iter().for_each(|waiting| room.admit_again(waiting, NONE));
             number
         };
         assert_eq!([share(40, 10), share(40, 10), share(40, 40)], [64, 128, 256]);
@@ -658,7 +670,7 @@ mod tests {
             for _ in 0..calls {
                 for waiting in room.take_due(count, books, |_| true) {
                     never_tried.remove(&waiting.event.key);
-                    room.admit_again(waiting);
+                    room.admit_again(waiting, NONE);
                 }
                 room.stir(keys(&waiting[..100]));
             }
@@ -690,7 +702,7 @@ mod tests {
         let mut room = room(&[event(5, Action::Request, &["geb"])]);
         let key = |ms, action| event(ms, action, &[]).key;
         let event = event(6, Action::Request, &["momo"]);
-        room.admit(Waiting { event, doubt: Doubt::None, for_older: false });
+        room.admit(Waiting { event, doubt: Doubt::None, for_older: false }, NONE);
         room.stir(vec![key(5, Action::Return), key(6, Action::Request), key(7, Action::Request)]);
         assert!(!room.has_due());
         room.stir(vec![key(5, Action::Request)]);
@@ -741,7 +753,7 @@ mod tests {
             room.tick(now);
             let [waiting] = <[Waiting; 1]>::try_from(room.take_due(1, 1, |_| true)).unwrap();
             room.decided(&[]);
-            room.admit_again(waiting);
+            room.admit_again(waiting, NONE);
             pauses.push(room.next_round().unwrap() - now);
         }
         assert!(pauses.is_sorted(), "{pauses:?}");

@@ -66,7 +66,14 @@ enum Whose {
 enum Call {
     /// Decides events, or finds what they wait for. With the number of a fetch, shelving was asked in
     /// the same write, and its reply comes in front.
-    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: Option<u64>, whose: Whose },
+    Decide {
+        neighbours: Arc<Neighbours>,
+        tries: Vec<Try>,
+        fetch: Option<u64>,
+        whose: Whose,
+        /// How often books had arrived on their shelves when it was sent, see [`WaitingRoom::arrivals`].
+        arrivals: u64,
+    },
     /// Finds out which books a request may have fetched that is to be given up.
     Look(GivenUp),
     /// Lets shelving take them back.
@@ -276,7 +283,9 @@ impl<'a> Worker<'a> {
             fetch = Some(self.fetches);
             fetch::call(self.session, asked(&tries), self.fetches).pack(by, &mut self.packed);
         }
-        let call = Call::Decide { neighbours: self.session.neighbours(), tries, fetch, whose };
+        let neighbours = self.session.neighbours();
+        let arrivals = self.room.arrivals();
+        let call = Call::Decide { neighbours, tries, fetch, whose, arrivals };
         self.pack(call, by);
         self.send()
     }
@@ -326,7 +335,9 @@ impl<'a> Worker<'a> {
             std::thread::yield_now();
         }
         match call {
-            Call::Decide { tries, whose, .. } => self.decided(reply, tries, whose)?,
+            Call::Decide { tries, whose, arrivals, .. } => {
+                self.decided(reply, tries, whose, arrivals)?;
+            }
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
                 self.pack(Call::Reject(vec![event]), By::Digest);
@@ -375,7 +386,13 @@ impl<'a> Worker<'a> {
     }
 
     /// Does what follows from how tries ended.
-    fn decided(&mut self, reply: Value, tries: Vec<Try>, whose: Whose) -> Result<(), Error> {
+    fn decided(
+        &mut self,
+        reply: Value,
+        tries: Vec<Try>,
+        whose: Whose,
+        arrivals: u64,
+    ) -> Result<(), Error> {
         let Some(ends) = decide::ends(reply, &tries)? else {
             // It has found no answer of shelving's, and done nothing.
             return self.decide(tries, whose, By::Text);
@@ -414,8 +431,10 @@ impl<'a> Worker<'a> {
                     self.room.stir(untried);
                     let waiting = Waiting { event: one.event, doubt, for_older };
                     match whose {
-                        Whose::Newcomers => self.room.admit(waiting),
-                        Whose::Waiting | Whose::Reserving => self.room.admit_again(waiting),
+                        Whose::Newcomers => self.room.admit(waiting, arrivals),
+                        Whose::Waiting | Whose::Reserving => {
+                            self.room.admit_again(waiting, arrivals);
+                        }
                     }
                 }
                 TryEnd::Stale => {

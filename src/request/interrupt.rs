@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use crossbeam_channel::bounded;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
@@ -25,26 +26,31 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Begins to listen. `None` if the system will not have it: then the signals just end us.
+    /// Begins to listen. `None` if the system has no thread for it, or does not let us: then the signals just
+    /// end us.
     pub fn listen(words: String) -> Option<Self> {
-        let heeded = signals::heeded(&[SIGINT, SIGTERM, SIGHUP]);
-        let has_come = Arc::new(AtomicBool::new(false));
-        for signal in &heeded {
-            flag::register(*signal, Arc::clone(&has_come)).ok()?;
-        }
-        let mut signals = Signals::new(heeded).ok()?;
-        let handle = signals.handle();
         let words = Arc::new(Mutex::new(words));
         let to_say = Arc::clone(&words);
+        let (give, given) = bounded::<Signals>(1);
         let listen = move || {
             // The first ends us.
-            if let Some(signal) = signals.forever().next() {
+            if let Some(signal) = given.recv().ok().and_then(|mut it| it.forever().next()) {
                 say(&to_say.lock().unwrap_or_else(PoisonError::into_inner));
                 // A shell that runs us in a loop must see that a signal ended us.
                 let _ = emulate_default_handler(signal);
             }
         };
+        // First of all: once a signal is caught, only a thread can let it end us.
         let thread = thread::Builder::new().name("signals".into()).spawn(listen).ok()?;
+        let heeded = signals::heeded(&[SIGINT, SIGTERM, SIGHUP]);
+        let signals = Signals::new(&heeded).ok()?;
+        let handle = signals.handle();
+        let has_come = Arc::new(AtomicBool::new(false));
+        for signal in heeded {
+            // Behind the thread's: what is noted here it has heard of.
+            let _ = flag::register(signal, Arc::clone(&has_come));
+        }
+        give.send(signals).ok()?;
         Some(Self { words, has_come, handle, thread: Some(thread) })
     }
 

@@ -1,4 +1,4 @@
-//! What a return does: each branch of the contract's section 2, outcomes compared field by
+//! What a return does: each branch of library-lending(7), Returns; outcomes compared field by
 //! field, and the whole ledger afterwards.
 
 use crate::common::*;

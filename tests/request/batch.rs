@@ -143,7 +143,9 @@ fn a_permission_that_is_missing_within_a_script_ends_a_batch_at_once() {
     let ended = req_fed(&redis, &args, b"request u geb\n");
     assert!(begun.elapsed() < Duration::from_secs(5), "it is not tried again and again");
     assert_eq!(ended.status(), Some(4), "{ended}");
-    for words in ["this Redis user needs more permissions", "; nothing is queued; run the same"] {
+    for words in
+        ["this Redis user needs more permissions", "; this run has queued nothing; run the same"]
+    {
         assert!(ended.stderr.contains(words), "{ended}");
     }
 }
@@ -449,5 +451,5 @@ fn a_batch_that_redis_refuses_says_what_is_queued_and_that_it_can_be_run_again()
     let _: () = db.set(RETURNS, "x").unwrap();
     let ended = req_fed(&redis, &["batch"], b"request u b\nrequest u c\n");
     assert_eq!((ended.status(), &*ended.stdout), (Some(4), ""), "{ended}");
-    assert!(ended.stderr.contains("; nothing is queued; run the same again"), "{ended}");
+    assert!(ended.stderr.contains("; this run has queued nothing; run the same again"), "{ended}");
 }

@@ -1,6 +1,5 @@
 //! The files of a batch: its input, its results and its bad lines.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Write as _, pipe};
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -59,12 +58,14 @@ fn a_fifo_is_read_to_its_end_and_a_file_that_grows_meanwhile_is_refused() {
         fs::write(&file, &lines).unwrap();
         let child = start(&redis, &["batch", file.to_str().unwrap(), "--no-wait", "-q"]);
         let at = format!("/proc/{}/fdinfo/", child.process.pid());
+        // Not just opened: what is done to it before that is how it is.
         until("it reads the file", || {
-            let open = fs::read_dir(&at).into_iter().flatten().flatten();
-            let link = |name: &OsStr| {
-                fs::read_link(format!("/proc/{}/fd/{}", child.process.pid(), name.display()))
-            };
-            open.into_iter().any(|fd| link(&fd.file_name()).is_ok_and(|path| path == file))
+            let mut open = fs::read_dir(&at).into_iter().flatten().flatten();
+            open.any(|fd| {
+                let link = format!("/proc/{}/fd/{}", child.process.pid(), fd.file_name().display());
+                let info = fs::read_to_string(fd.path()).unwrap_or_default();
+                fs::read_link(link).is_ok_and(|path| path == file) && !info.starts_with("pos:\t0\n")
+            })
         });
         File::options().write(true).open(&file).unwrap().set_len(length).unwrap();
         let ended = child.ends();

@@ -62,7 +62,8 @@ enum Fate {
     NotThere,
     /// It was sent, and its reply is due.
     ReplyDue,
-    /// It was sent, and its reply never came: whatever is said later, Redis may have it since then.
+    /// It was sent more than once, and not refused in between as far as we know: whatever is said later,
+    /// Redis may have it since the first time.
     Unknown,
 }
 
@@ -158,7 +159,8 @@ impl<'a> Courier<'a> {
         let is_known = self.under_way.iter().all(|sent| sent.fate == Fate::NotThere);
         let queued = match (self.queued(), is_known) {
             (0, true) if self.under_way.is_empty() => return "nothing was sent".to_owned(),
-            (0, true) => return "nothing is queued".to_owned(),
+            // An earlier run of the same batch may have queued it.
+            (0, true) => return "this run has queued nothing".to_owned(),
             (0, false) => return "it is not known whether any event is queued".to_owned(),
             (1, _) => "1 event is queued".to_owned(),
             (queued, _) => format!("{queued} events are queued"),
