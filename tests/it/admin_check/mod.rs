@@ -338,7 +338,7 @@ fn a_book_in_two_reservations_is_found_and_one_whose_request_is_decided_is_no_se
 /// Such a hash comes whole, in one page of the scan.
 #[test]
 fn all_books_are_looked_at_however_many_are_kept_in_a_small_hash() {
-    let redis = Redis::with(&["--hash-max-listpack-entries", "1000"]);
+    let redis = Redis::with(&["--hash-max-ziplist-entries", "1000"]);
     for n in 0..300 {
         redis.cmd(&["HSET", SHELVES, &n.to_string(), "1-0"]);
     }
