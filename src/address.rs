@@ -15,7 +15,7 @@ use crate::cli::Usage;
 use crate::text::push_escaped;
 
 /// Where our certificate and its key are, for a Redis that wants one of its clients.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertFiles {
     /// The certificate, or the chain of them, in PEM.
     pub cert: PathBuf,
@@ -40,7 +40,12 @@ impl CertFiles {
         let ours = Some(ClientTlsConfig { client_cert, client_key });
         let client =
             Client::build_with_tls(info, TlsCertificates { client_tls: ours, root_cert: None })
-                .map_err(|_| Usage(format!("{} has no key in PEM", key.display())))?;
+                .map_err(|_| {
+                    let key_named =
+                        if key == cert { ", and the address names no key=FILE" } else { "" };
+                    let key = key.display();
+                    Usage(format!("{key} has no key in PEM that needs no passphrase{key_named}"))
+                })?;
         Ok(client.get_connection_info().clone())
     }
 }

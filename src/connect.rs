@@ -180,7 +180,7 @@ impl ConnectArgs {
             (None, None) if self.address.is_some() && settings.password().is_some() => None,
             (None, None) => match text("LIBRARY_PASSWORD")? {
                 Some(password) => Some(password),
-                None => credential(env, PASSWORD_CREDENTIAL)
+                None => credential(env, PASSWORD_CREDENTIAL)?
                     .map(|file| read_password(&file))
                     .transpose()?,
             },
@@ -206,8 +206,8 @@ impl ConnectArgs {
             if files.is_none() {
                 files = credential_files(env)?;
             }
-            if let Some(files) = files {
-                info = files.add_to(info)?;
+            if let Some(files) = &files {
+                files.add_to(info.clone())?;
             }
         } else if files.is_some() {
             return Err(Usage(format!(
@@ -219,7 +219,7 @@ impl ConnectArgs {
             ConnectionAddr::TcpTls { host, port, .. } => format!("{host}:{port} (TLS)"),
             addr => addr.to_string(),
         };
-        Ok(Target { info, shown })
+        Ok(Target { info, files, shown })
     }
 }
 
@@ -242,16 +242,23 @@ const CERT_CREDENTIAL: &str = "redis-cert";
 const KEY_CREDENTIAL: &str = "redis-key";
 
 /// The file of a credential that systemd hands over, with `LoadCredential=redis-password:FILE` for one.
-fn credential(env: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
-    let file = Path::new(&env("CREDENTIALS_DIRECTORY")?).join(name);
-    file.exists().then_some(file)
+fn credential(
+    env: &dyn Fn(&str) -> Option<OsString>,
+    name: &str,
+) -> Result<Option<PathBuf>, Usage> {
+    let Some(directory) = env("CREDENTIALS_DIRECTORY") else { return Ok(None) };
+    let file = Path::new(&directory).join(name);
+    match file.try_exists() {
+        Ok(is_there) => Ok(is_there.then_some(file)),
+        Err(e) => Err(Usage(format!("cannot read {}: {e}", file.display()))),
+    }
 }
 
 /// Our certificate and its key, if systemd hands them over.
 fn credential_files(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<CertFiles>, Usage> {
-    match [CERT_CREDENTIAL, KEY_CREDENTIAL].map(|name| credential(env, name)) {
-        [None, None] => Ok(None),
-        [Some(cert), Some(key)] => Ok(Some(CertFiles { cert, key })),
+    match (credential(env, CERT_CREDENTIAL)?, credential(env, KEY_CREDENTIAL)?) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => Ok(Some(CertFiles { cert, key })),
         _ => Err(Usage("of the credentials redis-cert and redis-key one is missing".into())),
     }
 }
@@ -271,6 +278,8 @@ const HAS_NO_PASSWORD: &str = "this Redis has no password";
 #[derive(Clone, Debug)]
 pub struct Target {
     info: ConnectionInfo,
+    /// Read for each connection: a certificate is replaced before it expires.
+    files: Option<CertFiles>,
     shown: String,
 }
 
@@ -285,8 +294,9 @@ impl Target {
         // It fails only where one is installed already, which is as good.
         CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         // A signal or a pause of this process interrupts it: there is nothing yet that could be lost.
+        let info = self.info_now()?;
         let opened = loop {
-            match open(self.info.clone(), blocking) {
+            match open(info.clone(), blocking) {
                 Err(error) if is_interrupted(&error) => {}
                 opened => break opened,
             }
@@ -297,6 +307,15 @@ impl Target {
                 Error::redis("connect to Redis")(self.refusal(error))
             }
             None => Error::redis("connect to Redis")(error),
+        })
+    }
+
+    /// With our certificate as it is now.
+    fn info_now(&self) -> Result<ConnectionInfo, Error> {
+        let Some(files) = &self.files else { return Ok(self.info.clone()) };
+        files.add_to(self.info.clone()).map_err(|Usage(fault)| Error::System {
+            doing: "use our certificate",
+            source: io::Error::other(fault),
         })
     }
 
@@ -325,7 +344,8 @@ impl Target {
     fn authenticate(&self) -> Result<(), RedisError> {
         let settings = self.info.redis_settings();
         let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let mut connection = open(self.info.clone().set_redis_settings(nobody), Duration::ZERO)?;
+        let info = self.info_now().unwrap_or_else(|_| self.info.clone());
+        let mut connection = open(info.set_redis_settings(nobody), Duration::ZERO)?;
         let mut auth = redis::cmd("AUTH");
         auth.arg(settings.username()).arg(settings.password());
         auth.query(&mut connection)
@@ -351,7 +371,7 @@ impl Target {
         match error {
             _ if error.lacks_permission() => " (this Redis user needs more permissions)",
             _ if error.to_string().ends_with(HAS_NO_PASSWORD) => {
-                " (leave it out of the options, the address and $LIBRARY_PASSWORD)"
+                " (leave it out of the options, the address, $LIBRARY_PASSWORD and systemd's credentials)"
             }
             _ if error.remedy() == Remedy::Credentials => {
                 " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
@@ -363,19 +383,10 @@ impl Target {
     /// What to ask who gave this address, as an aside, when the link fails; nothing where it does
     /// not, or stands.
     pub fn question(&self, error: &Error) -> &'static str {
-        let is_tls = matches!(self.info.addr(), ConnectionAddr::TcpTls { .. });
+        if let Some(question) = self.question_of_tls(error) {
+            return question;
+        }
         match error {
-            // A server that waits for a line of text says nothing to what TLS begins with.
-            _ if is_tls && (error.is_unanswered() || error.is_no_tls()) => {
-                " (does that port speak TLS?)"
-            }
-            _ if is_tls && error.is_untrusted() => {
-                " ($SSL_CERT_FILE says which certificates to trust)"
-            }
-            _ if is_tls && error.lacks_certificate() => {
-                " (the address names ours: rediss://HOST?cert=FILE&key=FILE)"
-            }
-            _ if is_tls && error.is_mistrusted() => " (it does not take our certificate)",
             Error::Redis { source, .. } if source.is_io_error() => match error.io_kind() {
                 Some(PermissionDenied) => " (may this user use that socket?)",
                 Some(ConnectionReset | BrokenPipe | UnexpectedEof) => {
@@ -389,6 +400,27 @@ impl Target {
                 _ => " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)",
             },
             _ => "",
+        }
+    }
+
+    /// The same about TLS, which can fail at any time: a certificate expires, or is replaced.
+    pub fn question_of_tls(&self, error: &Error) -> Option<&'static str> {
+        if !matches!(self.info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return None;
+        }
+        match error {
+            // A server that waits for a line of text says nothing to what TLS begins with.
+            _ if error.is_unanswered() || error.is_no_tls() => Some(" (does that port speak TLS?)"),
+            _ if error.is_untrusted() => Some(" ($SSL_CERT_FILE says which certificates to trust)"),
+            _ if error.is_wrong_certificate() => Some(" (that Redis needs another certificate)"),
+            _ if error.lacks_certificate() => {
+                Some(" (the address names ours: rediss://HOST?cert=FILE&key=FILE)")
+            }
+            _ if error.is_mistrusted() => Some(" (it does not take our certificate)"),
+            _ if error.to_string().contains("KeyMismatch") => {
+                Some(" (our key is not the one of our certificate)")
+            }
+            _ => None,
         }
     }
 }
@@ -585,7 +617,8 @@ mod tests {
         let both = both.display().to_string().replace(' ', "%20");
         let has_ours = |args: &[&str], env: &[(&str, &str)]| {
             let target = resolve(args, env)?;
-            Ok(matches!(target.info.addr(), ConnectionAddr::TcpTls { tls_params: Some(_), .. }))
+            let info = target.info_now().unwrap();
+            Ok(matches!(info.addr(), ConnectionAddr::TcpTls { tls_params: Some(_), .. }))
         };
         let ours = format!("cert={cert}&key={key}");
         for address in [format!("rediss://h?{ours}"), format!("rediss://h?db=3&cert={both}")] {
@@ -605,7 +638,10 @@ mod tests {
             (format!("rediss://h?key={key}"), "a key and no certificate"),
             (format!("rediss://h?cert=/no/where&key={key}"), "cannot read /no/where: No such"),
             (format!("rediss://h?cert={key}"), "server.key has no certificate in PEM"),
-            (format!("rediss://h?cert={cert}"), "server.crt has no key in PEM"),
+            (
+                format!("rediss://h?cert={cert}"),
+                "server.crt has no key in PEM that needs no passphrase, and the address names no key",
+            ),
         ] {
             let Err(Usage(told)) = has_ours(&["-a", &address], &[]) else { panic!("{address}") };
             assert!(told.contains(fault), "{told}");

@@ -91,10 +91,15 @@ impl Error {
             && self.to_string().contains("corrupt message")
     }
 
-    /// Whether the server's certificate is not trusted, or those to trust cannot be read.
+    /// Whether nobody that is trusted has signed the server's certificate, or those to trust cannot be read.
     pub fn is_untrusted(&self) -> bool {
         let said = self.to_string();
-        said.contains("invalid peer certificate") || said.contains("read PEM")
+        said.contains("UnknownIssuer") || said.contains("read PEM")
+    }
+
+    /// Whether something else is wrong with the server's certificate: its name, or its time.
+    pub fn is_wrong_certificate(&self) -> bool {
+        self.to_string().contains("invalid peer certificate") && !self.is_untrusted()
     }
 
     /// Whether the server wants a certificate of its clients: a Redis does unless it is told otherwise.
@@ -240,6 +245,10 @@ fn describe(error: &RedisError) -> String {
         }
         // The system's words for it are those for a resource that is unavailable.
         _ if io_kind(error) == Some(io::ErrorKind::WouldBlock) => "no answer in time".to_owned(),
+        // By a peer of TLS in a long sentence.
+        _ if io_kind(error) == Some(io::ErrorKind::UnexpectedEof) => {
+            "the connection was closed".to_owned()
+        }
         _ if is_no_redis(error) => "what answers there does not speak Redis' protocol".to_owned(),
         _ => error.to_string(),
     }

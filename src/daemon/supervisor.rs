@@ -95,6 +95,7 @@ enum End {
 /// What was told of an outage.
 struct Outage {
     since: Instant,
+    /// Without the numbers in them.
     causes: Vec<String>,
     told: Instant,
 }
@@ -167,6 +168,11 @@ pub fn run(options: Options, target: Target) -> ExitCode {
             ExitCode::from(status)
         }
     }
+}
+
+/// A cause to be known by: what somebody has counted or measured is another number each time.
+fn without_numbers(cause: &str) -> String {
+    cause.split(|c: char| c.is_ascii_digit()).filter(|part| !part.is_empty()).collect()
 }
 
 /// A thread that waits for signals: the first goes to the channel, a second ends the process.
@@ -251,21 +257,31 @@ impl Supervisor {
             return;
         }
         // Where Redis has been once, it is the right address.
-        let question = if self.sessions == 0 { self.target.question(error) } else { "" };
-        let (cause, now) = (error.to_string(), Instant::now());
+        let question = match self.target.question_of_tls(error) {
+            _ if self.sessions == 0 => self.target.question(error),
+            Some(question) => question,
+            None => "",
+        };
+        // The line that said where it is may be weeks old.
+        let whose = match error {
+            Error::Redis { .. } => format!("Redis at {}: ", self.target),
+            _ => String::new(),
+        };
+        let (cause, now) = (format!("{whose}{error}"), Instant::now());
         match &mut self.outage {
             None => {
                 warn!(target: LOG, "{cause}{question}; trying again until it works");
                 let since = if error.is_unanswered() { self.answered } else { now };
-                self.outage = Some(Outage { since, causes: vec![cause], told: now });
+                let causes = vec![without_numbers(&cause)];
+                self.outage = Some(Outage { since, causes, told: now });
             }
             Some(outage)
                 if now - outage.told >= STILL_TRYING
                     && outage.causes.len() < MOST_CAUSES
-                    && !outage.causes.contains(&cause) =>
+                    && !outage.causes.contains(&without_numbers(&cause)) =>
             {
                 warn!(target: LOG, "{cause}{question}; still trying");
-                outage.causes.push(cause);
+                outage.causes.push(without_numbers(&cause));
                 outage.told = now;
             }
             Some(_) => debug!(target: LOG, "{cause}"),

@@ -69,6 +69,23 @@ fn a_redis_that_wants_certificates_of_its_clients_is_served() {
     assert_eq!(daemon.stop(), 0, "{}", daemon.log());
 }
 
+/// It was read once, when libraryd began: whoever had replaced it before it expired had to know that.
+#[test]
+fn a_certificate_of_ours_that_is_replaced_is_used_from_the_next_connection_on() {
+    let (redis, url) = server(&[]);
+    let redis = redis.trusting(&file("authority.crt"));
+    let cert = redis.directory().join("ours.crt");
+    std::fs::copy(file("server.crt"), &cert).unwrap();
+    let address = format!("{url}?cert={}&key={}", cert.display(), file("server.key"));
+    let daemon = Daemon::start(&redis, &["-a", &address, "worker1"]);
+    std::fs::write(&cert, "about to be renewed").unwrap();
+    redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    let told = |text: &str| eventually(DEADLINE, || daemon.log().contains(text));
+    assert!(told("could not use our certificate: "), "{}", daemon.log());
+    std::fs::copy(file("server.crt"), &cert).unwrap();
+    assert!(told("working again after"), "{}", daemon.log());
+}
+
 /// Who mistrusts a certificate was asked whether Redis is running there.
 #[test]
 fn what_certificates_are_missing_is_said() {
@@ -84,7 +101,13 @@ fn what_certificates_are_missing_is_said() {
     for (redis, url, trusted, said, hint) in [
         (&open, &*url, "/etc/hostname", "invalid peer certificate: UnknownIssuer", trust),
         (&open, &*url, "/nowhere", "No such file or directory (os error 2) at '/nowhere'", trust),
-        (&open, &url.replace("localhost", "127.0.0.1"), &*authority, "not valid for name", trust),
+        (
+            &open,
+            &url.replace("localhost", "127.0.0.1"),
+            &*authority,
+            "not valid for name",
+            " (that Redis needs another certificate)\n",
+        ),
         (
             &strict,
             &*strict_url,
