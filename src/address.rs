@@ -58,8 +58,7 @@ pub fn without_password(address: &str) -> Option<String> {
     }
     let mut url = redis::parse_redis_url(address)?;
     let query = url.query().unwrap_or_default().to_owned();
-    let is_password =
-        |pair: &&str| decoded(pair.split('=').next().unwrap_or(pair)) == Path::new("pass");
+    let is_password = |pair: &&str| decoded(pair.split('=').next().unwrap_or(pair)) == b"pass";
     let (asked, kept): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_password);
     if url.password().is_none() && asked.is_empty() {
         return Some(address.to_owned());
@@ -122,8 +121,8 @@ fn with_query(
         match name {
             "protocol" => {}
             "user" | "pass" if is_socket => {}
-            "cert" => cert = Some(decoded(value)),
-            "key" => key = Some(decoded(value)),
+            "cert" => cert = Some(path_of(value)),
+            "key" => key = Some(path_of(value)),
             "db" => {
                 db = Some(value.parse().map_err(|_| "the database in the address is no number"))
             }
@@ -155,17 +154,21 @@ fn with_query(
     Ok((info.set_redis_settings(settings), files))
 }
 
-/// A part of a URL, as what it names: a file nearly always.
-fn decoded(value: &str) -> PathBuf {
+fn path_of(value: &str) -> PathBuf {
+    OsString::from_vec(decoded(value)).into()
+}
+
+/// A part of a URL without its escapes.
+fn decoded(value: &str) -> Vec<u8> {
     let hex = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok();
-    let mut path = Vec::new();
+    let mut plain = Vec::new();
     let mut rest = value.as_bytes();
     while let [first, behind @ ..] = rest {
         let escaped = behind.get(..2).filter(|_| *first == b'%').and_then(hex);
-        path.push(escaped.unwrap_or(*first));
+        plain.push(escaped.unwrap_or(*first));
         rest = if escaped.is_some() { &behind[2..] } else { behind };
     }
-    OsString::from_vec(path).into()
+    plain
 }
 
 /// Whether this is a URL of a server whose port is none.

@@ -207,6 +207,7 @@ impl ConnectArgs {
                 files = credential_files(env)?;
             }
             if let Some(files) = &files {
+                // For its faults, told before anything else: it is read anew for each connection.
                 files.add_to(info.clone())?;
             }
         } else if files.is_some() {
@@ -304,7 +305,7 @@ impl Target {
         opened.map_err(|error| match self.missing_database(&error) {
             Some(fault) => Error::Unfit(fault),
             None if error.kind() == ErrorKind::AuthenticationFailed => {
-                Error::redis("connect to Redis")(self.refusal(error))
+                Error::redis("connect to Redis")(self.refusal(error, info))
             }
             None => Error::redis("connect to Redis")(error),
         })
@@ -322,10 +323,10 @@ impl Target {
     /// Why user and password were refused: redis-rs takes every answer to them for a refusal, and keeps
     /// the server's words back. So they are sent once more. Only words that are known are told: a server
     /// may repeat what it was sent.
-    fn refusal(&self, error: RedisError) -> RedisError {
+    fn refusal(&self, error: RedisError, info: ConnectionInfo) -> RedisError {
         let refused =
             |reason: &str| (ErrorKind::AuthenticationFailed, "refused", reason.to_owned()).into();
-        match self.authenticate() {
+        match self.authenticate(info) {
             Err(said) if said.detail() == Some("max number of clients reached") => said,
             Err(said) if said.detail().is_some_and(|it| it.contains("without any password")) => {
                 refused(HAS_NO_PASSWORD)
@@ -341,10 +342,9 @@ impl Target {
         }
     }
 
-    fn authenticate(&self) -> Result<(), RedisError> {
+    fn authenticate(&self, info: ConnectionInfo) -> Result<(), RedisError> {
         let settings = self.info.redis_settings();
         let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let info = self.info_now().unwrap_or_else(|_| self.info.clone());
         let mut connection = open(info.set_redis_settings(nobody), Duration::ZERO)?;
         let mut auth = redis::cmd("AUTH");
         auth.arg(settings.username()).arg(settings.password());

@@ -257,10 +257,10 @@ impl Supervisor {
             return;
         }
         // Where Redis has been once, it is the right address.
-        let question = match self.target.question_of_tls(error) {
-            _ if self.sessions == 0 => self.target.question(error),
-            Some(question) => question,
-            None => "",
+        let question = if self.sessions == 0 {
+            self.target.question(error)
+        } else {
+            self.target.question_of_tls(error).unwrap_or_default()
         };
         // The line that said where it is may be weeks old.
         let whose = match error {
@@ -268,20 +268,21 @@ impl Supervisor {
             _ => String::new(),
         };
         let (cause, now) = (format!("{whose}{error}"), Instant::now());
+        let known_by = without_numbers(&cause);
         match &mut self.outage {
             None => {
                 warn!(target: LOG, "{cause}{question}; trying again until it works");
                 let since = if error.is_unanswered() { self.answered } else { now };
-                let causes = vec![without_numbers(&cause)];
+                let causes = vec![known_by];
                 self.outage = Some(Outage { since, causes, told: now });
             }
             Some(outage)
                 if now - outage.told >= STILL_TRYING
                     && outage.causes.len() < MOST_CAUSES
-                    && !outage.causes.contains(&without_numbers(&cause)) =>
+                    && !outage.causes.contains(&known_by) =>
             {
                 warn!(target: LOG, "{cause}{question}; still trying");
-                outage.causes.push(without_numbers(&cause));
+                outage.causes.push(known_by);
                 outage.told = now;
             }
             Some(_) => debug!(target: LOG, "{cause}"),

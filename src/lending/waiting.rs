@@ -398,6 +398,10 @@ mod tests {
         }
     }
 
+    fn waiting_for_book(event: Event) -> Waiting {
+        Waiting { event, doubt: Doubt::None, for_older: false }
+    }
+
     /// No books have arrived.
     const NONE: u64 = 0;
 
@@ -431,14 +435,7 @@ mod tests {
     #[test]
     fn nothing_of_who_was_taken_out_is_left_in_the_room() {
         let mut room = room(&[event(1, Action::Return, &["geb"])]);
-        room.admit(
-            Waiting {
-                event: event(2, Action::Request, &["momo"]),
-                doubt: Doubt::None,
-                for_older: false,
-            },
-            NONE,
-        );
+        room.admit(waiting_for_book(event(2, Action::Request, &["momo"])), NONE);
         room.tick(room.rounds.next);
         assert_eq!(due(&mut room), [1, 2]);
         assert!(room.by_book.is_empty() && room.by_user.is_empty() && room.for_books.is_empty());
@@ -599,14 +596,7 @@ mod tests {
     #[test]
     fn books_that_arrive_stir_those_who_wait_for_one() {
         let mut room = room(&[event(1, Action::Request, &["geb"])]);
-        room.admit(
-            Waiting {
-                event: event(2, Action::Request, &["momo"]),
-                doubt: Doubt::None,
-                for_older: false,
-            },
-            NONE,
-        );
+        room.admit(waiting_for_book(event(2, Action::Request, &["momo"])), NONE);
         room.shelved();
         assert_eq!(due(&mut room), [2]);
         room.shelved();
@@ -702,7 +692,7 @@ mod tests {
         let mut room = room(&[event(5, Action::Request, &["geb"])]);
         let key = |ms, action| event(ms, action, &[]).key;
         let event = event(6, Action::Request, &["momo"]);
-        room.admit(Waiting { event, doubt: Doubt::None, for_older: false }, NONE);
+        room.admit(waiting_for_book(event), NONE);
         room.stir(vec![key(5, Action::Return), key(6, Action::Request), key(7, Action::Request)]);
         assert!(!room.has_due());
         room.stir(vec![key(5, Action::Request)]);

@@ -31,6 +31,18 @@ fn admin_while(
     admin(redis, &[args, &["-a", &address]].concat())
 }
 
+/// Adds the dead letter of an event that came from this stream. Returns its id.
+fn add_letter(redis: &Redis, stream: &str) -> String {
+    let fields: [(&str, &[u8]); 5] = [
+        ("stream", stream.as_bytes()),
+        ("event_id", b"1-0"),
+        ("cause", b"no_user_id"),
+        ("deliveries", b"1"),
+        ("book_ids", b"geb"),
+    ];
+    redis.add(DEAD_LETTERS, "*", &fields)
+}
+
 /// The value of a string member of a JSON object on one line.
 fn member<'a>(json: &'a str, name: &str) -> &'a str {
     let (_, rest) = json.split_once(&format!("\"{name}\":\"")).expect("it has this member");
@@ -192,14 +204,7 @@ fn a_dead_letter_is_shown_and_put_back_unchanged() {
 fn a_dead_letter_that_several_put_back_at_once_comes_back_once() {
     let redis = Redis::new();
     for round in 0..5 {
-        let fields: [(&str, &[u8]); 5] = [
-            ("stream", REQUESTS.as_bytes()),
-            ("event_id", b"1-0"),
-            ("cause", b"no_user_id"),
-            ("deliveries", b"1"),
-            ("book_ids", b"geb"),
-        ];
-        let id = redis.add(DEAD_LETTERS, "*", &fields);
+        let id = add_letter(&redis, REQUESTS);
         thread::scope(|scope| {
             for verb in ["retry", "retry", "retry", "retry"] {
                 let (redis, id) = (&redis, &id);
@@ -214,14 +219,7 @@ fn a_dead_letter_that_several_put_back_at_once_comes_back_once() {
 #[test]
 fn an_event_is_put_back_though_letters_are_added_meanwhile_if_not_all_the_time() {
     let redis = Redis::new();
-    let fields: [(&str, &[u8]); 5] = [
-        ("stream", REQUESTS.as_bytes()),
-        ("event_id", b"1-0"),
-        ("cause", b"no_user_id"),
-        ("deliveries", b"1"),
-        ("book_ids", b"geb"),
-    ];
-    let id = redis.add(DEAD_LETTERS, "*", &fields);
+    let id = add_letter(&redis, REQUESTS);
     for (changes, status, events) in [(usize::MAX, 1, 0), (2, 0, 1)] {
         let retry = ["dead-letters", "retry", &id];
         let run = admin_while(&redis, &retry, ("transaction", 1..=changes), |redis| {
@@ -248,14 +246,7 @@ fn a_letter_that_somebody_else_has_dropped_meanwhile_is_not_said_to_be_dropped()
 #[test]
 fn a_letter_whose_event_cannot_be_put_back_stays() {
     let redis = Redis::new();
-    let fields: [(&str, &[u8]); 5] = [
-        ("stream", RETURNS.as_bytes()),
-        ("event_id", b"1-0"),
-        ("cause", b"no_user_id"),
-        ("deliveries", b"1"),
-        ("book_ids", b"geb"),
-    ];
-    let id = redis.add(DEAD_LETTERS, "*", &fields);
+    let id = add_letter(&redis, RETURNS);
     let retry = || admin(&redis, &["dead-letters", "retry", &id]);
     let last_of_all = "18446744073709551615-18446744073709551615";
     for (spoil, said) in [
