@@ -66,9 +66,10 @@ local function lend_alone(tell)
   if redis.call('XACK', KEYS[2], ARGV[5], id) == 0 then
     return {{'STALE'}}
   end
+  local list = table.concat(books, ',')
   -- There is no fourteenth key if no answer is wished.
   tell(KEYS[14], answer_ms, 'event_id', id, 'action', 'request', 'user_id', user,
-    'outcome', 'accepted', 'book_ids', table.concat(books, ','), 'in_hand', in_hand)
+    'outcome', 'accepted', 'book_ids', list, 'in_hand', in_hand)
   redis.call('HSET', KEYS[5], unpack(new_loans))
   redis.call('HSET', KEYS[6], unpack(new_states))
   redis.call('HSET', KEYS[10], user, table.concat(of_user, ','))
@@ -76,6 +77,6 @@ local function lend_alone(tell)
   if ARGV[7] ~= 'keep' then
     redis.call('XDEL', KEYS[2], id)
   end
-  redis.pcall('PUBLISH', ARGV[9], ARGV[8])
+  redis.pcall('PUBLISH', ARGV[9], ARGV[8] .. '\n' .. user .. ',' .. list)
   return {in_hand}
 end

@@ -600,9 +600,25 @@ for stream, ids in pairs(call.decided) do
   end
 end
 
+-- The users and books of what was decided, for those who wait for one of them elsewhere. What is longer than
+-- so many bytes is not told: each listener would have to read it.
+local MOST_NEWS = 16384
+local function news()
+  local lines = {ARGV[8]}
+  for _, e in ipairs(events) do
+    if call.decided[e.stream][e.id] then
+      lines[#lines + 1] = e.user .. ',' .. table.concat(e.books, ',')
+    end
+  end
+  local text = table.concat(lines, '\n')
+  return #text > MOST_NEWS and ARGV[8] or text
+end
+
 -- Other instances may wait for what was decided here. Who is not permitted to ring works on: the
 -- others then find out by themselves.
 if is_any_decided then
-  redis.pcall('PUBLISH', ARGV[9], ARGV[8])
+  -- Mostly nobody listens. An error has no second part.
+  local listeners = redis.pcall('PUBSUB', 'NUMSUB', ARGV[9])[2]
+  redis.pcall('PUBLISH', ARGV[9], listeners ~= 0 and news() or ARGV[8])
 end
 return replies

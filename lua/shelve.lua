@@ -40,8 +40,11 @@ end
 if #done > 0 and ARGV[3] ~= 'keep' then
   redis.call('XDEL', KEYS[2], unpack(done))
 end
--- Requests may wait for these books in other instances. Who is not permitted to ring works on.
+-- Requests may wait for these books in other instances. Who is not permitted to ring works on. It is news of
+-- no user; what is longer than so many bytes is not told: each listener would have to read it.
 if #done > 0 then
-  redis.pcall('PUBLISH', ARGV[4], ARGV[5])
+  local MOST_NEWS = 16384
+  local news = ARGV[5] .. '\n,' .. table.concat(books, ',')
+  redis.pcall('PUBLISH', ARGV[4], #news > MOST_NEWS and ARGV[5] or news)
 end
 return reply

@@ -22,6 +22,9 @@ use crate::stream;
 /// the reader can go on.
 const BATCHES: usize = 3;
 
+/// News of other instances on their way to the worker: of as many calls as come while it is at one of its own.
+const NEWS: usize = 64;
+
 /// What the threads tell the supervisor.
 pub enum Report {
     /// A reader has passed on what was pending and reads what is new.
@@ -80,7 +83,7 @@ impl Connections {
         let (to_shelving, shelving_work) = bounded(BATCHES);
         let (to_room, shelved) = bounded(1);
         let (to_listener, wanted) = bounded(1);
-        let (ring, rung) = bounded(1);
+        let (ring, rung) = bounded(NEWS);
         type Body<'scope> = Box<dyn FnOnce() -> Result<(), Error> + Send + 'scope>;
         let start = |thread: Thread, body: Body<'scope>| {
             let events = events.clone();

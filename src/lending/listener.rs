@@ -14,6 +14,7 @@ use log::{Level, log};
 use redis::{PubSub, RedisResult, Value};
 
 use super::LOG;
+use super::news::News;
 use crate::connect::REPLY_TIMEOUT;
 use crate::error::Error;
 use crate::link::{self, Connection};
@@ -43,7 +44,7 @@ pub fn run(
     session: &Session,
     mut connection: Connection,
     wanted: &Receiver<()>,
-    heard: &Sender<()>,
+    heard: &Sender<News>,
 ) -> Result<(), Error> {
     let is_permitted = is_permitted(session, &mut connection)?;
     let mut bell = connection.as_pubsub();
@@ -107,11 +108,11 @@ fn listen(
     session: &Session,
     bell: &mut PubSub<'_>,
     wanted: &Receiver<()>,
-    heard: &Sender<()>,
+    heard: &Sender<News>,
 ) -> Result<(), Error> {
     subscribe(session, bell)?;
-    // One token is enough, however many rings it stands for.
-    let _ = heard.try_send(());
+    // What was decided before was not heard.
+    let _ = heard.try_send(News::default());
     let (mut wanted_at, mut heard_at) = (Instant::now(), Instant::now());
     while !session.is_broken() {
         session.beat(Thread::LendingListener);
@@ -123,8 +124,9 @@ fn listen(
         match bell.get_message() {
             Ok(ring) => {
                 heard_at = Instant::now();
-                if ring.get_payload_bytes() != session.consumer().as_bytes() {
-                    let _ = heard.try_send(());
+                if let Some(news) = News::read(ring.get_payload_bytes(), session.consumer()) {
+                    // A worker that is so far behind finds it by itself.
+                    let _ = heard.try_send(news);
                 }
             }
             Err(error) => {

@@ -13,6 +13,7 @@ pub mod decide;
 pub mod intake;
 pub(crate) mod listener;
 pub(crate) mod lone_tries;
+pub mod news;
 mod pace;
 pub mod reader;
 pub mod reject;

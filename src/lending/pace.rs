@@ -1,5 +1,7 @@
 //! How often the waiting room tries events again of whose reasons to wait it hears nothing: at the ring of
-//! another instance some of the oldest, and in rounds everything. Both slow down while that brings nothing.
+//! another instance some of the oldest, and in rounds everything. Rounds slow down while nothing is decided, and
+//! by what they take: what tries in vain cost Redis is measured, not guessed, since that is three times as
+//! much on one machine as on another. Rings are answered the less often the longer the oldest stands still.
 
 use std::time::{Duration, Instant};
 
@@ -8,65 +10,123 @@ use std::time::{Duration, Instant};
 pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Pause for each event that waits, so that trying them all again and again takes less than a fifth of
-/// Redis' time: a try in vain costs it about 15 microseconds, in calls of few.
-pub(super) const PAUSE_FOR_EACH: Duration = Duration::from_micros(80);
-
 /// How many of the oldest are tried again when another instance rings: first, and at most. Most
 /// wait for what is older than they, and nobody says what the other has decided.
 pub(super) const FEWEST_RUNG: usize = 16;
 const MOST_RUNG: usize = 64;
 
-/// Pause after a ring that brought nothing, in which no other is answered: first, and at most.
-/// Doubled each time. An instance at full speed rings a thousand times a second; what waits for
-/// another one had better not be tried as often.
+/// Pause after a ring, in which no other is answered: at least, and at most. An instance at full speed rings a
+/// thousand times a second; what waits for another one had better not be tried as often.
 pub(super) const SHORTEST_DEAF: Duration = Duration::from_micros(500);
-pub(super) const LONGEST_DEAF: Duration = Duration::from_millis(8);
+pub(super) const LONGEST_DEAF: Duration = Duration::from_millis(100);
+/// In between, one part in so many of the time for which the oldest has waited by then: where instances work
+/// side by side it is everybody's turn every few milliseconds; where one is dead, not before its lease is over.
+const STILL_FOR_EACH: u32 = 16;
 
-/// Rounds, in which everything is tried.
+/// From one round of everything to the next it takes so many times as long as the tries of one take, since they
+/// seldom find anything that was not heard of; but no longer than this, however slow Redis was for a while.
+pub(super) const ROUND_IN: u32 = 20;
+pub(super) const LONGEST_TO_A_ROUND: Duration = Duration::from_secs(5);
+
+/// The weight of what is known of the cost already, when another call comes: in how many calls one becomes
+/// a third of what it was. Calls of few and of many events come in turn.
+const MEMORY: f64 = 16.0;
+
+/// What a try in vain takes, on the average of the last calls.
+#[derive(Debug)]
+pub struct Cost {
+    took: Duration,
+    tries: f64,
+}
+
+impl Default for Cost {
+    /// As measured where Redis is quick, until something is known.
+    fn default() -> Self {
+        Self { took: Duration::from_micros(480), tries: 32.0 }
+    }
+}
+
+impl Cost {
+    /// So many tries in vain took so long.
+    pub fn note(&mut self, tries: usize, took: Duration) {
+        let kept = 1.0 - 1.0 / MEMORY;
+        self.took = self.took.mul_f64(kept) + took;
+        self.tries = self.tries * kept + tries as f64;
+    }
+
+    /// What so many tries will take.
+    pub(super) fn of(&self, tries: usize) -> Duration {
+        self.took.mul_f64(tries as f64 / self.tries)
+    }
+}
+
+/// What a round tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// As many as at a ring: what is in front of all others may be decided without one.
+    Oldest,
+    /// Everything.
+    All,
+}
+
+/// Rounds.
 #[derive(Debug)]
 pub struct Rounds {
     pub(super) pause: Duration,
-    pub(super) next: Instant,
+    last: Instant,
+    last_of_all: Instant,
 }
 
 impl Default for Rounds {
     fn default() -> Self {
-        Self { pause: SHORTEST_PAUSE, next: Instant::now() }
+        let now = Instant::now();
+        Self { pause: SHORTEST_PAUSE, last: now, last_of_all: now }
     }
 }
 
 impl Rounds {
     /// The first events wait.
     pub fn begin(&mut self) {
-        *self = Self { pause: SHORTEST_PAUSE, next: Instant::now() + SHORTEST_PAUSE };
+        *self = Self::default();
     }
 
-    /// Something was decided, and so many events wait: it goes on.
-    pub fn hasten(&mut self, waiting: usize) {
+    /// Something was decided: it goes on.
+    pub fn hasten(&mut self) {
         self.pause = SHORTEST_PAUSE;
-        self.next = self.next.min(Instant::now() + self.pause_for(waiting));
     }
 
-    /// When the next one is due.
-    pub fn next(&self) -> Instant {
-        self.next
+    /// When the next one is due, with so many events that wait.
+    pub fn next(&self, waiting: usize, cost: &Cost) -> Instant {
+        self.next_of_all(waiting, cost).min(self.last + self.pause)
     }
 
-    /// Whether one begins now, with so many events that wait. Where others are due all the time, because
-    /// decisions make them so without end, it is late, and comes all the same.
-    pub fn begins(&mut self, now: Instant, waiting: usize, are_others_due: bool) -> bool {
-        let due = if are_others_due { self.next + LONGEST_PAUSE } else { self.next };
-        let begins = now >= due;
-        if begins {
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-            self.next = now + self.pause_for(waiting);
-        }
-        begins
+    /// When everything is tried next.
+    pub(super) fn next_of_all(&self, waiting: usize, cost: &Cost) -> Instant {
+        let rest = (ROUND_IN * cost.of(waiting)).min(LONGEST_TO_A_ROUND);
+        self.last_of_all + self.pause.max(rest)
     }
 
-    fn pause_for(&self, waiting: usize) -> Duration {
-        self.pause.max(PAUSE_FOR_EACH * u32::try_from(waiting).unwrap_or(u32::MAX))
+    /// The round that begins now, with so many events that wait. Where others are due all the time, because
+    /// decisions make them so without end, everything is tried late, and all the same.
+    pub fn begins(
+        &mut self,
+        now: Instant,
+        waiting: usize,
+        cost: &Cost,
+        are_others_due: bool,
+    ) -> Option<Round> {
+        let late = if are_others_due { LONGEST_PAUSE } else { Duration::ZERO };
+        let round = if now >= self.next_of_all(waiting, cost) + late {
+            self.last_of_all = now;
+            Round::All
+        } else if now >= self.last + self.pause && !are_others_due {
+            Round::Oldest
+        } else {
+            return None;
+        };
+        self.last = now;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Some(round)
     }
 }
 
@@ -74,22 +134,18 @@ impl Rounds {
 #[derive(Debug)]
 pub struct Bell {
     has_rung: bool,
-    /// How many are tried at the next ring that is answered.
+    /// When a ring was answered last.
+    answered: Instant,
+    /// How many are tried at the next one.
     number: usize,
-    /// The pause after it.
-    pause: Duration,
-    /// No ring is answered before.
-    deaf_until: Instant,
+    /// When the oldest of all was decided last.
+    moved: Instant,
 }
 
 impl Default for Bell {
     fn default() -> Self {
-        Self {
-            has_rung: false,
-            number: FEWEST_RUNG,
-            pause: SHORTEST_DEAF,
-            deaf_until: Instant::now(),
-        }
+        let now = Instant::now();
+        Self { has_rung: false, answered: now, number: FEWEST_RUNG, moved: now }
     }
 }
 
@@ -99,26 +155,26 @@ impl Bell {
         self.has_rung = true;
     }
 
-    /// Something was decided of what was tried again: it is worth while to listen.
-    pub fn listen_again(&mut self) {
-        *self = Self { has_rung: self.has_rung, ..Self::default() };
+    /// The oldest of all was decided: it is worth while to listen.
+    pub fn listen_again(&mut self, now: Instant) {
+        self.number = FEWEST_RUNG;
+        self.moved = now;
     }
 
     /// When a ring that is not answered yet will be.
     pub fn next(&self) -> Option<Instant> {
-        self.has_rung.then_some(self.deaf_until)
+        let deaf = (self.answered.saturating_duration_since(self.moved)) / STILL_FOR_EACH;
+        self.has_rung.then(|| self.answered + deaf.clamp(SHORTEST_DEAF, LONGEST_DEAF))
     }
 
-    /// Answers a ring if it is time: how many of the oldest are to be tried for it.
-    pub fn answer(&mut self, now: Instant) -> Option<usize> {
-        if !self.has_rung || now < self.deaf_until {
-            return None;
-        }
+    /// Answers a ring if it is time: how many of the oldest are to be tried for it, or all `of_one_ms` with
+    /// the oldest if those are more.
+    pub fn answer(&mut self, now: Instant, of_one_ms: impl FnOnce() -> usize) -> Option<usize> {
+        self.next().filter(|next| now >= *next)?;
+        let number = self.number.max(of_one_ms());
         self.has_rung = false;
-        self.deaf_until = now + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_DEAF);
-        let number = self.number;
-        self.number = (number * 2).min(MOST_RUNG);
+        self.answered = now;
+        self.number = (2 * self.number).min(MOST_RUNG);
         Some(number)
     }
 }

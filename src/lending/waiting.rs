@@ -3,17 +3,18 @@
 //!
 //! What waits is tried again oldest first, before newer events that ask for the same books
 //! (library-lending(7), Order): so a newcomer that asks for an awaited book is sent through this
-//! room as well. What is worth another try is found by book and by user. Not everything that ends a
-//! wait happens in this process: when another instance rings, some of the oldest are tried, and
-//! from time to time everything.
+//! room as well. What is worth another try is found by book and by user, whether something was decided here or
+//! another instance tells of it ([`News`]). Not everything that ends a wait is told: when another instance rings,
+//! some of the oldest are tried, and from time to time everything.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::decide::Doubt;
-use super::pace::{Bell, Rounds};
+use super::news::News;
+use super::pace::{Bell, Cost, Round, Rounds};
 use crate::event::{Action, Event, EventKey};
 use crate::ids::{BookId, UserId};
 
@@ -55,6 +56,15 @@ pub struct Waiting {
     pub for_older: bool,
 }
 
+/// What had been heard when a try was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// How often books had arrived on their shelves.
+    arrivals: u64,
+    /// How much news had come.
+    news: u64,
+}
+
 /// What is taken out for another try.
 #[derive(Default)]
 struct Taken {
@@ -87,10 +97,14 @@ pub struct WaitingRoom {
     share: usize,
     /// The last that was looked at in its turn, and not because it was among the oldest.
     last_in_turn: Option<EventKey>,
-    /// How often books have arrived on their shelves.
-    arrivals: u64,
+    now: Moment,
+    /// The last news, for those that are out for a try.
+    recent: VecDeque<News>,
+    /// Whether a ring that is not answered yet did not say whom it concerns.
+    is_vague: bool,
     rounds: Rounds,
     bell: Bell,
+    cost: Cost,
 }
 
 impl Default for WaitingRoom {
@@ -104,9 +118,12 @@ impl Default for WaitingRoom {
             asked_for: HashSet::new(),
             share: LEAST_SHARE,
             last_in_turn: None,
-            arrivals: 0,
+            now: Moment::default(),
+            recent: VecDeque::new(),
+            is_vague: false,
             rounds: Rounds::default(),
             bell: Bell::default(),
+            cost: Cost::default(),
         }
     }
 }
@@ -142,18 +159,23 @@ impl WaitingRoom {
             })
     }
 
-    /// Lets an event in after its first try, which ended in WAIT and was sent after so many `arrivals`.
-    pub fn admit(&mut self, waiting: Waiting, arrivals: u64) {
+    /// Lets an event in after its first try, which ended in WAIT and was sent at a `moment`.
+    pub fn admit(&mut self, waiting: Waiting, moment: Moment) {
         if self.by_age.is_empty() {
             self.rounds.begin();
+            self.bell.listen_again(Instant::now());
         }
-        self.admit_again(waiting, arrivals);
+        self.admit_again(waiting, moment);
     }
 
     /// Lets an event in again that was taken out for another try: in vain, so that nothing is to be
-    /// tried any sooner for it. But books that have arrived since it was sent may have come too late for it.
-    pub fn admit_again(&mut self, waiting: Waiting, arrivals: u64) {
-        if self.arrivals != arrivals && !waiting.for_older {
+    /// tried any sooner for it. But what was heard since it was sent may have come too late for it.
+    pub fn admit_again(&mut self, waiting: Waiting, moment: Moment) {
+        let has_arrived = self.now.arrivals != moment.arrivals && !waiting.for_older;
+        let number = usize::try_from(self.now.news - moment.news).unwrap_or(usize::MAX);
+        if has_arrived
+            || self.recent.iter().rev().take(number).any(|news| news.concerns(&waiting.event))
+        {
             self.due.insert(waiting.event.key);
         }
         let key = waiting.event.key;
@@ -167,9 +189,17 @@ impl WaitingRoom {
         self.by_age.insert(key, waiting);
     }
 
-    /// How often books have arrived on their shelves: to be remembered when a try is sent.
-    pub fn arrivals(&self) -> u64 {
-        self.arrivals
+    /// What has been heard: to be remembered when a try is sent.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// Nothing that was sent before this moment is out any more.
+    pub fn forget_before(&mut self, moment: Moment) {
+        let number = usize::try_from(self.now.news - moment.news).unwrap_or(usize::MAX);
+        while self.recent.len() > number {
+            self.recent.pop_front();
+        }
     }
 
     /// Lets a newcomer in that asks for an awaited book: it is tried at once, after those that
@@ -177,7 +207,7 @@ impl WaitingRoom {
     pub fn admit_behind(&mut self, event: Event) {
         self.asked_for.extend(event.books.iter().cloned());
         let key = event.key;
-        self.admit(Waiting { event, doubt: Doubt::None, for_older: true }, self.arrivals);
+        self.admit(Waiting { event, doubt: Doubt::None, for_older: true }, self.now);
         self.due.insert(key);
     }
 
@@ -201,6 +231,13 @@ impl WaitingRoom {
         }
     }
 
+    fn stir_users<'a>(&mut self, users: impl IntoIterator<Item = &'a UserId>) {
+        for user in users {
+            let same_user = self.by_user.get(user).into_iter().flatten();
+            self.due.extend(same_user.take(OLDEST_OF_A_USER));
+        }
+    }
+
     /// Events were decided: those that ask for their books, and the oldest if they were older than
     /// they, are worth another try.
     pub fn decided(&mut self, events: &[Event]) {
@@ -208,7 +245,7 @@ impl WaitingRoom {
             return;
         }
         let Some(oldest) = self.by_age.keys().next() else { return };
-        self.rounds.hasten(self.by_age.len());
+        self.rounds.hasten();
         // In the same millisecond it is not known which came first.
         let older = events.iter().filter(|event| event.key.id.ms <= oldest.id.ms).count();
         if older > 0 {
@@ -218,51 +255,68 @@ impl WaitingRoom {
         // Once each: thousands may wait for a book that all of these asked for.
         let books: HashSet<_> = events.iter().flat_map(|event| &event.books).collect();
         self.stir_books(books, |_| true);
-        for event in events {
-            let same_user = self.by_user.get(&event.user).into_iter().flatten();
-            self.due.extend(same_user.take(OLDEST_OF_A_USER));
-        }
+        self.stir_users(events.iter().map(|event| &event.user));
     }
 
     /// Books have arrived on their shelves: every request that waits for one is worth another try.
     pub fn shelved(&mut self) {
-        self.arrivals += 1;
+        self.now.arrivals += 1;
         self.due.extend(&self.for_books);
     }
 
-    /// Another instance has decided something, or put books on their shelves: the oldest are worth
-    /// another try, at the next tick or, after a ring in vain, when the pause is over. If all are out
-    /// for a try just now, which it may have come too late for, when they are back.
-    pub fn rung(&mut self) {
+    /// Another instance has decided something, or put books on their shelves: whom that concerns is worth
+    /// another try, and the oldest are, at the next tick or, after a ring in vain, when the pause is over. If
+    /// they are out for a try just now, which it may have come too late for, when they are back.
+    pub fn heard(&mut self, news: News) {
         self.bell.ring();
+        self.is_vague |= news.is_vague();
+        self.stir_books(&news.books, |_| true);
+        self.stir_users(&news.users);
+        self.rounds.hasten();
+        self.now.news += 1;
+        self.recent.push_back(news);
     }
 
-    /// How many that waited were tried, and how many of those were decided.
-    pub fn tried(&mut self, number: usize, decided: usize) {
+    /// How many that waited were tried, how many of those were decided, and how long it took.
+    pub fn tried(&mut self, number: usize, decided: usize, took: Duration) {
         let share = if decided * SHARE_WORTH >= number { 2 * self.share } else { self.share / 2 };
         self.share = share.clamp(LEAST_SHARE, MOST_SHARE);
-        if decided > 0 {
-            self.bell.listen_again();
+        if decided == 0 {
+            self.cost.note(number, took);
         }
+    }
+
+    /// The oldest of those that waited was decided.
+    pub fn front_moved(&mut self, now: Instant) {
+        self.bell.listen_again(now);
     }
 
     /// When the next round is due or the next ring is answered, if anybody waits.
     pub fn next_round(&self) -> Option<Instant> {
-        let round = self.rounds.next();
+        let round = self.rounds.next(self.len(), &self.cost);
         let next = self.bell.next().map_or(round, |ring| ring.min(round));
         (!self.is_empty()).then_some(next)
     }
 
-    /// Answers a ring, and begins a round if it is time: everybody is worth another try.
+    /// Answers a ring, and begins a round if it is time: those are worth another try.
     pub fn tick(&mut self, now: Instant) {
         if self.is_empty() {
             return;
         }
-        if let Some(number) = self.bell.answer(now) {
-            self.due.extend(self.by_age.keys().take(number));
+        match self.rounds.begins(now, self.len(), &self.cost, self.has_due()) {
+            Some(Round::All) => self.due.extend(self.by_age.keys()),
+            Some(Round::Oldest) => self.bell.ring(),
+            None => {}
         }
-        if self.rounds.begins(now, self.len(), self.has_due()) {
-            self.due.extend(self.by_age.keys());
+        // For one of a millisecond to be decided, all of it have to be tried, each in whatever hands it is.
+        let mut oldest = self.by_age.keys().map(|key| key.id.ms).take(MOST_SHARE);
+        let first = oldest.next();
+        let of_one_ms = || 1 + oldest.take_while(|ms| Some(*ms) == first).count();
+        if let Some(number) = self.bell.answer(now, of_one_ms) {
+            self.due.extend(self.by_age.keys().take(number));
+            if std::mem::take(&mut self.is_vague) {
+                self.due.extend(self.for_books.iter().take(number));
+            }
         }
     }
 
@@ -386,7 +440,8 @@ mod tests {
     use crate::event::AnswerWish;
     use crate::ids::EventId;
     use crate::lending::pace::{
-        FEWEST_RUNG, LONGEST_DEAF, LONGEST_PAUSE, PAUSE_FOR_EACH, SHORTEST_DEAF, SHORTEST_PAUSE,
+        FEWEST_RUNG, LONGEST_DEAF, LONGEST_PAUSE, LONGEST_TO_A_ROUND, ROUND_IN, SHORTEST_DEAF,
+        SHORTEST_PAUSE,
     };
 
     fn event(ms: u64, action: Action, books: &[&str]) -> Event {
@@ -402,8 +457,12 @@ mod tests {
         Waiting { event, doubt: Doubt::None, for_older: false }
     }
 
-    /// No books have arrived.
-    const NONE: u64 = 0;
+    /// Nothing was heard.
+    const NONE: Moment = Moment { arrivals: 0, news: 0 };
+
+    fn next_of_all(room: &WaitingRoom) -> Instant {
+        room.rounds.next_of_all(room.len(), &room.cost)
+    }
 
     fn due(room: &mut WaitingRoom) -> Vec<u64> {
         room.take_due(100, 100, |_| true).iter().map(|waiting| waiting.event.key.id.ms).collect()
@@ -436,7 +495,7 @@ mod tests {
     fn nothing_of_who_was_taken_out_is_left_in_the_room() {
         let mut room = room(&[event(1, Action::Return, &["geb"])]);
         room.admit(waiting_for_book(event(2, Action::Request, &["momo"])), NONE);
-        room.tick(room.rounds.next);
+        room.tick(next_of_all(&room));
         assert_eq!(due(&mut room), [1, 2]);
         assert!(room.by_book.is_empty() && room.by_user.is_empty() && room.for_books.is_empty());
     }
@@ -481,7 +540,7 @@ mod tests {
     fn a_crowd_that_may_not_go_is_not_looked_at_as_a_whole() {
         let mut room =
             room(&(1..2_000).map(|ms| event(ms, Action::Request, &["geb"])).collect::<Vec<_>>());
-        room.tick(room.rounds.next);
+        room.tick(next_of_all(&room));
         let looks = std::cell::Cell::new(0);
         let may_go = |_: &Event| {
             looks.set(looks.get() + 1);
@@ -570,27 +629,88 @@ mod tests {
         assert_eq!(taken_with(3), [3]);
     }
 
+    fn news(message: &str) -> News {
+        News::read(message.as_bytes(), "worker1").unwrap()
+    }
+
     #[test]
-    fn a_ring_stirs_the_oldest_and_one_soon_after_a_vain_one_waits_its_turn() {
-        let waiting: Vec<_> = (1..100).map(|ms| event(ms, Action::Return, &["geb"])).collect();
+    fn a_ring_stirs_the_oldest_and_the_longer_they_stand_still_the_fewer_rings_do() {
+        let waiting: Vec<_> = (1..1_000).map(|ms| event(ms, Action::Return, &["geb"])).collect();
         let mut room = room(&waiting);
-        let now = Instant::now();
-        room.rounds.next = now + LONGEST_PAUSE;
-        room.rung();
-        room.tick(now);
-        assert_eq!(room.due.len(), FEWEST_RUNG);
-        room.due.clear();
-        room.rung();
-        room.tick(now);
-        assert!(!room.has_due());
-        assert_eq!(room.next_round(), Some(now + SHORTEST_DEAF));
+        let start = Instant::now();
+        let due_at = |room: &mut WaitingRoom, now: Instant| {
+            room.heard(news("other"));
+            room.tick(now);
+            std::mem::take(&mut room.due).len()
+        };
+        let (mut now, mut rings, mut answered) = (start, 0, Vec::new());
+        while now < start + LONGEST_TO_A_ROUND / 20 {
+            now += SHORTEST_DEAF;
+            rings += 1;
+            answered.extend(Some(due_at(&mut room, now)).filter(|number| *number > 0));
+        }
+        assert_eq!(answered[..4], [16, 32, 64, 64]);
+        assert!(answered.len() < rings / 5, "{} of {rings}", answered.len());
+        // A while later still, and then it goes on.
+        let now = start + LONGEST_TO_A_ROUND;
+        due_at(&mut room, now);
+        room.heard(news("other"));
+        assert_eq!(room.bell.next(), Some(now + LONGEST_DEAF));
+        room.front_moved(now);
+        assert_eq!(room.bell.next(), Some(now + SHORTEST_DEAF));
         room.tick(now + SHORTEST_DEAF);
-        assert_eq!(room.due.len(), 2 * FEWEST_RUNG);
-        room.due.clear();
-        room.tried(1, 1);
-        room.rung();
-        room.tick(Instant::now());
         assert_eq!(room.due.len(), FEWEST_RUNG);
+    }
+
+    /// Each of a millisecond waits until all others have been tried, in whatever hands they are.
+    #[test]
+    fn a_ring_stirs_all_of_the_oldest_ones_millisecond() {
+        let of_one_ms = |n| Event {
+            key: EventKey { id: EventId { ms: 5, seq: n }, action: Action::Return },
+            ..event(5, Action::Return, &["geb"])
+        };
+        let waiting =
+            (0..100).map(of_one_ms).chain((6..99).map(|ms| event(ms, Action::Return, &[])));
+        let mut room = room(&waiting.collect::<Vec<_>>());
+        room.heard(news("other"));
+        room.tick(Instant::now() + SHORTEST_DEAF);
+        assert_eq!(room.due.len(), 100);
+    }
+
+    #[test]
+    fn a_ring_that_does_not_say_whom_it_concerns_stirs_those_who_wait_for_a_book() {
+        let mut room =
+            room(&(1..100).map(|ms| event(ms, Action::Return, &["geb"])).collect::<Vec<_>>());
+        room.admit(waiting_for_book(event(200, Action::Request, &["momo"])), NONE);
+        for (message, stirred) in [("other\nx,y", 0), ("other", 1)] {
+            room.heard(news(message));
+            room.tick(room.bell.next().unwrap());
+            let newest = event(200, Action::Request, &[]).key;
+            assert_eq!(usize::from(room.due.contains(&newest)), stirred, "{message}");
+            room.due.clear();
+        }
+    }
+
+    /// What another instance had decided was found in a round, or by those that were among the oldest: behind
+    /// thousands that waited for an instance that had died, a return waited a second for its request.
+    #[test]
+    fn news_stir_those_whom_they_concern_however_many_wait() {
+        let mut room =
+            room(&(1..1_000).map(|ms| event(ms, Action::Return, &["geb"])).collect::<Vec<_>>());
+        room.admit(waiting_for_book(event(2_000, Action::Request, &["momo"])), NONE);
+        let of_user = |ms, user: &str| Event {
+            user: user.parse().unwrap(),
+            ..event(ms, Action::Request, &["kim"])
+        };
+        for ms in 3_000..3_020 {
+            room.admit(waiting_for_book(of_user(ms, "user")), NONE);
+        }
+        room.heard(news("other\nsomebody,momo"));
+        assert_eq!(due(&mut room), [2_000]);
+        room.heard(news("other\nuser,x"));
+        assert_eq!(due(&mut room).len(), OLDEST_OF_A_USER);
+        room.heard(news("other\n,kim"));
+        assert_eq!(due(&mut room).len(), 20 - OLDEST_OF_A_USER);
     }
 
     #[test]
@@ -605,25 +725,30 @@ mod tests {
 
     #[test]
     fn what_is_heard_while_one_is_out_for_a_try_is_worth_another() {
-        let now = Instant::now();
+        let hears: [(fn(&mut WaitingRoom), _, _); 5] = [
+            (|_| {}, false, false),
+            (WaitingRoom::shelved, false, true),
+            (|room| room.heard(news("other\nuser1,x")), true, true),
+            (|room| room.heard(news("other\n,x\nuser9,geb")), true, true),
+            (|room| room.heard(news("other\nuser9,x")), false, false),
+        ];
         for for_older in [true, false] {
             let mut room = room(&[event(1, Action::Request, &["geb"])]);
-            let mut out_and_back = |news: fn(&mut WaitingRoom)| {
+            for (n, (hear, if_for_older, if_for_book)) in hears.into_iter().enumerate() {
                 room.due.insert(event(1, Action::Request, &[]).key);
                 let waiting = room.take_due(1, 1, |_| true).remove(0);
-                let arrivals = room.arrivals();
-                news(&mut room);
+                let moment = room.now();
+                hear(&mut room);
                 // Others that are taken out meanwhile do not make it forgotten.
                 assert!(room.take_due(1, 1, |_| true).is_empty());
-                room.admit_again(Waiting { for_older, ..waiting }, arrivals);
-                room.rounds.next = now + LONGEST_PAUSE;
-                room.tick(now + LONGEST_DEAF);
-                std::mem::take(&mut room.due).len()
-            };
-            assert_eq!(out_and_back(|_| {}), 0);
-            assert_eq!(out_and_back(WaitingRoom::shelved), usize::from(!for_older));
-            assert_eq!(out_and_back(WaitingRoom::rung), 1);
-            assert_eq!(out_and_back(|_| {}), 0);
+                room.forget_before(moment);
+                room.admit_again(Waiting { for_older, ..waiting }, moment);
+                let expected = if for_older { if_for_older } else { if_for_book };
+                assert_eq!(room.has_due(), expected, "{n}, for older: {for_older}");
+                room.due.clear();
+                room.forget_before(room.now());
+                assert!(room.recent.is_empty());
+            }
         }
     }
 
@@ -633,7 +758,7 @@ mod tests {
         let waiting: Vec<_> = (1..2_000).map(|ms| event(ms, Action::Return, &["geb"])).collect();
         let mut room = room(&waiting);
         let mut share = |tried, decided| {
-            room.tried(tried, decided);
+            room.tried(tried, decided, SHORTEST_DEAF);
             room.stir(waiting.iter().map(|event| event.key).collect());
             let taken = room.take_due(1_000, 1_000, |_| true);
             let number = taken.len();
@@ -710,25 +835,39 @@ mod tests {
         assert_eq!(room.next_round().unwrap() - first, SHORTEST_PAUSE * 2);
     }
 
+    /// So many wait behind somebody else's event: trying them all took three quarters of Redis' time where a
+    /// try costs three times what was assumed, and all of it with three instances.
     #[test]
-    fn rounds_of_very_many_leave_redis_time_for_others() {
+    fn rounds_of_very_many_leave_redis_time_for_others_however_slow_it_is() {
         let mut room =
-            room(&(1..10_000).map(|ms| event(ms, Action::Return, &["geb"])).collect::<Vec<_>>());
-        let first = room.rounds.next;
-        room.tick(first);
-        assert_eq!(room.rounds.next - first, 9_999 * PAUSE_FOR_EACH);
+            room(&(0..10_000).map(|ms| event(ms, Action::Return, &["geb"])).collect::<Vec<_>>());
+        for (a_try, rest) in [(10, 2_000), (15, 3_000), (40, 5_000)] {
+            (0..200).for_each(|_| room.tried(32, 0, 32 * Duration::from_micros(a_try)));
+            let first = next_of_all(&room);
+            room.tick(first);
+            assert_eq!(room.due.len(), 10_000);
+            room.due.clear();
+            let next = next_of_all(&room) - first;
+            assert_eq!((next.as_secs_f64() * 1e3).round() as u64, rest, "{ROUND_IN} times");
+            // What is in front is looked at all the same.
+            let look = room.next_round().unwrap();
+            assert!(look <= first + LONGEST_PAUSE);
+            room.tick(look);
+            room.tick(look + LONGEST_DEAF);
+            assert!((1..100).contains(&std::mem::take(&mut room.due).len()));
+        }
     }
 
     #[test]
     fn who_comes_into_an_empty_room_is_tried_soon_however_long_others_waited_before() {
         let mut room = room(&[event(5, Action::Request, &["geb"])]);
         for _ in 0..8 {
-            room.tick(room.rounds.next);
+            room.tick(next_of_all(&room));
         }
         assert_eq!(due(&mut room), [5]);
         room.admit_behind(event(6, Action::Request, &["geb"]));
-        assert!(room.rounds.next <= Instant::now() + SHORTEST_PAUSE);
-        room.tick(room.rounds.next);
+        assert!(next_of_all(&room) <= Instant::now() + SHORTEST_PAUSE);
+        room.tick(next_of_all(&room));
         assert!(room.rounds.pause < LONGEST_PAUSE);
     }
 
@@ -737,9 +876,9 @@ mod tests {
     #[test]
     fn rounds_get_rarer_also_for_one_that_waits_alone() {
         let mut room = room(&[event(5, Action::Request, &["geb"])]);
-        let mut pauses = Vec::new();
+        let (mut pauses, mut now) = (Vec::new(), Instant::now());
         for _ in 0..8 {
-            let now = room.next_round().unwrap();
+            now = room.next_round().unwrap();
             room.tick(now);
             let [waiting] = <[Waiting; 1]>::try_from(room.take_due(1, 1, |_| true)).unwrap();
             room.decided(&[]);
@@ -749,6 +888,6 @@ mod tests {
         assert!(pauses.is_sorted(), "{pauses:?}");
         assert_eq!(pauses.last(), Some(&LONGEST_PAUSE));
         room.decided(&[event(9, Action::Return, &["momo"])]);
-        assert!(room.next_round().unwrap() <= Instant::now() + SHORTEST_PAUSE);
+        assert_eq!(room.next_round().unwrap() - now, SHORTEST_PAUSE);
     }
 }

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{debug, error, warn};
 use redis::Value;
@@ -21,9 +21,10 @@ use super::asking::AskPolicy;
 use super::busy::Busy;
 use super::decide::{self, Finality, Try, TryEnd, asked};
 use super::lone_tries::{self, LoneStep};
+use super::news::News;
 use super::reject::{self, GivenUp, Rejected};
 use super::suspects::{Suspect, Suspects};
-use super::waiting::{Waiting, WaitingRoom};
+use super::waiting::{Moment, Waiting, WaitingRoom};
 use super::{Content, Delivered, FEW};
 use crate::error::Error;
 use crate::event::{Action, ByAction, Event, EventKey, Fault};
@@ -62,18 +63,20 @@ enum Whose {
     Reserving,
 }
 
+/// What is remembered of a call that decides.
+#[derive(Clone, Copy)]
+struct Sent {
+    whose: Whose,
+    /// What had been heard then.
+    moment: Moment,
+    at: Instant,
+}
+
 /// A call whose reply has not been read yet.
 enum Call {
     /// Decides events, or finds what they wait for. With the number of a fetch, shelving was asked in
     /// the same write, and its reply comes in front.
-    Decide {
-        neighbours: Arc<Neighbours>,
-        tries: Vec<Try>,
-        fetch: Option<u64>,
-        whose: Whose,
-        /// How often books had arrived on their shelves when it was sent, see [`WaitingRoom::arrivals`].
-        arrivals: u64,
-    },
+    Decide { neighbours: Arc<Neighbours>, tries: Vec<Try>, fetch: Option<u64>, sent: Sent },
     /// Finds out which books a request may have fetched that is to be given up.
     Look(GivenUp),
     /// Lets shelving take them back.
@@ -100,7 +103,7 @@ impl Call {
     /// Whether it is for those that waited. Of these calls one is under way at a time: what waits
     /// for each other had best be seen together.
     fn is_for_waiting(&self) -> bool {
-        matches!(self, Self::Decide { whose: Whose::Waiting, .. })
+        matches!(self, Self::Decide { sent: Sent { whose: Whose::Waiting, .. }, .. })
     }
 }
 
@@ -114,6 +117,8 @@ pub struct Worker<'a> {
     busy: Busy,
     policy: AskPolicy,
     under_way: VecDeque<Call>,
+    /// When the last reply came.
+    replied: Instant,
     /// The number of the last fetch.
     fetches: u64,
     log: OutcomeLog,
@@ -135,6 +140,7 @@ impl<'a> Worker<'a> {
             busy: Busy::default(),
             policy: AskPolicy::default(),
             under_way: VecDeque::new(),
+            replied: Instant::now(),
             fetches: 0,
             log: OutcomeLog::new(session.settings.log_outcomes),
             packed: Vec::new(),
@@ -159,8 +165,18 @@ impl<'a> Worker<'a> {
     }
 
     /// Another instance has rung.
-    pub fn rung(&mut self) {
-        self.room.rung();
+    pub fn heard(&mut self, news: News) {
+        self.room.heard(news);
+        self.forget_news();
+    }
+
+    /// Forgets what was heard before everything that is under way was sent.
+    fn forget_news(&mut self) {
+        let sent = self.under_way.iter().find_map(|call| match call {
+            Call::Decide { sent, .. } => Some(sent.moment),
+            _ => None,
+        });
+        self.room.forget_before(sent.unwrap_or(self.room.now()));
     }
 
     /// Whether something waits for what others decide.
@@ -284,8 +300,8 @@ impl<'a> Worker<'a> {
             fetch::call(self.session, asked(&tries), self.fetches).pack(by, &mut self.packed);
         }
         let neighbours = self.session.neighbours();
-        let arrivals = self.room.arrivals();
-        let call = Call::Decide { neighbours, tries, fetch, whose, arrivals };
+        let sent = Sent { whose, moment: self.room.now(), at: Instant::now() };
+        let call = Call::Decide { neighbours, tries, fetch, sent };
         self.pack(call, by);
         self.send()
     }
@@ -314,6 +330,7 @@ impl<'a> Worker<'a> {
             other => {
                 let reply = other.map_err(Error::redis("work on events"))?;
                 self.session.note_reply();
+                self.replied = Instant::now();
                 Ok(Some(reply))
             }
         }
@@ -323,6 +340,7 @@ impl<'a> Worker<'a> {
     fn answer_one(&mut self) -> Result<(), Error> {
         self.send()?;
         let Some(mut call) = self.under_way.pop_front() else { return Ok(()) };
+        let before = self.replied;
         if let Call::Decide { tries, fetch: Some(_), .. } = &mut call
             && let Some(reply) = self.receive()?
         {
@@ -335,8 +353,10 @@ impl<'a> Worker<'a> {
             std::thread::yield_now();
         }
         match call {
-            Call::Decide { tries, whose, arrivals, .. } => {
-                self.decided(reply, tries, whose, arrivals)?;
+            Call::Decide { tries, sent, .. } => {
+                // Redis works on one call after the other.
+                let took = self.replied - before.max(sent.at);
+                self.decided(reply, tries, sent, took)?;
             }
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
@@ -360,7 +380,7 @@ impl<'a> Worker<'a> {
     /// Calls a script that Redis does not know once more, with its text: the call has done nothing.
     fn call_by_text(&mut self, call: Call) -> Result<(), Error> {
         match call {
-            Call::Decide { tries, whose, .. } => self.decide(tries, whose, By::Text)?,
+            Call::Decide { tries, sent, .. } => self.decide(tries, sent.whose, By::Text)?,
             call => self.pack(call, By::Text),
         }
         Ok(())
@@ -390,9 +410,10 @@ impl<'a> Worker<'a> {
         &mut self,
         reply: Value,
         tries: Vec<Try>,
-        whose: Whose,
-        arrivals: u64,
+        sent: Sent,
+        took: Duration,
     ) -> Result<(), Error> {
+        let Sent { whose, moment, .. } = sent;
         let Some(ends) = decide::ends(reply, &tries)? else {
             // It has found no answer of shelving's, and done nothing.
             return self.decide(tries, whose, By::Text);
@@ -431,9 +452,9 @@ impl<'a> Worker<'a> {
                     self.room.stir(untried);
                     let waiting = Waiting { event: one.event, doubt, for_older };
                     match whose {
-                        Whose::Newcomers => self.room.admit(waiting, arrivals),
+                        Whose::Newcomers => self.room.admit(waiting, moment),
                         Whose::Waiting | Whose::Reserving => {
-                            self.room.admit_again(waiting, arrivals);
+                            self.room.admit_again(waiting, moment);
                         }
                     }
                 }
@@ -449,13 +470,19 @@ impl<'a> Worker<'a> {
         }
         self.session.workload.drop(gone.iter().map(|event| event.key));
         self.room.decided(&gone);
+        self.forget_news();
         if are_waiting {
-            self.room.tried(number, gone.len());
+            self.room.tried(number, gone.len(), took);
+        }
+        // That younger ones were decided meanwhile does not say so.
+        let has_front_moved =
+            had_waited && gone.iter().any(|event| self.room.has_no_older(event.key));
+        if has_front_moved {
+            self.room.front_moved(self.replied);
         }
         if asked_in_vain {
             self.policy.asked_in_vain();
-        } else if had_waited && gone.iter().any(|event| self.room.has_no_older(event.key)) {
-            // That younger ones were decided meanwhile does not say so.
+        } else if has_front_moved {
             self.policy.front_moved();
         }
         if reserved.is_empty() {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 
 use super::Delivered;
+use super::news::News;
 use super::worker::Worker;
 use crate::error::Error;
 use crate::session::{Session, Thread};
@@ -24,7 +25,7 @@ pub struct Channels {
     /// Books have been put on their shelves.
     pub shelved: Receiver<()>,
     /// Another instance has rung.
-    pub rung: Receiver<()>,
+    pub rung: Receiver<News>,
     /// The worker waits for what others may decide.
     pub to_listener: Sender<()>,
 }
@@ -74,8 +75,9 @@ impl Channels {
         if self.shelved.try_recv().is_ok() {
             worker.shelved();
         }
-        if self.rung.try_recv().is_ok() {
-            worker.rung();
+        // What is told meanwhile has time until the next turn.
+        for news in self.rung.try_iter().take(self.rung.len()) {
+            worker.heard(news);
         }
         if worker.has_waiting() {
             // One token is enough.
@@ -104,7 +106,7 @@ impl Channels {
                 Err(_) => self.shelved = crossbeam_channel::never(),
             },
             recv(self.rung) -> ring => match ring {
-                Ok(()) => lock(worker).rung(),
+                Ok(news) => lock(worker).heard(news),
                 Err(_) => self.rung = crossbeam_channel::never(),
             },
             default(patience) => {}

@@ -15,6 +15,7 @@ use library_lending::event::{Action, EventKey};
 use library_lending::ids::EventId;
 use library_lending::keys::Keys;
 use library_lending::lending::intake::Intake;
+use library_lending::lending::news::News;
 use library_lending::lending::worker::Worker;
 use library_lending::lending::worker_thread::{self, Channels};
 use library_lending::lending::{Content, Delivered, reader};
@@ -132,7 +133,7 @@ fn a_newcomer_does_not_go_out_behind_one_for_the_same_book_that_is_tried_again()
     while worker.turn().unwrap() {}
     assert!(worker.has_waiting());
     worker.take(read(&redis, &session, 0..1));
-    worker.rung();
+    worker.heard(News::default());
     let before = redis.calls_of_scripts();
     assert!(worker.turn().unwrap(), "there is one to come");
     assert_eq!(redis.calls_of_scripts() - before, 1);

@@ -43,8 +43,9 @@ fi
 echo "Linking statically with $how"
 # Relative relocations are packed, 3 % of the file otherwise: glibc 2.36 and musl 1.2.4 unpack them, a
 # linker that does not know them leaves them as they are, and an older libc shows when --version is run
-# below.
-RUSTFLAGS="${RUSTFLAGS-} -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" \
+# below. The index of unwinding tables, 1 % of it, is not needed either: a panic ends the process.
+RUSTFLAGS="${RUSTFLAGS-} -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs \
+    -C link-arg=-Wl,--no-eh-frame-hdr" \
     $CARGO build --release --locked --bins --target "$target" || exit 1
 
 # Static: asks for no interpreter (the dynamic linker) and for no library.

@@ -250,7 +250,7 @@ fn nothing_that_is_looked_at_can_be_left_out() {
         ("redis.call('XLEN', KEYS[2])", ""),
         ("redis.call('XLEN', KEYS[4])", ""),
         ("tell(KEYS[14], answer_ms,", "tell(KEYS[14], 1000,"),
-        ("redis.pcall('PUBLISH', ARGV[9], ARGV[8])\n  return {in_hand}", "return {in_hand}"),
+        ("redis.pcall('PUBLISH', ARGV[9], ARGV[8] .. ", "tostring("),
         ("redis.call('XTRIM', KEYS[8], 'MAXLEN', '~', ARGV[4])\n  if", "if"),
         (
             "if redis.call('XACK', KEYS[2], ARGV[5], id) == 0 then",
