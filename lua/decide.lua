@@ -600,25 +600,38 @@ for stream, ids in pairs(call.decided) do
   end
 end
 
--- The users and books of what was decided, for those who wait for one of them elsewhere. What is longer than
--- so many bytes is not told: each listener would have to read it.
+-- Other instances may wait for what was decided here: those who listen are told its users and books, in
+-- messages of no more than so many bytes. An event that is longer alone is not told, as each of them would have
+-- to read it. Who is not permitted to ring works on: the others then find out by themselves.
 local MOST_NEWS = 16384
-local function news()
-  local lines = {ARGV[8]}
+local function tell_news()
+  local lines, size = {ARGV[8]}, 0
+  local function ring()
+    redis.pcall('PUBLISH', ARGV[9], table.concat(lines, '\n'))
+    lines, size = {ARGV[8]}, 0
+  end
   for _, e in ipairs(events) do
     if call.decided[e.stream][e.id] then
-      lines[#lines + 1] = e.user .. ',' .. table.concat(e.books, ',')
+      local line = e.user .. ',' .. table.concat(e.books, ',')
+      if size + #line > MOST_NEWS then
+        ring()
+      end
+      if #line <= MOST_NEWS then
+        lines[#lines + 1], size = line, size + #line
+      end
     end
   end
-  local text = table.concat(lines, '\n')
-  return #text > MOST_NEWS and ARGV[8] or text
+  if size > 0 then
+    ring()
+  end
 end
 
--- Other instances may wait for what was decided here. Who is not permitted to ring works on: the
--- others then find out by themselves.
 if is_any_decided then
   -- Mostly nobody listens. An error has no second part.
-  local listeners = redis.pcall('PUBSUB', 'NUMSUB', ARGV[9])[2]
-  redis.pcall('PUBLISH', ARGV[9], listeners ~= 0 and news() or ARGV[8])
+  if redis.pcall('PUBSUB', 'NUMSUB', ARGV[9])[2] == 0 then
+    redis.pcall('PUBLISH', ARGV[9], ARGV[8])
+  else
+    tell_news()
+  end
 end
 return replies

@@ -40,11 +40,15 @@ end
 if #done > 0 and ARGV[3] ~= 'keep' then
   redis.call('XDEL', KEYS[2], unpack(done))
 end
--- Requests may wait for these books in other instances. Who is not permitted to ring works on. It is news of
--- no user; what is longer than so many bytes is not told: each listener would have to read it.
-if #done > 0 then
-  local MOST_NEWS = 16384
-  local news = ARGV[5] .. '\n,' .. table.concat(books, ',')
-  redis.pcall('PUBLISH', ARGV[4], #news > MOST_NEWS and ARGV[5] or news)
+-- Requests may wait for these books in other instances: those who listen are told them, as news of no user, so
+-- many in one message, and very many not at all. Who is not permitted to ring works on.
+local IN_ONE, MOST = 60, 600
+if #done > 0 and #books > MOST then
+  redis.pcall('PUBLISH', ARGV[4], ARGV[5])
+elseif #done > 0 then
+  for first = 1, #books, IN_ONE do
+    local some = table.concat(books, ',', first, math.min(first + IN_ONE - 1, #books))
+    redis.pcall('PUBLISH', ARGV[4], ARGV[5] .. '\n,' .. some)
+  end
 end
 return reply

@@ -2,7 +2,8 @@
 //! and books it concerned. For whoever waits for one of those it is as if it had been done here.
 //!
 //! The message is the instance's name, and a line for each event: its user, then its books, with commas
-//! between them; what was put on its shelf has no user. Where that would be long, the name is all.
+//! between them; what was put on its shelf has no user. Much comes in several messages. Of an event that is
+//! too long for one, the name is all.
 
 use std::collections::HashSet;
 

@@ -32,6 +32,10 @@ pub(super) const LONGEST_TO_A_ROUND: Duration = Duration::from_secs(5);
 /// a third of what it was. Calls of few and of many events come in turn.
 const MEMORY: f64 = 16.0;
 
+/// What a try is taken to take at most. What is beyond that is the link's, or a pause of Redis' or ours: with it,
+/// rounds of a few hundred came seconds apart over a link of 30 ms.
+const MOST_FOR_A_TRY: Duration = Duration::from_micros(60);
+
 /// What a try in vain takes, on the average of the last calls.
 #[derive(Debug)]
 pub struct Cost {
@@ -50,6 +54,7 @@ impl Cost {
     /// So many tries in vain took so long.
     pub fn note(&mut self, tries: usize, took: Duration) {
         let kept = 1.0 - 1.0 / MEMORY;
+        let took = took.min(MOST_FOR_A_TRY.mul_f64(tries as f64));
         self.took = self.took.mul_f64(kept) + took;
         self.tries = self.tries * kept + tries as f64;
     }

@@ -95,6 +95,29 @@ fn a_daemon_rings_when_it_has_decided_something_and_when_books_are_on_their_shel
     let books: Vec<_> = (0..80).map(|n| format!("{n}-{}", "x".repeat(240))).collect();
     redis.give_back("user1", &books.join(","));
     assert_eq!(next_ring(), "worker1");
+    // Many with long names come in several messages, and each of them is told.
+    let user = |n| format!("{n}-{}", "x".repeat(200));
+    let requests = (0..120).map(|n| {
+        vec![
+            "XADD".to_owned(),
+            REQUESTS.into(),
+            "*".into(),
+            "user_id".into(),
+            user(n),
+            "book_ids".into(),
+            format!("book{n}"),
+        ]
+    });
+    let transaction = std::iter::once(vec!["MULTI".to_owned()]).chain(requests);
+    redis.pipeline(&transaction.chain([vec!["EXEC".to_owned()]]).collect::<Vec<_>>());
+    let mut told = Vec::new();
+    while told.len() < 120 {
+        let ring = next_ring();
+        assert!(ring.len() <= 17_000, "{}", ring.len());
+        told.extend(ring.lines().skip(1).map(str::to_owned));
+    }
+    let expected: Vec<_> = (0..120).map(|n| format!("{},book{n}", user(n))).collect();
+    assert_eq!(told, expected);
     assert_eq!(daemon.stop(), 0);
 }
 
