@@ -18,7 +18,7 @@ const MOST_RUNG: usize = 64;
 /// Pause after a ring, in which no other is answered: at least, and at most. An instance at full speed rings a
 /// thousand times a second; what waits for another one had better not be tried as often.
 pub(super) const SHORTEST_DEAF: Duration = Duration::from_micros(500);
-pub(super) const LONGEST_DEAF: Duration = Duration::from_millis(100);
+pub(super) const LONGEST_DEAF: Duration = Duration::from_millis(30);
 /// In between, one part in so many of the time for which the oldest has waited by then: where instances work
 /// side by side it is everybody's turn every few milliseconds; where one is dead, not before its lease is over.
 const STILL_FOR_EACH: u32 = 16;
