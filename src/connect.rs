@@ -294,8 +294,8 @@ impl Target {
         static CRYPTO: Once = Once::new();
         // It fails only where one is installed already, which is as good.
         CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        // A signal or a pause of this process interrupts it: there is nothing yet that could be lost.
         let info = self.info_now()?;
+        // A signal or a pause of this process interrupts it: there is nothing yet that could be lost.
         let opened = loop {
             match open(info.clone(), blocking) {
                 Err(error) if is_interrupted(&error) => {}
