@@ -116,6 +116,7 @@ fn with_query(
     let (place, query) = address.split_once('?').unwrap_or((address, ""));
     let is_socket = matches!(info.addr(), ConnectionAddr::Unix(_));
     let (mut db, mut cert, mut key) = (None, None, None);
+    let mut named = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
@@ -137,6 +138,13 @@ fn with_query(
                 return Err(Usage(fault + "\""));
             }
         }
+        if named.contains(&name) {
+            return Err(Usage(format!("the address has the parameter {name} twice")));
+        }
+        if value.is_empty() {
+            return Err(Usage(format!("the address has the parameter {name} without a value")));
+        }
+        named.push(name);
     }
     let files = match (cert, key) {
         (None, None) => None,

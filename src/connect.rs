@@ -220,7 +220,7 @@ impl ConnectArgs {
             ConnectionAddr::TcpTls { host, port, .. } => format!("{host}:{port} (TLS)"),
             addr => addr.to_string(),
         };
-        Ok(Target { info, files, shown })
+        Ok(Target { info, files, shown, patience: REPLY_TIMEOUT })
     }
 }
 
@@ -264,13 +264,14 @@ fn credential_files(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<Cer
     }
 }
 
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long Redis may take to answer a command that does not block. Scripts here take
-/// milliseconds; a slow disk under `appendfsync always` takes longer. After that the connection
+/// How long Redis may take to answer a command that does not block, and a connection to be made. Scripts here
+/// take milliseconds; a slow disk under `appendfsync always` takes longer. After that the connection
 /// is given up.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The same for somebody in a hurry, at least: a Redis that works hard, or is far away, is not taken for one
+/// that hangs.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a password was refused where there is none.
 const HAS_NO_PASSWORD: &str = "this Redis has no password";
@@ -282,9 +283,19 @@ pub struct Target {
     /// Read for each connection: a certificate is replaced before it expires.
     files: Option<CertFiles>,
     shown: String,
+    /// How long a connection, and a reply, is waited for.
+    patience: Duration,
 }
 
 impl Target {
+    /// The same Redis for somebody who has no more time than that: what does not answer is given up
+    /// sooner than after [`REPLY_TIMEOUT`].
+    #[must_use]
+    pub fn within(&self, time: Duration) -> Self {
+        let patience = time.clamp(SHORTEST_TIMEOUT, REPLY_TIMEOUT);
+        Self { patience, ..self.clone() }
+    }
+
     /// Opens a connection. Commands on it that do not answer within [`REPLY_TIMEOUT`] plus
     /// `blocking` fail; `blocking` is how long the server itself may hold a reply back.
     ///
@@ -297,7 +308,7 @@ impl Target {
         let info = self.info_now()?;
         // A signal or a pause of this process interrupts it: there is nothing yet that could be lost.
         let opened = loop {
-            match open(info.clone(), blocking) {
+            match open(info.clone(), self.patience, blocking) {
                 Err(error) if is_interrupted(&error) => {}
                 opened => break opened,
             }
@@ -345,7 +356,7 @@ impl Target {
     fn authenticate(&self, info: ConnectionInfo) -> Result<(), RedisError> {
         let settings = self.info.redis_settings();
         let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let mut connection = open(info.set_redis_settings(nobody), Duration::ZERO)?;
+        let mut connection = open(info.set_redis_settings(nobody), self.patience, Duration::ZERO)?;
         let mut auth = redis::cmd("AUTH");
         auth.arg(settings.username()).arg(settings.password());
         auth.query(&mut connection)
@@ -383,7 +394,7 @@ impl Target {
     /// What to ask who gave this address, as an aside, when the link fails; nothing where it does
     /// not, or stands.
     pub fn question(&self, error: &Error) -> &'static str {
-        if let Some(question) = self.question_of_tls(error) {
+        if let Some(question) = self.question_at_any_time(error) {
             return question;
         }
         match error {
@@ -403,8 +414,19 @@ impl Target {
         }
     }
 
-    /// The same about TLS, which can fail at any time: a certificate expires, or is replaced.
-    pub fn question_of_tls(&self, error: &Error) -> Option<&'static str> {
+    /// The same about what can go wrong where all was well: a primary becomes a replica, a certificate expires.
+    pub fn question_at_any_time(&self, error: &Error) -> Option<&'static str> {
+        match error.code() {
+            Some("READONLY") => Some(" (it is a replica: where is its primary?)"),
+            Some("NOREPLICAS") => {
+                Some(" (fewer replicas are there than its min-replicas-to-write wants)")
+            }
+            Some("OOM") => Some(" (its memory is full, see its maxmemory)"),
+            _ => self.question_of_tls(error),
+        }
+    }
+
+    fn question_of_tls(&self, error: &Error) -> Option<&'static str> {
         if !matches!(self.info.addr(), ConnectionAddr::TcpTls { .. }) {
             return None;
         }
@@ -425,13 +447,17 @@ impl Target {
     }
 }
 
-/// A connection on which a reply is waited for as long as [`REPLY_TIMEOUT`], and `blocking` besides.
-fn open(info: ConnectionInfo, blocking: Duration) -> Result<Connection, RedisError> {
+/// A connection that is waited for as long as `patience`, and so are replies on it, and `blocking` besides.
+fn open(
+    info: ConnectionInfo,
+    patience: Duration,
+    blocking: Duration,
+) -> Result<Connection, RedisError> {
     let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
-    let mut connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
+    let mut connection = Client::open(info)?.get_connection_with_timeout(patience)?;
     // redis-rs takes the timeouts away once it is connected; a half-open link would then hang for ever.
-    connection.set_read_timeout(Some(REPLY_TIMEOUT + blocking))?;
-    connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
+    connection.set_read_timeout(Some(patience + blocking))?;
+    connection.set_write_timeout(Some(patience))?;
     if is_tls {
         // They shake hands with the first command. If that is one which adds an event, and hands are not
         // shaken, nobody could tell whether it was added.
@@ -517,6 +543,8 @@ mod tests {
         for (address, fault) in [
             ("redis://h/3?db=3", "twice"),
             ("redis://h?db=x", "no number"),
+            ("redis://h?db=3&db=4", "the parameter db twice"),
+            ("rediss://h?cert=/c.pem&key=", "the parameter key without a value"),
             ("redis://h?pass=secret", "\"pass\""),
             ("redis://u:1?secret@h", "%3F"),
             ("unix:///run/redis.sock?tls=yes", "\"tls\""),

@@ -68,6 +68,11 @@ impl Error {
         }
     }
 
+    /// Whether the server knows no such command.
+    pub fn is_unknown_command(&self) -> bool {
+        matches!(self, Self::Redis { source, .. } if is_unknown_command(source))
+    }
+
     /// Whether this Redis user may not do that.
     pub fn lacks_permission(&self) -> bool {
         let Self::Redis { source, .. } = self else { return false };
@@ -237,7 +242,12 @@ fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
 fn describe(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         _ if is_unauthenticated(error) => "a password is wanted".to_owned(),
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        (Some(code), Some(detail)) => {
+            // Which script it was, and where in it, matters only if it is at fault.
+            let script = if code == "ERR" { None } else { detail.find(" script: ") };
+            let said = &detail[..script.unwrap_or(detail.len())];
+            format!("{code} {}", said.trim_end_matches('.'))
+        }
         (Some(code), None) => code.to_owned(),
         _ if error.kind() == redis::ErrorKind::AuthenticationFailed => {
             let reason = error.detail().map(|reason| format!(": {reason}"));
@@ -250,6 +260,9 @@ fn describe(error: &RedisError) -> String {
             "the connection was closed".to_owned()
         }
         _ if is_no_redis(error) => "what answers there does not speak Redis' protocol".to_owned(),
+        _ if error.kind() == redis::ErrorKind::Parse => {
+            format!("no answer that Redis gives: {}", said_instead(error))
+        }
         _ => error.to_string(),
     }
 }
@@ -259,6 +272,13 @@ fn describe(error: &RedisError) -> String {
 fn is_no_redis(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Parse
         && error.detail().is_some_and(|detail| detail.starts_with("Parse error"))
+}
+
+/// What came where something else was expected: redis-rs tells it at the end, behind words about Rust's types.
+fn said_instead(error: &RedisError) -> String {
+    let words = error.to_string();
+    let value = words.rsplit_once("(value was ").and_then(|(_, value)| value.strip_suffix(')'));
+    value.map_or(words.clone(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -351,6 +371,14 @@ mod tests {
         let error = Error::redis("ask")(reply.extract_error().unwrap_err());
         assert_eq!(error.to_string(), "could not ask: a password is wanted");
         assert_eq!(error.remedy(), Remedy::Credentials);
+    }
+
+    /// "Incompatible type - "Response type not vector compatible." (value was ok)"
+    #[test]
+    fn a_reply_to_something_else_is_told_without_rusts_types() {
+        let reply = redis::cmd("INFO").query::<Vec<u8>>(&mut Saying(&["+OK\r\n"]));
+        let error = Error::redis("ask")(reply.unwrap_err());
+        assert_eq!(error.to_string(), "could not ask: no answer that Redis gives: ok");
     }
 
     /// Ctrl-C while an answer was waited for was told as the loss of Redis.

@@ -260,7 +260,7 @@ impl Supervisor {
         let question = if self.sessions == 0 {
             self.target.question(error)
         } else {
-            self.target.question_of_tls(error).unwrap_or_default()
+            self.target.question_at_any_time(error).unwrap_or_default()
         };
         // The line that said where it is may be weeks old.
         let whose = match error {
@@ -297,6 +297,8 @@ impl Supervisor {
                 let advice = self.target.advice(error);
                 Some(End::Status(EXIT_CREDENTIALS, format!("{error}{advice}")))
             }
+            // In an outage something else may stand in Redis' place for a while.
+            Remedy::Person if self.sessions > 0 && error.is_unknown_command() => None,
             Remedy::Person => {
                 // Which key has the wrong type, the server does not say.
                 let named = self

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use redis::ConnectionLike as _;
 
 use crate::cli::Args;
+use crate::connect::Target;
 use crate::error::Error;
 use crate::error::Remedy;
 use crate::event::{AnswerWish, EventKey};
@@ -76,6 +77,7 @@ pub fn main() -> ExitCode {
 /// Queues one event, and waits for its outcome if that is wanted.
 fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
     let deadline = Instant::now() + order.timeout;
+    let target = run.target.within(order.timeout);
     // From here on Ctrl-C says what is known to be sent.
     let interrupted = |sent| format!("interrupted; {}", told(run, order, sent));
     let interrupt = Interrupt::listen(interrupted(Sent::Nothing));
@@ -84,7 +86,7 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
             interrupt.set(interrupted(Sent::Unknown));
         }
     };
-    let (connection, event) = submit(run, order, deadline, &is_leaving)?;
+    let (connection, event) = submit(run, order, &target, deadline, &is_leaving)?;
     let ask = run.command("library-req outcome", &[&event.to_string()]);
     if let Some(interrupt) = &interrupt {
         interrupt.set(format!(
@@ -99,7 +101,7 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
         })?;
         return Ok(DONE);
     }
-    let waiter = Waiter { target: &run.target, keys: &run.keys, event, deadline };
+    let waiter = Waiter { target: &target, keys: &run.keys, event, deadline };
     let answer = waiter.wait(connection, &mut |note| {
         if run.form == Form::Quiet {
             return;
@@ -180,6 +182,7 @@ fn told(run: &Run, order: &Send, sent: Sent) -> String {
 fn submit(
     run: &Run,
     order: &Send,
+    target: &Target,
     deadline: Instant,
     is_leaving: &dyn Fn(),
 ) -> Result<(Connection, EventKey), Failure> {
@@ -198,7 +201,7 @@ fn submit(
     let command = chunk.command(&run.keys, name.as_ref(), None);
     let mut sent = Sent::Nothing;
     loop {
-        let error = match run.target.connect(Duration::ZERO) {
+        let error = match target.connect(Duration::ZERO) {
             Ok(mut connection) => {
                 is_leaving();
                 match chunk.placed(connection.req_packed_command(&command), name.as_ref()) {
@@ -227,7 +230,7 @@ fn submit(
         // cannot be reached at all, a person wants to know that now.
         let again = name.is_some() && sent == Sent::Unknown;
         if !again || error.remedy() != Remedy::Retry || Instant::now() >= deadline {
-            return Err(Failure::redis(&error, &run.target, &told(run, order, sent)));
+            return Err(Failure::redis(&error, target, &told(run, order, sent)));
         }
         thread::sleep(answer::PAUSE);
     }

@@ -227,7 +227,7 @@ impl Chunk {
         })?;
         let unknown = |got: String| Refused::Lost(Error::Reply { doing: DOING, got });
         let words: Vec<String> =
-            redis::from_redis_value(reply).map_err(|error| unknown(error.to_string()))?;
+            redis::from_redis_value_ref(&reply).map_err(|_| unknown(format!("{reply:?}")))?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let action = self.actions.first().copied();
         match (&words[..], action) {

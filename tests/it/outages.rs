@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
@@ -285,6 +285,81 @@ fn what_keeps_up_an_outage_is_told_once_if_it_is_something_else() {
     });
     assert!(eventually(DEADLINE, || told(loading, "; still trying") == 1), "{}", daemon.log());
     assert!(stays(Duration::from_secs(6), || told("", "trying") == 2), "{}", daemon.log());
+}
+
+/// A proxy in the place of a Redis that was away, which knew no INFO, ended libraryd with 78 for good.
+#[test]
+fn what_stands_in_redis_place_during_an_outage_ends_nobody() {
+    let redis = Redis::tcp(&[]);
+    let mut daemon = Daemon::start(&redis, &["-a", &redis.url(), "worker1"]);
+    redis.kill9();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", redis.port())).unwrap();
+    let gone = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for stream in listener.incoming() {
+                if gone.load(Ordering::SeqCst) {
+                    break;
+                }
+                let mut stream = stream.unwrap();
+                while stream.read(&mut [0; 512]).is_ok_and(|length| length > 0) {
+                    let _ = stream.write_all(b"-ERR unknown command\r\n");
+                }
+            }
+        });
+        let told = || daemon.log().contains("could not ask Redis what it is: ERR unknown command");
+        let is_told = eventually(2 * DEADLINE, told);
+        let is_running = stays(Duration::from_secs(2), || daemon.is_running());
+        // It has never been a Redis to whoever starts now.
+        let mut another = Daemon::spawn(&redis, &["-a", &redis.url(), "worker2"]);
+        let status = another.exit_status();
+        gone.store(true, Ordering::SeqCst);
+        let _ = std::net::TcpStream::connect(("127.0.0.1", redis.port()));
+        assert!(is_told && is_running, "{}", daemon.log());
+        assert_eq!(status, 78, "{}", another.log());
+    });
+    drop(listener);
+    redis.restart();
+    TestCommand::library_req(&redis, &["request", "user1", "geb"]).exits(0);
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// "READONLY You can't write against a read only replica." with the digest of a script, and nothing about
+/// what to do.
+#[test]
+fn a_redis_that_takes_nothing_is_told_with_what_may_be_done() {
+    let redis = Redis::new();
+    let daemon = Daemon::start(&redis, &["-a", &redis.address(), "worker1"]);
+    for (begin, end, said) in [
+        (
+            &["REPLICAOF", "127.0.0.1", "1"][..],
+            &["REPLICAOF", "NO", "ONE"][..],
+            "READONLY You can't write against a read only replica (it is a replica: where is its primary?);",
+        ),
+        (
+            &["CONFIG", "SET", "min-replicas-to-write", "1"],
+            &["CONFIG", "SET", "min-replicas-to-write", "0"],
+            "NOREPLICAS Not enough good replicas to write (fewer replicas are there than its \
+             min-replicas-to-write wants);",
+        ),
+        (
+            &["CONFIG", "SET", "maxmemory", "1"],
+            &["CONFIG", "SET", "maxmemory", "0"],
+            "OOM command not allowed when used memory > 'maxmemory' (its memory is full, see its maxmemory);",
+        ),
+    ] {
+        redis.cmd(begin);
+        let sent = TestCommand::library_req(&redis, &["request", "user1", "geb"]).exits(4);
+        // Events that are queued are decided while its memory is full.
+        let is_told =
+            said.starts_with("OOM") || eventually(DEADLINE, || daemon.log().contains(said));
+        redis.cmd(end);
+        assert!(sent.stderr.contains(said), "{sent}");
+        assert!(is_told, "{}", daemon.log());
+        let decided =
+            || TestCommand::library_req(&redis, &["request", "user1", "geb"]).status() != Some(4);
+        assert!(eventually(DEADLINE, decided), "{}", daemon.log());
+    }
 }
 
 /// The pauses between tries grow to a second while Redis is away. Where it has worked since, the first

@@ -463,6 +463,25 @@ fn who_is_stopped_while_an_event_is_queued_is_not_sent_after_redis() {
     assert!(!ended.stderr.contains("is Redis running"), "{ended}");
 }
 
+/// Whoever gave `--timeout 1` waited 5 s for a Redis that hangs.
+#[test]
+fn who_has_little_time_does_not_wait_longer_for_a_redis_that_hangs() {
+    let redis = Redis::new();
+    redis.signal(Signal::STOP);
+    let took = ["0", "1", "3"].map(|seconds| {
+        let begin = Instant::now();
+        let ended = req(&redis, &["request", "u", "geb", "--timeout", seconds]);
+        assert_eq!(ended.status(), Some(4), "{ended}");
+        assert!(ended.stderr.contains("no answer in time; it is not known "), "{ended}");
+        begin.elapsed().as_secs_f64()
+    });
+    redis.signal(Signal::CONT);
+    // Less than a second may be a Redis that has much to do.
+    let [none, one, three] = took;
+    assert!((1.0..3.0).contains(&none) && (1.0..3.0).contains(&one), "{took:?}");
+    assert!((3.0..5.0).contains(&three), "{took:?}");
+}
+
 /// Each reply of a pipeline was waited for, though none had come to the one before: this took 43 s, and
 /// libraryd, which reads what it has in hand in one, took 5 s for each event of it to leave a link that had
 /// fallen silent.
