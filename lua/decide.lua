@@ -457,7 +457,7 @@ function call.tell(e, effect, outcome, ...)
   tell(e.answer, e.answer_ms, 'event_id', e.id, 'action', e.action, 'user_id', e.user, 'outcome', outcome,
     ...)
   if call.are_ties then
-    call.refusals().is_told(e, outcome, effect)
+    call.refusals().after_telling(e, outcome, effect)
   end
 end
 
@@ -601,8 +601,8 @@ for stream, ids in pairs(call.decided) do
 end
 
 -- Other instances may wait for what was decided here: those who listen are told its users and books, in
--- messages of no more than so many bytes. An event that is longer alone is not told, as each of them would have
--- to read it. Who is not permitted to ring works on: the others then find out by themselves.
+-- messages of no more than so many bytes. For an event that is longer by itself the name has to do, as each of
+-- them would have to read it. Who is not permitted to ring works on: the others then find out by themselves.
 local MOST_NEWS = 16384
 local function tell_news()
   local lines, size = {ARGV[8]}, 0
@@ -613,10 +613,12 @@ local function tell_news()
   for _, e in ipairs(events) do
     if call.decided[e.stream][e.id] then
       local line = e.user .. ',' .. table.concat(e.books, ',')
-      if size + #line > MOST_NEWS then
+      if size > 0 and size + #line > MOST_NEWS then
         ring()
       end
-      if #line <= MOST_NEWS then
+      if #line > MOST_NEWS then
+        ring()
+      else
         lines[#lines + 1], size = line, size + #line
       end
     end
@@ -627,7 +629,8 @@ local function tell_news()
 end
 
 if is_any_decided then
-  -- Mostly nobody listens. An error has no second part.
+  -- Mostly nobody listens. Who does so by a pattern, or at another node, is not counted, and hears that there
+  -- is news. An error has no second part.
   if redis.pcall('PUBSUB', 'NUMSUB', ARGV[9])[2] == 0 then
     redis.pcall('PUBLISH', ARGV[9], ARGV[8])
   else

@@ -15,9 +15,10 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'FENCED'}
 end
 local removed = 0
+local group_at = {[requests] = group_of(requests, ARGV[2]), [returns] = group_of(returns, ARGV[2])}
 for at = 3, #ARGV, 3 do
   local stream, id = ARGV[at + 1] == 'request' and requests or returns, ARGV[at + 2]
-  local group = group_of(stream, ARGV[2])
+  local group = group_at[stream]
   -- Without a group nothing is known: it will be there again soon.
   if group and not before(group['last-delivered-id'], id)
     and #redis.call('XPENDING', stream, ARGV[2], id, id, 1) == 0 then

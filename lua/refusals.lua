@@ -740,7 +740,7 @@ local function still_waits(e)
 end
 
 -- The outcome of e is written.
-local function is_told(e, outcome, effect)
+local function after_telling(e, outcome, effect)
   if effect then
     untie(e, outcome == 'accepted')
   end
@@ -816,7 +816,7 @@ end
 
 return {
   look_at_request = look_at_request, look_at_partial_return = look_at_partial_return,
-  would_overtake = would_overtake, still_waits = still_waits, is_told = is_told,
+  would_overtake = would_overtake, still_waits = still_waits, after_telling = after_telling,
   break_ties = break_ties, write_ties = write_ties,
 }
 end

@@ -201,8 +201,8 @@ if ARGV[8] == 'look' then
   local reply = {'MAY_HAVE'}
   for _, book in ipairs(may_have) do
     -- Hand-offs and reservations of the reference application leave no mark. Where there are too many
-    -- hand-offs to look through, it is more likely that the request has the book than that such a one has;
-    -- a reservation will be lent.
+    -- hand-offs to look through, the request more likely has the book than one of those. A book that is
+    -- reserved, or may be, is left alone: it will be lent by whoever has reserved it.
     if reserved and not reserved[book] and not is_in_handoff(KEYS[5], ARGV[9], book) then
       reply[#reply + 1] = book
     end

@@ -13,10 +13,15 @@ end
 local left = 0
 for n = 3, #KEYS do
   local group = ARGV[n]
-  local pending = redis.pcall('XPENDING', KEYS[n], group, '-', '+', 1000, ARGV[2])
+  local pending = redis.pcall('XPENDING', KEYS[n], group)
   if not pending.err then
-    left = left + #pending
-    if #pending == 0 then
+    local number = 0
+    -- Nothing stands there where nobody has anything.
+    for _, of_one in ipairs(pending[4] or {}) do
+      number = of_one[1] == ARGV[2] and tonumber(of_one[2]) or number
+    end
+    left = left + number
+    if number == 0 then
       redis.pcall('XGROUP', 'DELCONSUMER', KEYS[n], group, ARGV[2])
     end
   end

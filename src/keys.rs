@@ -118,7 +118,7 @@ pub struct Keys {
     /// it did. Empty but for the time until the group is made again.
     pub lost_groups: String,
     /// Channel, no key: instances ring here when they have decided something or put books on their
-    /// shelves, for those that wait for it. A message is the name of the one that rings.
+    /// shelves, for those that wait for it. What they say is in `lending/news.rs`.
     pub bell: String,
 }
 

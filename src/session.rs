@@ -95,7 +95,7 @@ pub struct Session {
     pulses: [AtomicU64; Thread::ALL.len()],
     replied_ms: AtomicU64,
     worked: AtomicBool,
-    readers_client_ids: [AtomicU64; Thread::READERS.len()],
+    reader_client_ids: [AtomicU64; Thread::ALL.len()],
 }
 
 /// Other instances that decisions have to know about.
@@ -134,7 +134,7 @@ impl Session {
             pulses: Default::default(),
             replied_ms: AtomicU64::new(0),
             worked: AtomicBool::new(false),
-            readers_client_ids: Default::default(),
+            reader_client_ids: Default::default(),
         }
     }
 
@@ -211,13 +211,12 @@ impl Session {
 
     /// Remembers the connection on which a reader blocks, so that it can be woken.
     pub fn register_reader(&self, reader: Thread, client_id: u64) {
-        let n = Thread::READERS.iter().position(|it| *it == reader);
-        self.readers_client_ids[n.expect("it is a reader")].store(client_id, Ordering::SeqCst);
+        self.reader_client_ids[reader as usize].store(client_id, Ordering::SeqCst);
     }
 
     /// The connections on which readers block.
     pub fn reader_client_ids(&self) -> Vec<u64> {
-        let ids = self.readers_client_ids.iter().map(|id| id.load(Ordering::SeqCst));
+        let ids = self.reader_client_ids.iter().map(|id| id.load(Ordering::SeqCst));
         ids.filter(|id| *id != 0).collect()
     }
 

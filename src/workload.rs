@@ -41,7 +41,7 @@ impl Workload {
     }
 
     /// Lets events go: they are decided, or somebody else's.
-    pub fn drop(&self, keys: impl IntoIterator<Item = EventKey>) {
+    pub fn release(&self, keys: impl IntoIterator<Item = EventKey>) {
         let mut events = self.events();
         // Nobody waits otherwise, and to wake nobody is a system call as well.
         let were_full = are_full(&events);
@@ -98,7 +98,7 @@ mod tests {
         workload.take(&mut list, |key| *key);
         assert!(list.is_empty());
         assert_eq!(workload.free(), ByAction::of(|_| MOST_EVENTS - 1));
-        workload.drop([key(1, Action::Return)]);
+        workload.release([key(1, Action::Return)]);
         let free = workload.free();
         assert_eq!(free[Action::Request], MOST_EVENTS - 1);
         assert_eq!(free[Action::Return], MOST_EVENTS);
@@ -121,7 +121,7 @@ mod tests {
         fill(Action::Return);
         std::thread::scope(|scope| {
             scope.spawn(|| workload.wait_while_full(LONG));
-            workload.drop([key(7, Action::Return)]);
+            workload.release([key(7, Action::Return)]);
         });
         workload.wait_while_full(LONG);
         assert!(start.elapsed() < LONG, "it waited for its time");

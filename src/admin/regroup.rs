@@ -115,7 +115,7 @@ impl Lost {
         let mut kept = redis::cmd("HEXISTS");
         kept.arg(&run.keys.kept_events).arg(key);
         let known = if !ask::<bool>(connection, "look for kept events", &kept)? {
-            // What is decided is deleted, so nothing that is there is.
+            // Decided events are deleted from this stream: whatever is still there is undecided.
             Known::Decided { decided: HashSet::new(), reach: EventId::default() }
         } else {
             match stream {
@@ -321,7 +321,9 @@ fn decided(run: &Run, connection: &mut Connection, action: Action) -> Result<Kno
     // oldest outcome was decided later.
     let mut reach =
         oldest.map_or(EventId::LAST, |ms: u64| EventId { ms: ms.saturating_add(1), seq: 0 });
-    // Unless it was put back: ids go on from the highest one. But events are decided about in order.
+    // Where the clock was put back, that does not hold: new events get ids behind the highest one, ahead of
+    // the clock. But events are decided about in order: none from before the first that is known to be
+    // decided is undecided.
     if is_ahead && let Some(first) = decided.iter().min() {
         reach = reach.max(*first);
     }

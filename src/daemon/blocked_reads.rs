@@ -40,6 +40,8 @@ pub fn end_others(session: &Session, connection: &mut Connection) -> Result<(), 
         }
         Err(error) => {
             debug!(target: LOG, "cannot end reads of an earlier session: {error}");
+            // The lock is watched still: the next transaction on this connection would come to nothing.
+            let _ = redis::cmd("UNWATCH").query::<()>(connection);
             Ok(())
         }
     }

@@ -160,7 +160,7 @@ impl Keeper<'_> {
             if gone && other.pending > 0 {
                 self.take_over(other.stream, &other.name, until)?;
             } else if other.lock == Lock::Gone && other.idle_ms > FORGET_AFTER_MS {
-                FORGET
+                let reply = FORGET
                     .keys(&[
                         self.session.lock().as_bytes(),
                         name.as_bytes(),
@@ -171,7 +171,9 @@ impl Keeper<'_> {
                     .arg(group)
                     .arg(&other.name)
                     .run(&mut self.connection, "remove a consumer that is gone")?;
-                debug!(target: LOG, "consumer {:?} of {name} is long gone: removed", shown(&other.name));
+                if reply.word == "FORGOTTEN" {
+                    debug!(target: LOG, "consumer {:?} of {name} is long gone: removed", shown(&other.name));
+                }
             }
         }
         Ok(())

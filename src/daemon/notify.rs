@@ -40,17 +40,19 @@ impl Notifier {
 
     /// Every loop makes progress.
     pub fn alive(&self) {
-        self.send("WATCHDOG=1");
+        if self.watchdog.is_some() {
+            self.send("WATCHDOG=1");
+        }
     }
 
-    /// We are about to end.
+    /// We begin to end.
     pub fn stopping(&self) {
-        self.send("STOPPING=1");
+        self.send("STOPPING=1\nSTATUS=finishing what is in work");
     }
 
     /// A line for `systemctl status`.
-    pub fn status(&self, text: &str) {
-        self.send(&format!("STATUS={}", text.replace('\n', " ")));
+    pub fn status(&self, text: &'static str) {
+        self.send(&format!("STATUS={text}"));
     }
 
     fn send(&self, message: &str) {
@@ -82,17 +84,18 @@ mod tests {
 
     /// systemd names such a socket in containers.
     #[test]
-    fn a_name_with_an_at_sign_in_front_is_in_no_directory_and_a_status_is_one_line() {
+    fn a_name_with_an_at_sign_in_front_is_in_no_directory() {
         let name = format!("library-lending-{}", std::process::id());
         let there = SocketAddr::from_abstract_name(&name).unwrap();
         let systemd = UnixDatagram::bind_addr(&there).unwrap();
         systemd.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let named = address(OsStr::new(&format!("@{name}"))).unwrap();
         let notifier = Notifier { socket: Some((socket().unwrap(), named)), watchdog: None };
-        notifier.status("one\nline");
+        notifier.alive();
+        notifier.status("one line");
         let mut message = [0; 64];
         let length = systemd.recv(&mut message).unwrap();
-        assert_eq!(&message[..length], b"STATUS=one line");
+        assert_eq!(&message[..length], b"STATUS=one line", "nobody waits for signs of life");
     }
 
     #[test]

@@ -324,9 +324,7 @@ impl Supervisor {
     /// # Errors
     /// A signal came.
     fn wait(&self, pause: Duration) -> Result<(), Over> {
-        if self.notifier.interval().is_some() {
-            self.notifier.alive();
-        }
+        self.notifier.alive();
         match self.signals.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
             _ => Err(Over::End(End::Stopped)),
@@ -356,7 +354,7 @@ impl Supervisor {
     fn let_lease_run_out(&mut self) -> Result<(), Over> {
         warn!(target: LOG, "sessions fail before anything is decided: the lease is left to run out");
         self.fruitless = None;
-        // Others look three times a lease.
+        // Others look three times in each lease: after two of them one has taken over.
         let until = Instant::now() + 2 * self.options.settings.lease;
         while Instant::now() < until {
             self.wait(LONGEST_PAUSE.min(until - Instant::now()))?;
@@ -570,6 +568,7 @@ impl Supervisor {
             select! {
                 recv(self.signals) -> _ => {
                     info!(target: LOG, "{} stops: what is in work is finished", self.options.settings.name);
+                    self.notifier.stopping();
                     return self.stop(session, events, orders, control);
                 }
                 recv(events) -> event => match event {

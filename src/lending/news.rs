@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use crate::event::Event;
 use crate::ids::{BookId, UserId};
 
-/// The longest message that is read. Ours have 16 KiB and a name at most, see decide.lua.
+/// The longest message that is read. Ours have little more than 16 KiB, see decide.lua.
 const MAX_BYTES: usize = 32 * 1024;
 
 /// What was told.

@@ -90,8 +90,8 @@ impl Default for Rounds {
 }
 
 impl Rounds {
-    /// The first events wait.
-    pub fn begin(&mut self) {
+    /// The first events wait: what was before does not count.
+    pub fn reset(&mut self) {
         *self = Self::default();
     }
 
@@ -113,7 +113,7 @@ impl Rounds {
 
     /// The round that begins now, with so many events that wait. Where others are due all the time, because
     /// decisions make them so without end, everything is tried late, and all the same.
-    pub fn begins(
+    pub fn take_due(
         &mut self,
         now: Instant,
         waiting: usize,

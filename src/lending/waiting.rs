@@ -162,7 +162,7 @@ impl WaitingRoom {
     /// Lets an event in after its first try, which ended in WAIT and was sent at a `moment`.
     pub fn admit(&mut self, waiting: Waiting, moment: Moment) {
         if self.by_age.is_empty() {
-            self.rounds.begin();
+            self.rounds.reset();
             self.bell.listen_again(Instant::now());
         }
         self.admit_again(waiting, moment);
@@ -303,7 +303,7 @@ impl WaitingRoom {
         if self.is_empty() {
             return;
         }
-        match self.rounds.begins(now, self.len(), &self.cost, self.has_due()) {
+        match self.rounds.take_due(now, self.len(), &self.cost, self.has_due()) {
             Some(Round::All) => self.due.extend(self.by_age.keys()),
             Some(Round::Oldest) => self.bell.ring(),
             None => {}
@@ -322,10 +322,12 @@ impl WaitingRoom {
 
     /// Takes out the oldest that are worth another try and that `may_go`, and with each the oldest
     /// who waits for one of its books, so that it does not overtake that one: about `count` at
-    /// most, and none more once they have as many as `books` books. In the order of their ids.
+    /// most, and none more once they have as many as `books` books. In the order of their ids. A chain of
+    /// requests, each for a book of the one before, comes as a whole, however long: its oldest alone may
+    /// wait on for long, and those behind it would come to no try meanwhile.
     ///
-    /// With others of its millisecond the oldest of all comes along: it may wait for nothing any more
-    /// but to see that they wait for it.
+    /// If something of the millisecond of the oldest of all is due, the oldest comes along: it may only need
+    /// to see that the others wait for it.
     pub fn take_due(
         &mut self,
         count: usize,
@@ -390,25 +392,21 @@ impl WaitingRoom {
 
     /// An event, and those who are the oldest in the room to ask for a book of it or of one of
     /// them. Empty if it is not in the room.
-    fn with_those_before(&self, key: EventKey) -> Vec<EventKey> {
-        let mut company = Vec::new();
+    fn with_those_before(&self, key: EventKey) -> BTreeSet<EventKey> {
+        let mut company = BTreeSet::new();
         let mut next = vec![key];
         while let Some(key) = next.pop() {
             let Some(waiting) = self.by_age.get(&key) else { continue };
-            company.push(key);
+            if !company.insert(key) {
+                continue;
+            }
             if key.action == Action::Return {
                 continue;
             }
             for book in &waiting.event.books {
                 let keys = self.by_book.get(book).into_iter().flatten();
                 let oldest = keys.copied().find(|key| key.action == Action::Request);
-                if let Some(oldest) = oldest
-                    && oldest < key
-                    && !company.contains(&oldest)
-                    && !next.contains(&oldest)
-                {
-                    next.push(oldest);
-                }
+                next.extend(oldest.filter(|oldest| *oldest < key));
             }
         }
         company
@@ -533,6 +531,20 @@ mod tests {
         let mut room = room(&(1..100).map(of_user).collect::<Vec<_>>());
         room.decided(&[of_user(200)]);
         assert_eq!(room.due.len(), OLDEST_OF_A_USER);
+    }
+
+    /// The way along a chain went through all of it again for each of its links.
+    #[test]
+    fn a_long_chain_comes_as_a_whole_and_at_once() {
+        const LENGTH: u64 = 8_192;
+        let link = |ms: u64| {
+            event(ms, Action::Request, &[&format!("book{ms}"), &format!("book{}", ms + 1)])
+        };
+        let mut room = room(&(1..=LENGTH).map(link).collect::<Vec<_>>());
+        room.stir(vec![link(LENGTH).key]);
+        let start = Instant::now();
+        assert_eq!(due(&mut room), (1..=LENGTH).collect::<Vec<_>>());
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
     }
 
     /// Of a crowd for a book that is under way all were looked at each time.

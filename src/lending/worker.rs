@@ -47,9 +47,9 @@ const RETRIES_FOR_EACH: usize = 4;
 /// The most books in a chunk of several events, since a script's time grows with them.
 const CHUNK_BOOKS: usize = 1_000;
 
-/// Calls under way at a time: one that Redis works on, and one that waits for it. Not fewer: one is for
-/// what waits, one for what has come, lest that should wait for ever. Not more: suspects are tried when
-/// nothing is under way, which is not to take long.
+/// Calls under way at a time: one that Redis works on, and one behind it. Not fewer: one is for what
+/// waits and one for what has come, so that neither starves. Not more: suspects are tried only when nothing
+/// is under way.
 const DEPTH: usize = 2;
 
 /// Whose tries a call is for.
@@ -468,13 +468,13 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        self.session.workload.drop(gone.iter().map(|event| event.key));
+        self.session.workload.release(gone.iter().map(|event| event.key));
         self.room.decided(&gone);
         self.forget_news();
         if are_waiting {
             self.room.tried(number, gone.len(), took);
         }
-        // That younger ones were decided meanwhile does not say so.
+        // The front has moved only if the oldest was decided; younger ones do not count.
         let has_front_moved =
             had_waited && gone.iter().any(|event| self.room.has_no_older(event.key));
         if has_front_moved {
@@ -518,7 +518,7 @@ impl<'a> Worker<'a> {
             Rejected::Done(letters) => letters,
         };
         self.session.note_work();
-        // The others are large; they come to a script that takes no longer.
+        // The script stops where its work gets long: the others go into a call of their own.
         let left = events.split_off(letters.len().min(events.len()));
         if !left.is_empty() {
             self.pack(Call::Reject(left), By::Digest);
@@ -530,7 +530,7 @@ impl<'a> Worker<'a> {
             let fields = [("outcome", rejected), ("cause", cause.as_str())];
             self.log.add(*key, letter.user.as_deref(), fields);
         }
-        self.session.workload.drop(events.iter().map(|(key, _)| *key));
+        self.session.workload.release(events.iter().map(|(key, _)| *key));
         Ok(())
     }
 

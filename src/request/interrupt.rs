@@ -47,7 +47,7 @@ impl Interrupt {
         let handle = signals.handle();
         let has_come = Arc::new(AtomicBool::new(false));
         for signal in heeded {
-            // Behind the thread's: what is noted here it has heard of.
+            // Registered behind the thread's handler: once this is set, the thread has been told as well.
             let _ = flag::register(signal, Arc::clone(&has_come));
         }
         give.send(signals).ok()?;

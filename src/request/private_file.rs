@@ -54,6 +54,8 @@ impl PrivateFile {
             if !self.is_at(part) {
                 return Err(io::Error::other("another run writes there too"));
             }
+            // Or after a power cut the name may be there, and nothing behind it.
+            self.file.sync_all()?;
             std::fs::rename(part, place)?;
             self.unfinished = None;
         }

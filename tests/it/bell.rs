@@ -93,7 +93,17 @@ fn a_daemon_rings_when_it_has_decided_something_and_when_books_are_on_their_shel
     assert_eq!(next_ring(), "worker1", "a malformed event is in the dead letters");
     // As long as that, it would be work for every listener.
     let books: Vec<_> = (0..80).map(|n| format!("{n}-{}", "x".repeat(240))).collect();
-    redis.give_back("user1", &books.join(","));
+    let long = books.join(",");
+    redis.give_back("user1", &long);
+    assert_eq!(next_ring(), "worker1");
+    // Behind another one of the same call it was not heard of at all.
+    redis.pipeline(&[
+        vec!["MULTI".to_owned()],
+        ["XADD", RETURNS, "*", "user_id", "user5", "book_ids", "faust"].map(str::to_owned).into(),
+        ["XADD", RETURNS, "*", "user_id", "user1", "book_ids", &long].map(str::to_owned).into(),
+        vec!["EXEC".to_owned()],
+    ]);
+    assert_eq!(next_ring(), "worker1\nuser5,faust");
     assert_eq!(next_ring(), "worker1");
     // Many with long names come in several messages, and each of them is told.
     let user = |n| format!("{n}-{}", "x".repeat(200));

@@ -169,7 +169,7 @@ fn what_comes_while_something_is_in_hand_queues_behind_it() {
     assert_eq!((channel.len(), redis.length(OUTCOMES)), (2, 0));
 
     // As if the worker's thread were done with both.
-    session.workload.drop(channel.try_iter().flatten().map(|one| one.key));
+    session.workload.release(channel.try_iter().flatten().map(|one| one.key));
     intake.serve(read(&redis, &session, 2..3)).unwrap();
     // Where Redis was slow to read the script, the thread is woken to read the reply.
     assert_eq!(channel.try_iter().flatten().count(), 0);
@@ -184,7 +184,7 @@ fn what_comes_in_numbers_or_while_the_thread_works_is_queued() {
     let (intake, worker, channel) = intake(&redis, &session);
     intake.serve(read(&redis, &session, 0..100)).unwrap();
     assert_eq!((channel.len(), redis.length(OUTCOMES)), (1, 0));
-    session.workload.drop(channel.try_iter().flatten().map(|one| one.key));
+    session.workload.release(channel.try_iter().flatten().map(|one| one.key));
     let at_work = worker.lock().unwrap();
     intake.serve(read(&redis, &session, 100..101)).unwrap();
     assert_eq!((channel.len(), redis.length(OUTCOMES)), (1, 0));
@@ -222,7 +222,7 @@ fn where_redis_is_slow_the_thread_goes_on_and_is_woken_for_what_comes_next() {
             break;
         }
         queued += 1;
-        session.workload.drop(channel.try_iter().flatten().map(|one| one.key));
+        session.workload.release(channel.try_iter().flatten().map(|one| one.key));
     }
     assert_eq!(queued, 16);
 }
@@ -285,10 +285,10 @@ fn a_reader_without_room_gives_away_what_it_holds_back_and_sleeps() {
         let reader = thread(std::process::id(), "without room").unwrap();
         let is_asleep = || std::fs::read_to_string(reader.join("stat")).unwrap().contains(") S ");
         let slept = eventually(DEADLINE, is_asleep) && stays(Duration::from_millis(200), is_asleep);
-        session.workload.drop([key(Action::Return, 0)]);
+        session.workload.release([key(Action::Return, 0)]);
         let read_next = next();
         session.stop();
-        session.workload.drop([key(Action::Return, 1)]);
+        session.workload.release([key(Action::Return, 1)]);
         (read, slept, read_next)
     });
     let ids =
@@ -314,7 +314,7 @@ fn no_return_is_kept_for_requests_there_is_no_room_for() {
         scope.spawn(|| reader::run(&session, connection, &{ intake }, || ()));
         let next = || channel.recv_timeout(SOON).unwrap_or_default();
         let full: Vec<_> = (0..2).flat_map(|_| next()).collect();
-        session.workload.drop([key(Action::Request, 0)]);
+        session.workload.release([key(Action::Request, 0)]);
         let read = [full, next()];
         session.stop();
         read

@@ -572,6 +572,9 @@ fn a_stop_while_redis_hangs_is_over_before_systemd_kills() {
     redis.signal(Signal::STOP);
     let start = Instant::now();
     daemon.signal(Signal::TERM);
+    // systemd knows from the beginning of it, and not from its end.
+    assert!(eventually(Duration::from_secs(3), || daemon.has_notified("STOPPING=1")));
+    assert!(!daemon.log().contains("worker1 stopped"));
     let ended = eventually(Duration::from_secs(30), || daemon.log().contains("worker1 stopped"));
     redis.signal(Signal::CONT);
     assert!(ended && start.elapsed() < Duration::from_secs(18), "{:?}", start.elapsed());

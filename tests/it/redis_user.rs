@@ -1,6 +1,8 @@
 //! The Redis user that the manual describes: with its rights everything works, and no other key is
 //! in reach.
 
+use std::time::{Duration, Instant};
+
 use crate::common::*;
 
 /// The rights, as library-lending(7) lists them.
@@ -92,6 +94,24 @@ fn a_database_that_cannot_be_had_ends_the_daemon_and_the_commands() {
             assert!(run.stderr.contains(said), "{run}");
         }
     }
+}
+
+/// The lock stayed watched on the connection that wakes readers, and the transaction that does so came to
+/// nothing: a lost group was made again when their reads were over.
+#[test]
+fn who_may_not_list_clients_still_wakes_its_readers() {
+    let redis = Redis::new();
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">secret", "~*", "&*", "+@all", "-client|list"]);
+    let clerk = ["--username", "clerk", "--password", "secret"];
+    let mut daemon = Daemon::start(&redis, &[&clerk[..], &["worker1"]].concat());
+    // From now on the reader of hand-offs blocks for two seconds.
+    redis.hand_off("*", "emma");
+    redis.wait_until_drained(DEADLINE);
+    let start = Instant::now();
+    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?} {}", start.elapsed(), daemon.log());
+    assert_eq!(daemon.stop(), 0);
 }
 
 /// A server without AUTH (renamed away, or no Redis at all) repeats what it was sent: the password was

@@ -125,7 +125,7 @@ impl Check<'_> {
                 .map(|(_, id)| id.to_string())
                 .collect();
             // It may have been lost since the groups were looked at.
-            if !of_stream.is_empty() && self.is_lost(stream)? {
+            if !of_stream.is_empty() && self.report_if_lost(stream)? {
                 continue;
             }
             for ids in of_stream.chunks(PAGE) {

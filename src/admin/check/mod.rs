@@ -243,7 +243,7 @@ impl Check<'_> {
         for stream in Stream::ALL {
             let key = stream.key(&run.keys);
             let Some(group) = stream::group(&mut self.connection, key, stream.group())? else {
-                self.is_lost(stream)?;
+                self.report_if_lost(stream)?;
                 continue;
             };
             let Some(ahead) = stream::ahead(&mut self.connection, key, stream.group(), group)?
@@ -265,8 +265,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Whether a stream's group is lost, as libraryd sees it when it starts: that is told once.
-    fn is_lost(&mut self, stream: Stream) -> Result<bool, Failure> {
+    /// Looks whether a stream's group is lost, as libraryd sees it when it starts, and reports that, once.
+    fn report_if_lost(&mut self, stream: Stream) -> Result<bool, Failure> {
         if self.lost.contains(&stream) {
             return Ok(true);
         }
@@ -411,8 +411,7 @@ impl Check<'_> {
         link::ask(self.connection.0, doing, command)
     }
 
-    /// Goes through a hash, a set or all keys, page by page: `command` without its cursor, which
-    /// comes behind its first `before` arguments. What is there all the time is seen at least once.
+    /// Goes through a hash, a set or all keys, page by page: `command` as it stands in front of its cursor. What is there all the time is seen at least once.
     fn scan<T: FromRedisValue>(
         &mut self,
         command: &[&str],

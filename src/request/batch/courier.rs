@@ -49,7 +49,8 @@ struct UnderWay {
     chosen: Option<EventId>,
     /// The id that we had chosen for it before it was sent again, by the script.
     chosen_before: Option<EventId>,
-    /// It was sent on a link that is lost: if Redis knows it, then from there, as far as can be told.
+    /// It was sent on a link that is lost. If Redis says that it knows it, we take it that it came from there,
+    /// and not from an earlier run.
     resent: bool,
     /// Whether Redis has it, as far as we know.
     fate: Fate,
@@ -72,12 +73,12 @@ impl UnderWay {
         Self { chunk, chosen, chosen_before: None, resent: false, fate: Fate::NotThere }
     }
 
-    fn is_sent(&mut self) {
+    fn note_sent(&mut self) {
         self.fate = if self.fate == Fate::NotThere { Fate::ReplyDue } else { Fate::Unknown };
     }
 
     /// The reply is that nothing was added.
-    fn is_refused(&mut self) {
+    fn note_refused(&mut self) {
         if self.fate == Fate::ReplyDue {
             self.fate = Fate::NotThere;
         }
@@ -107,7 +108,8 @@ pub(super) struct Courier<'a> {
     detour: usize,
     /// How many it will be the next time.
     next_detour: usize,
-    /// Whether the last chunk is there only now, so that the next one is not there yet.
+    /// Whether the last chunk was added just now, and not by an earlier run: then the next one is not there yet
+    /// either.
     fresh: bool,
     /// Sent, not confirmed; their numbers follow those that are placed.
     under_way: VecDeque<UnderWay>,
@@ -288,7 +290,7 @@ impl<'a> Courier<'a> {
             Some(first) => chunk.plain_commands(&self.run.keys, &name, before, *first),
             None => chunk.command(&self.run.keys, Some(&name), before),
         };
-        self.under_way[nth].is_sent();
+        self.under_way[nth].note_sent();
         let link = self.link.as_mut().expect("it is made before the first chunk");
         link.send_packed_command(&packed).map_err(Error::redis("queue events"))
     }
@@ -346,7 +348,7 @@ impl<'a> Courier<'a> {
             }
             Err(Refused::OutOfTurn) => Err(self.forgotten()),
             Err(Refused::Error(error)) => {
-                self.under_way.front_mut().into_iter().for_each(UnderWay::is_refused);
+                self.under_way.front_mut().into_iter().for_each(UnderWay::note_refused);
                 self.recover(error)
             }
             Err(Refused::Lost(error)) => self.recover(error),

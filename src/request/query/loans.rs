@@ -98,7 +98,7 @@ fn noted_loans(
     let mut command = redis::cmd("HMGET");
     command.arg(&run.keys.loans).arg(&books);
     let holders: Vec<Option<Vec<u8>>> = ask(connection, DOING, &command).map_err(failed(run))?;
-    let holds = |holder: Option<Vec<u8>>| holder.as_deref() == Some(user.as_str().as_bytes());
-    let lent = books.into_iter().zip(holders).filter(|(_, holder)| holds(holder.clone()));
+    let user = Some(user.as_str().as_bytes());
+    let lent = books.into_iter().zip(holders).filter(|(_, holder)| holder.as_deref() == user);
     Ok(lent.map(|(book, _)| book.to_owned()).collect())
 }

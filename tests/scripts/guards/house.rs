@@ -99,7 +99,7 @@ fn an_instance_with_a_lock_is_not_forgotten() {
 
 #[test]
 fn who_resigns_leaves_what_is_in_hand_to_others() {
-    guard("resign", &[("if #pending == 0 then", "if true then")], |library| {
+    guard("resign", &[("if number == 0 then", "if true then")], |library| {
         let by = library.instance("worker1");
         give(library, &by, &request(5, "user1", "geb"));
         let stream = library.keys.requests.clone();
@@ -108,6 +108,22 @@ fn who_resigns_leaves_what_is_in_hand_to_others() {
         ensure!(library.pending("worker1", &stream).len() == 1, "it is lost");
         Ok(())
     });
+}
+
+/// It was told of a thousand at most, and of what others have as well.
+#[test]
+fn who_resigns_tells_how_much_is_left_to_others() {
+    let mut library = Library::new();
+    let by = library.instance("worker1");
+    let stream = library.keys.requests.clone();
+    for n in 1..=1_500 {
+        library.add(&request(n, "user1", "geb"));
+    }
+    library.take("worker2", Action::Request, 100);
+    library.take("worker1", Action::Request, 1_400);
+    let keys = [by.session.lock(), &library.keys.fetch_answers.clone(), &stream];
+    let reply = library.words("resign", &keys, &[&by.session.token, "worker1", LENDING_GROUP]);
+    assert_eq!(reply, ["RESIGNED", "1400"]);
 }
 
 #[test]

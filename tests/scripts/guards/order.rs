@@ -322,8 +322,8 @@ fn what_a_silent_instance_has_in_hand_in_the_same_millisecond_holds_up_no_refusa
 fn who_waited_is_tried_again_after_a_loan_before_the_one_in_front_is_refused() {
     for (part, without) in [
         (
-            "  if call.are_ties then\n    call.refusals().is_told",
-            "  if false then\n    call.refusals().is_told",
+            "  if call.are_ties then\n    call.refusals().after_telling",
+            "  if false then\n    call.refusals().after_telling",
         ),
         ("tied_by_name[accepted and 'return' or 'request']", "tied_by_name.request"),
     ] {
