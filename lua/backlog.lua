@@ -1,4 +1,4 @@
--- backlog.lua: count entries of a stream, a page of them, without sending them.
+-- backlog.lua: count entries of a stream, a page of them, without sending them. After order.lua.
 --
 -- For the operator's status: an exact number where XINFO's lag is not known, and on a Redis that
 -- does not tell it. Changes nothing.
@@ -7,6 +7,10 @@
 -- ARGV  1 the id after which to count   2 most entries to look at
 -- Returns {"COUNTED", how many, the first one's id or "", the last one's id or ""}
 
+-- Redis refuses to be asked for what comes behind it.
+if ARGV[1] == LAST_OF_ALL then
+  return {'COUNTED', 0, '', ''}
+end
 local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
 local number = #entries
 if number == 0 then

@@ -6,6 +6,8 @@
 -- not there, or with one argument too few. The user's permission is looked at before all that. So the
 -- lock has to be held: once it has run out, XADD would make a stream of it.
 --
+-- XREADGROUP is in no script, but whoever may not read is not ready.
+--
 -- KEYS  1 the instance's lock   2 a key that is not there
 -- ARGV  1 token of the lease
 -- Returns {"FENCED"} | {"PERMITTED"} | {"DENIED", command} | {"MISSING", command}, which was taken away
@@ -39,7 +41,7 @@ local harmless = {
   {'XACK', lock, 'group', '0-1'}, {'XADD', lock, '*', 'field', 'value'}, {'XDEL', lock, '0-1'},
   {'XCLAIM', lock, 'group', 'consumer', 0, '0-1'}, {'XTRIM', lock, 'MINID', '0-1'},
   {'XGROUP', 'DELCONSUMER', lock, 'group', 'consumer'}, {'XPENDING', lock, 'group', '-', '+', 1},
-  {'XRANGE', lock, '-', '+'}, {'XREVRANGE', lock, '+', '-'}, {'XLEN', lock},
+  {'XREADGROUP', 'GROUP', 'group', 'consumer', 'STREAMS', lock, '>'}, {'XRANGE', lock, '-', '+'}, {'XREVRANGE', lock, '+', '-'}, {'XLEN', lock},
   {'XINFO', 'GROUPS', lock}, {'HSET', lock, 'field', 'value'}, {'HDEL', lock, 'field'},
   {'HGET', lock, 'field'}, {'HGETALL', lock}, {'HMGET', lock, 'field'}, {'HEXISTS', lock, 'field'},
   {'HLEN', lock}, {'SADD', lock, 'member'}, {'SREM', lock, 'member'}, {'SCARD', lock},

@@ -380,7 +380,9 @@ impl Target {
     /// What a person who gave a command this address may do about an error, as an aside.
     pub fn advice(&self, error: &Error) -> &'static str {
         match error {
-            _ if error.lacks_permission() => " (this Redis user needs more permissions)",
+            _ if error.lacks_permission() => {
+                " (this Redis user needs more permissions, see Redis users in library-lending(7))"
+            }
             _ if error.to_string().ends_with(HAS_NO_PASSWORD) => {
                 " (leave it out of the options, the address, $LIBRARY_PASSWORD and systemd's credentials)"
             }

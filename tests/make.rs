@@ -391,7 +391,7 @@ fn the_demo_shows_what_it_claims_and_leaves_nothing_behind() {
         "lent to user2: momo; geb: lent to someone else (1 in hand)",
         "user2 has 1 of 5, this asks for 5 more: nothing was lent",
         "taken back from user1: geb (1 in hand)",
-        "nothing to take back from user1; geb: already back",
+        "nothing to take back from user1; geb: nobody has it",
         "nothing to take back from user1; momo: lent to someone else",
         "$ library-req request user3 geb --id order-4711\nlent to user3: geb (1 in hand)",
         "$ library-req request user3 geb --id order-4711\nlent to user3: geb (1 in hand)",

@@ -24,6 +24,8 @@ pub enum Task {
 pub struct Run {
     /// Which one.
     pub target: Target,
+    /// Which part of it, to be said behind it: database and branch.
+    pub part: String,
     /// Under which names.
     pub keys: Keys,
     /// The options of the connection that were given, to be typed in another command.
@@ -243,8 +245,8 @@ impl Raw {
         self.refuse_foreign_options(job)?;
         let keys = Keys::new(self.connect.branch());
         let target = self.connect.resolve(env)?;
-        let typed = self.connect.typed();
-        Ok(Task::Run(Box::new(Run { target, keys, typed, json: self.json, job })))
+        let (part, typed) = (self.connect.part(&target), self.connect.typed());
+        Ok(Task::Run(Box::new(Run { target, part, keys, typed, json: self.json, job })))
     }
 
     fn job(&self) -> Result<Job, Usage> {

@@ -283,11 +283,11 @@ impl Lost {
             }
             (false, Some(skipped)) => format!(
                 "{word}: the group {group} is back; {to_do} events from {from} on are worked on, \
-                 {skipped} have their outcome\n"
+                 {skipped} have their outcome (start libraryd again where it has ended)\n"
             ),
             (false, None) => format!(
                 "{word}: the group {group} is back; {to_do} hand-offs are worked on, all others are \
-                 done\n"
+                 done (start libraryd again where it has ended)\n"
             ),
         })
     }

@@ -16,7 +16,7 @@ use crate::link::{AskAgain, Connection, ask};
 use crate::script::{Script, lua, text};
 use crate::stream::{self, Lock};
 
-static BACKLOG: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("backlog")));
+static BACKLOG: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "backlog")));
 
 /// Entries that one step counts; well under a millisecond, unless they are huge.
 const PAGE: usize = 500;

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use log::{debug, error, info, warn};
+use log::{debug, error, warn};
 
 use super::neighbours::{note_neighbours, others, shown};
 use super::tidy::Tidy;
@@ -20,7 +20,7 @@ use crate::event::EventKey;
 use crate::ids::EventId;
 use crate::keys::Stream;
 use crate::lending;
-use crate::link::Connection;
+use crate::link::{self, Connection};
 use crate::script::{Script, lua};
 use crate::session::{Session, Thread};
 use crate::shelving;
@@ -31,6 +31,9 @@ static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("forget")));
 
 /// A loop that has not come round for so long is stuck: longer than every timeout of a reply.
 pub const STALL: Duration = Duration::from_secs(20);
+
+/// How long the link is silent at most: a lease may be an hour.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// An event that is pending for this instance for so long and in nobody's hands was delivered in a
 /// reply that got lost: longer than a reply can be under way.
@@ -99,15 +102,20 @@ impl Keeper<'_> {
         let mut stalled = false;
         let mut next_turn = Instant::now();
         while !self.session.is_broken() {
-            match self.orders.recv_deadline(next_turn) {
+            match self.orders.recv_deadline(next_turn.min(Instant::now() + IDLE)) {
                 Ok(Order::LetGo) => {
                     self.workers = None;
                     continue;
                 }
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => next_turn = Instant::now() + turn,
+                Err(RecvTimeoutError::Timeout) => {}
             }
             self.session.beat(Thread::Keeper);
+            if Instant::now() < next_turn {
+                link::ping(&mut self.connection)?;
+                continue;
+            }
+            next_turn = Instant::now() + turn;
             let (thread, since) = self.session.slowest();
             if since > STALL {
                 if !stalled {
@@ -201,7 +209,7 @@ impl Keeper<'_> {
             !session.is_stopping() && Instant::now() < until
         })?;
         if count > 0 {
-            info!(target: LOG, "took over {} of {} from instance {:?}, which is gone", counted(count, "event"), stream.key(&session.keys), shown(from));
+            warn!(target: LOG, "took over {} of {} from instance {:?}, which is gone", counted(count, "event"), stream.key(&session.keys), shown(from));
         }
         Ok(())
     }

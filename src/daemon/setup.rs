@@ -149,14 +149,15 @@ pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, E
 }
 
 /// Creates the consumer groups that are missing, from the beginning of their streams: what was
-/// sent before the first start is served.
+/// sent before the first start is served. Returns how many.
 ///
 /// # Errors
 /// [`Error::Unfit`] where a group was lost and decided events are still in its stream: they would
 /// be decided again; and where a group is ahead of its stream: what is sent would be passed over.
 /// What Redis or the link said.
-pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Error> {
+pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<usize, Error> {
     const DOING: &str = "create the consumer groups";
+    let mut number = 0;
     for (stream, group) in Stream::ALL.map(|stream| (stream.key(keys), stream.group())) {
         if let Some(found) = group_of(connection, stream, group)? {
             match ahead(connection, stream, group, found)? {
@@ -190,10 +191,13 @@ pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<(), Err
         match created {
             // Another instance was faster.
             Err(error) if error.code() == Some("BUSYGROUP") => {}
-            other => other.map_err(Error::redis(DOING))?,
+            other => {
+                other.map_err(Error::redis(DOING))?;
+                number += 1;
+            }
         }
     }
-    Ok(())
+    Ok(number)
 }
 
 /// Makes this instance known as a consumer of all groups. Older versions of Redis would do so only

@@ -24,7 +24,7 @@ use crate::connect::Target;
 use crate::daemon::LOG;
 use crate::error::{Error, Remedy};
 use crate::event::EventKey;
-use crate::keys::Keys;
+use crate::keys::{Keys, Stream};
 use crate::lending::lone_tries::{self, LoneStep};
 use crate::link::{self, Connection};
 use crate::session::{Session, Thread};
@@ -165,6 +165,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         }
         End::Status(status, why) => {
             error!(target: LOG, "{why}");
+            info!(target: LOG, "{} ends with status {status}", supervisor.options.settings.name);
             ExitCode::from(status)
         }
     }
@@ -498,7 +499,16 @@ impl Supervisor {
         if is_lost {
             self.wait_until_noticed(session, control)?;
         }
-        setup::ensure_groups(control, &self.keys)?;
+        let created = setup::ensure_groups(control, &self.keys)?;
+        // With an outcome left it is known to be lost groups, and no more.
+        if created == Stream::ALL.len() && self.ready && !is_lost {
+            error!(
+                target: LOG,
+                "the library is gone from Redis at {}: it was emptied, or came back without its data. Who had \
+                 which book is lost; going on with what is there",
+                self.target
+            );
+        }
         if is_lost {
             lost_group::forget(session, control)?;
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::connect::Target;
 use crate::error::{Error, Remedy};
-use crate::event::EventKey;
+use crate::event::{Action, EventKey};
 use crate::keys::{Keys, LENDING_GROUP};
 use crate::link::{AskAgain, Connection, ask};
 use crate::outcome::Outcome;
@@ -60,7 +60,7 @@ impl Waiter<'_> {
         let key = self.keys.answer(self.event);
         let mut link: Result<Connection, Error> = Ok(connection);
         let mut slice = FIRST_SLICE;
-        let mut lost = false;
+        let (mut lost, mut is_told) = (false, false);
         loop {
             // The last look begins when the time is over: this process may have been stopped meanwhile.
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -70,15 +70,24 @@ impl Waiter<'_> {
                 }
                 if slice == FIRST_SLICE {
                     slice = SLICE;
-                    if !anybody_runs(&mut connection, self.keys, self.event)? {
+                    if !anybody_runs(&mut connection, self.keys, self.event.action)? {
                         note(Note::NobodyRuns);
+                        is_told = true;
                     }
                 }
                 Ok((connection, None))
             });
             link = match tried {
                 Ok((_, Some(outcome))) => return Ok(Some(outcome)),
-                Ok((_, None)) if left.is_zero() => return Ok(None),
+                Ok((mut connection, None)) if left.is_zero() => {
+                    // Whoever ran when it was queued may have died since. If that cannot be found out, it
+                    // changes nothing.
+                    let runs = anybody_runs(&mut connection, self.keys, self.event.action);
+                    if !is_told && matches!(runs, Ok(false)) {
+                        note(Note::NobodyRuns);
+                    }
+                    return Ok(None);
+                }
                 Ok((connection, None)) => Ok(connection),
                 // By a pause, or a signal: whoever gave that is told what comes of it.
                 Err(error) if error.is_interrupted() => self.target.connect(SLICE),
@@ -132,23 +141,27 @@ pub fn parse(answer: &[u8]) -> Result<Outcome, Error> {
         .map_err(|got| Error::Reply { doing: "read the answer", got })
 }
 
-/// Whether an instance that reads this event's stream holds its lock.
-fn anybody_runs(connection: &mut Connection, keys: &Keys, event: EventKey) -> Result<bool, Error> {
+/// Whether an instance that reads the stream of these events holds its lock.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn anybody_runs(
+    connection: &mut Connection,
+    keys: &Keys,
+    action: Action,
+) -> Result<bool, Error> {
     const DOING: &str = "look for running instances";
-    let consumers = match stream::consumers(
-        &mut AskAgain(connection),
-        keys.stream(event.action),
-        LENDING_GROUP,
-    ) {
-        Ok(consumers) => consumers,
-        Err(error) => match error.code() {
-            // No group, or no stream: nobody ever served it.
-            Some("NOGROUP" | "ERR") => return Ok(false),
-            // This is a courtesy only; the answer may come all the same.
-            Some("NOPERM") => return Ok(true),
-            _ => return Err(error),
-        },
-    };
+    let consumers =
+        match stream::consumers(&mut AskAgain(connection), keys.stream(action), LENDING_GROUP) {
+            Ok(consumers) => consumers,
+            Err(error) => match error.code() {
+                // No group, or no stream: nobody ever served it.
+                Some("NOGROUP" | "ERR") => return Ok(false),
+                // This is a courtesy only; the answer may come all the same.
+                Some("NOPERM") => return Ok(true),
+                _ => return Err(error),
+            },
+        };
     let locks: Vec<_> = consumers.iter().map(|consumer| keys.lock_of(&consumer.name)).collect();
     if locks.is_empty() {
         return Ok(false);

@@ -60,7 +60,7 @@ pub fn words(outcome: &Outcome, colours: bool) -> String {
         (BookList::AlreadyYours, "already lent to this user"),
         (BookList::LentToAnother, "lent to someone else"),
         (BookList::Unavailable, "nowhere to be found, please tell the staff"),
-        (BookList::NotLent, "already back"),
+        (BookList::NotLent, "nobody has it"),
     ] {
         for book in outcome.list(list) {
             line.push_str("; ");
@@ -219,12 +219,12 @@ mod tests {
                     ("not_lent", "momo"),
                     ("in_hand", "0"),
                 ],
-                "taken back from u: geb; momo: already back (0 in hand)",
+                "taken back from u: geb; momo: nobody has it (0 in hand)",
                 DONE,
             ),
             (
                 &[("action", "return"), ("outcome", "unchanged"), ("not_lent", "geb")],
-                "nothing to take back from u; geb: already back",
+                "nothing to take back from u; geb: nobody has it",
                 DONE,
             ),
             (

@@ -145,6 +145,19 @@ fn who_reads_no_further_has_seen_enough() {
     }
 }
 
+/// Redis refuses to be asked for what comes behind the last id of all.
+#[test]
+fn status_tells_of_a_stream_that_has_given_its_last_id() {
+    let redis = Redis::new();
+    let last = format!("{0}-{0}", u64::MAX);
+    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0", "MKSTREAM"]);
+    redis.request_at(&last, "user1", "geb");
+    assert_eq!(Other::alive(&redis, "other").take(REQUESTS), last);
+    let said = admin(&redis, &["status", "--json"]).exits(0).stdout;
+    let of_requests = r#""group":true,"backlog":0,"pending":1,"oldest":"18446744073709551615-"#;
+    assert!(said.contains(of_requests), "{said}");
+}
+
 #[test]
 fn status_tells_of_a_running_instance_and_of_a_branch_of_its_own() {
     let redis = Redis::new();
@@ -490,7 +503,7 @@ fn after_a_lost_group_only_undecided_events_are_worked_on() {
         run.stdout,
         format!(
             "requests: the group lending_service is back; 2 events from {second} on are worked \
-             on, 0 have their outcome\n"
+             on, 0 have their outcome (start libraryd again where it has ended)\n"
         )
     );
     let run = admin(&redis, &["regroup", "--from", &second]).exits(1);

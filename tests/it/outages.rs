@@ -204,6 +204,9 @@ fn a_library_that_was_emptied_is_served_again() {
     assert_eq!(redis.outcome_of_request(&id)["book_ids"], "geb");
     redis.assert_at_rest();
     assert!(daemon.is_running());
+    // The log told a link that had broken for an instant, and nothing else.
+    let gone = "ERROR [libraryd] the library is gone from Redis at ";
+    assert_eq!(daemon.log().matches(gone).count(), 1, "{}", daemon.log());
 }
 
 #[test]
@@ -454,7 +457,8 @@ fn a_redis_that_does_not_answer_is_told_as_such_by_all() {
 #[test]
 fn no_connection_is_idle_for_long() {
     let redis = Redis::new();
-    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    // The keeper asked nothing between two turns, which are as far apart as the lease is long.
+    let mut daemon = Daemon::start(&redis, &["--lease", "60", "worker1"]);
     let connections = || {
         let list: String = redis.ask(&["CLIENT", "LIST"]);
         let number = |line: &str, name| {
@@ -528,6 +532,7 @@ fn state_of(pid: u32) -> char {
 #[test]
 fn a_pause_of_a_command_is_told_as_no_outage() {
     let redis = Redis::new();
+    redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0", "MKSTREAM"]);
     for command in ["status", "check"] {
         redis.signal(Signal::STOP);
         let admin = env!("CARGO_BIN_EXE_library-admin");

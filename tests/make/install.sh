@@ -32,7 +32,7 @@ put() { # SOURCE DESTINATION MODE
 if [ "$action" = install ]; then
     for file; do
         source=${file%%:*}
-        [ -e "$source" ] || fail "there is no $source: run make static first (not as root)"
+        [ -e "$source" ] || fail "there is no $source: run make static first (not as root, and with the same CARGO_TARGET_DIR)"
     done
 fi
 

@@ -341,9 +341,10 @@ fn a_batch_that_nobody_answers_ends_with_3_and_its_results_say_so() {
     assert_eq!(ended.status(), Some(3), "{ended}");
     assert_eq!(ended.stdout.matches("\"unanswered\"").count(), 2, "{ended}");
     assert!(ended.stderr.contains("2 unanswered so far"), "{ended}");
+    assert!(ended.stderr.contains("library-req: no libraryd is running on "), "{ended}");
     assert_eq!(
         ended.stderr.lines().count(),
-        1,
+        2,
         "a log is told now and then how far it is: {ended}"
     );
 }

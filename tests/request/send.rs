@@ -87,7 +87,7 @@ fn a_refusal_is_told_by_the_exit_status() {
         (
             &["outcome", "unchanged", "not_lent", "geb"],
             0,
-            "nothing to take back from user1; geb: already back\n",
+            "nothing to take back from user1; geb: nobody has it\n",
         ),
         (
             &["outcome", "unchanged", "lent_to_another", "geb"],
@@ -136,6 +136,14 @@ fn with_no_instance_running_it_says_so_at_once_and_waits_on() {
             ),
         );
     }
+    // Nor is who runs no more when the time is up.
+    let _: () = db.set("instance_lock:worker1", "its token").unwrap();
+    let child = start(&redis, &["request", "user1", "momo", "--timeout", "1"]);
+    until_blocked(&mut db, "blmove");
+    let _: () = db.del("instance_lock:worker1").unwrap();
+    let ended = child.ends();
+    assert_eq!(ended.status(), Some(3), "{ended}");
+    assert_eq!(ended.stderr.matches("no libraryd is running on ").count(), 1, "{ended}");
     // A group that nobody has joined. And who wants to hear of errors only is told of that one; nor is one
     // told who may not look for instances.
     redis.cmd(&["XGROUP", "CREATE", RETURNS, "lending_service", "$"]);

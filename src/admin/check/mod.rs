@@ -61,7 +61,7 @@ const MADE_ANEW_WITHIN: Duration = Duration::from_secs(35);
 
 /// Something that is wrong.
 struct Violation {
-    /// The invariant that it violates (I1 to I6), or `type` or `ttl`.
+    /// The invariant that it violates (I1 to I4, or I6), or `type` or `ttl`.
     invariant: &'static str,
     /// A word for programs.
     fault: &'static str,
@@ -122,6 +122,8 @@ struct Check<'a> {
     mended: u64,
     /// Suspects that changed too fast.
     unsettled: u64,
+    /// Whether there is any key of a library that all share.
+    is_any_there: bool,
     /// Streams whose group is lost: what was decided and is still there cannot be told from what was not.
     lost: Vec<Stream>,
 }
@@ -132,8 +134,16 @@ struct Check<'a> {
 /// What Redis or the link said, or the output.
 pub fn run(run: &Run, connection: &mut Connection, repair: bool) -> Result<u8, Failure> {
     let connection = AskAgain(connection);
-    let mut check =
-        Check { run, connection, repair, wrong: 0, mended: 0, unsettled: 0, lost: Vec::new() };
+    let mut check = Check {
+        run,
+        connection,
+        repair,
+        wrong: 0,
+        mended: 0,
+        unsettled: 0,
+        is_any_there: false,
+        lost: Vec::new(),
+    };
     match check.everything() {
         // Who closes the pipe has seen what is wrong.
         Err(Failure::Closed) => Ok(WRONG),
@@ -167,6 +177,13 @@ impl Check<'_> {
                 "{} more looked wrong and changed too fast to be sure: run it again",
                 self.unsettled
             ));
+        }
+        if self.wrong == 0 && !self.is_any_there {
+            // Whoever watches over a library by this command, and has mistyped its branch, would never know.
+            return Err(Failure::wrong(format!(
+                "there is no library on Redis at {}{}: no libraryd has ever run there, or its data is gone",
+                self.run.target, self.run.part
+            )));
         }
         if !self.run.json {
             let mut summary = match self.wrong {
@@ -224,6 +241,7 @@ impl Check<'_> {
         let mut right = true;
         for (key, wanted) in run.keys.types() {
             let is = self.type_of(key.as_bytes())?;
+            self.is_any_there |= is != "none";
             if is != wanted && is != "none" {
                 right = false;
                 self.report(wrong_type(key.as_bytes(), &is, wanted), NOT_WITHOUT_GUESSING)?;

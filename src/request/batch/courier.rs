@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use redis::{RedisResult, Value};
 
 use crate::error::{Error, Remedy};
-use crate::event::{AnswerWish, EventKey};
+use crate::event::{Action, AnswerWish, EventKey};
 use crate::ids::{EventId, SEQ_STEP, SubmissionId};
 use crate::keys::Keys;
 use crate::link::Connection;
-use crate::request::answer::PAUSE;
+use crate::request::answer::{self, PAUSE};
 use crate::request::failure::{Failure, OUTPUT};
 use crate::request::options::{Batch, Run};
 use crate::request::progress::Progress;
@@ -125,6 +125,13 @@ pub(super) struct Courier<'a> {
 
 impl<'a> Courier<'a> {
     /// A courier that has carried nothing.
+    /// Whether no instance holds its lock, as far as can be told.
+    pub fn nobody_runs(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let mut runs = Action::ALL.map(|action| answer::anybody_runs(link, &self.run.keys, action));
+        runs.iter_mut().all(|runs| matches!(runs, Ok(false)))
+    }
+
     pub fn new(
         run: &'a Run,
         order: &'a Batch,

@@ -77,6 +77,9 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
         _ => {}
     }
     if run.form != Form::Quiet {
+        if tally.unanswered > 0 && courier.nobody_runs() {
+            say(&format!("no libraryd is running on {}{}", run.target, run.part));
+        }
         say(&summary(&courier, &spool, &tally));
     }
     Ok(match &tally {

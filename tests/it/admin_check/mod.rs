@@ -21,6 +21,26 @@ fn repair(redis: &Redis) -> TestCommand {
     TestCommand::library_admin(redis, &["check", "--repair"])
 }
 
+/// Nothing was wrong with a branch that was mistyped, nor with a Redis that had come back without its data.
+#[test]
+fn where_no_library_is_something_is_wrong() {
+    let redis = Redis::new();
+    let branch = redis.branch("nowhere");
+    let said = |branch: &str| {
+        format!(
+            "library-admin: there is no library on Redis at {}{branch}: no libraryd has ever run there, \
+             or its data is gone\n",
+            redis.address()
+        )
+    };
+    assert_eq!(check(&redis).exits(1).stderr, said(""));
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    assert_eq!(check(&redis).exits(0).stdout, WELL);
+    assert_eq!(check(&branch).exits(1).stderr, said(", branch nowhere"));
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(check(&redis).exits(0).stdout, WELL);
+}
+
 /// Checks, and runs these commands before Redis has the check's `number`-th of a kind. (The first call of
 /// a script that Redis does not know yet counts twice.)
 fn check_while(
@@ -272,7 +292,6 @@ fn every_kind_of_violation_is_found() {
 #[test]
 fn a_library_in_which_all_is_well_raises_no_alarm() {
     let redis = Redis::new();
-    assert_eq!(check(&redis).exits(0).stdout, WELL);
     healthy(&redis);
     // The two streams may give the same id.
     redis.add(OUTCOMES, "*", &[("event_id", b"1-0"), ("action", b"return")]);

@@ -162,6 +162,7 @@ fn an_event_that_goes_after_its_outcome_was_read_is_no_violation() {
 #[test]
 fn a_reservation_that_goes_while_it_is_looked_at_is_no_violation() {
     let redis = Redis::new();
+    healthy(&redis);
     redis.cmd(&["SADD", "request:17-0:temp", "geb"]);
     check(&redis).exits(1);
     let run = check_while(&redis, &[], ("undone", 2), &["DEL request:17-0:temp"]);
