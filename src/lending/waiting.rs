@@ -336,15 +336,17 @@ impl WaitingRoom {
     ) -> Vec<Waiting> {
         let asked_for = std::mem::take(&mut self.asked_for);
         self.stir_books(&asked_for, |key| key.action == Action::Request);
-        let oldest = self.by_age.keys().next();
-        self.due
-            .extend(oldest.filter(|oldest| {
-                self.due.first().is_some_and(|first| first.id.ms == oldest.id.ms)
-            }));
+        let is_of_oldest_ms =
+            |oldest: &EventKey| self.due.first().is_some_and(|first| first.id.ms == oldest.id.ms);
+        let oldest = self.by_age.keys().next().copied().filter(is_of_oldest_ms);
+        // Who only comes along takes nobody's place: with as many books as there is room for, it would go
+        // again and again, and never those for whom it does.
+        let least = 2 * usize::from(oldest.is_some_and(|oldest| self.due.insert(oldest)));
         let count = count.min(self.share);
         let mut taken = Taken::default();
         for key in self.due_behind(None, LOOK_AT * count) {
-            if taken.is_enough(count - count.div_ceil(IN_TURN), books) {
+            let is_enough = taken.is_enough(count - count.div_ceil(IN_TURN), books);
+            if is_enough && taken.events.len() >= least {
                 break;
             }
             taken.add(self.take_with_those_before(key, &may_go));
@@ -639,6 +641,19 @@ mod tests {
         assert_eq!(taken_with(2), [0, 2]);
         assert_eq!(taken_with(0), [0]);
         assert_eq!(taken_with(3), [3]);
+    }
+
+    /// As it had as many books as there is room for, it went alone, time and again.
+    #[test]
+    fn the_oldest_comes_along_with_others_however_many_books_it_asks_for() {
+        let mut events = [5, 5].map(|ms| event(ms, Action::Request, &["geb", "momo", "emma"]));
+        events[1].key.id.seq = 1;
+        events[1].books.iter_mut().for_each(|book| *book = format!("{book}-too").parse().unwrap());
+        let mut room = room(&events);
+        room.due.insert(events[1].key);
+        let taken: Vec<_> =
+            room.take_due(100, 3, |_| true).iter().map(|waiting| waiting.event.key).collect();
+        assert_eq!(taken, [events[0].key, events[1].key]);
     }
 
     fn news(message: &str) -> News {

@@ -487,6 +487,30 @@ fn events_that_tie_by_the_hundred_are_not_tried_in_vain() {
     assert!(tries < 2 * EVENTS, "{tries} calls of decide.lua for {EVENTS} events");
 }
 
+/// The one in front has as many books as a call takes of what waits, and went alone, time and again, where it
+/// should have come along with one that it waits for: 600 events took minutes.
+#[test]
+fn events_of_very_many_books_that_tie_are_not_tried_in_vain() {
+    const EVENTS: usize = 120;
+    let redis = Redis::new();
+    let (proxy, tries) = Proxy::counting(&redis, "decide");
+    let events: Vec<_> = (0..EVENTS)
+        .map(|n| {
+            let stream = if n % 2 == 0 { REQUESTS } else { RETURNS };
+            let (id, user) = (format!("{}-{}", 10 + n / 4, n % 4), format!("user{}", n / 2));
+            let books = (0..1_000).map(|book| format!("{}-{book}", n / 2)).collect::<Vec<_>>();
+            let books = books.join(",");
+            ["XADD", stream, &id, "user_id", &user, "book_ids", &books].map(str::to_owned).to_vec()
+        })
+        .collect();
+    redis.pipeline(&events);
+    let _daemon = proxy.spawn(&redis, &["worker1"]).ready();
+    Ledger::new().replay(&redis.assert_one_outcome_each(EVENTS));
+    redis.assert_at_rest();
+    let tries = tries.load(Ordering::SeqCst);
+    assert!(tries < 10 * EVENTS, "{tries} calls of decide.lua for {EVENTS} events");
+}
+
 /// A book that two of them ask for had every request behind the second reserve its books in a call of its
 /// own, be given them in a second and refused in a third, until the queue was empty: 1,500 calls for 500
 /// requests, and 16,000 for 5,000.
