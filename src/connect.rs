@@ -380,6 +380,8 @@ impl Target {
     /// What a person who gave a command this address may do about an error, as an aside.
     pub fn advice(&self, error: &Error) -> &'static str {
         match error {
+            _ if error.code() == Some("WRONGTYPE") => " (library-admin check says which key it is)",
+            _ if error.code() == Some("CROSSSLOT") => " (a Redis Cluster needs --branch NAME)",
             _ if error.lacks_permission() => {
                 " (this Redis user needs more permissions, see Redis users in library-lending(7))"
             }

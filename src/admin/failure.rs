@@ -48,9 +48,6 @@ impl From<Error> for Failure {
 
 /// What Redis said, and what to do.
 pub fn redis_failed(error: &Error, target: &Target) -> String {
-    let hint = match error {
-        _ if error.code() == Some("WRONGTYPE") => " (library-admin check says which key it is)",
-        _ => target.advice(error),
-    };
+    let hint = target.advice(error);
     format!("Redis at {target}: {error}{hint}")
 }

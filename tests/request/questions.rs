@@ -333,3 +333,13 @@ fn hostile_bytes_in_an_outcome_or_a_file_name_send_no_codes_to_a_terminal_and_st
         );
     }
 }
+
+/// Only library-admin said what to do about it.
+#[test]
+fn a_key_of_the_wrong_type_is_told_with_who_says_which() {
+    let redis = Redis::new();
+    redis.cmd(&["SET", "lent_books", "spoilt"]);
+    let ended = req(&redis, &["where", "geb"]);
+    assert_eq!(ended.status(), Some(4), "{ended}");
+    assert!(ended.stderr.contains(" (library-admin check says which key it is); "), "{ended}");
+}
