@@ -232,13 +232,18 @@ impl Raw {
         Ok(None)
     }
 
+    /// By a word instead of an option, as git and cargo know it.
+    fn is_help_asked_for(&self) -> bool {
+        self.words.first().is_some_and(|word| word == "help")
+    }
+
     fn subcommand(&self) -> Option<&'static Subcommand> {
-        let name = self.words.first()?;
+        let name = self.words.get(usize::from(self.is_help_asked_for()))?;
         SUBCOMMANDS.iter().find(|it| it.name == name)
     }
 
     fn resolve(&self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, Usage> {
-        if self.help {
+        if self.help || self.is_help_asked_for() {
             return Ok(Task::Print(self.help_text()));
         }
         let job = self.job()?;

@@ -318,8 +318,13 @@ impl Typed {
         Ok(())
     }
 
+    /// By a word instead of an option, as git and cargo know it.
+    fn is_help_asked_for(&self) -> bool {
+        self.positionals.first().is_some_and(|word| word == "help")
+    }
+
     fn command(&self) -> Option<&'static Command> {
-        let word = self.positionals.first()?;
+        let word = self.positionals.get(usize::from(self.is_help_asked_for()))?;
         COMMANDS.iter().find(|command| word == command.name)
     }
 
@@ -353,7 +358,7 @@ impl Typed {
     }
 
     fn task(&self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, Usage> {
-        if self.has("help") {
+        if self.has("help") || self.is_help_asked_for() {
             return Ok(Task::Print(help(self.command())));
         }
         if self.has("version") {
@@ -673,6 +678,13 @@ mod tests {
     fn help_is_given_whatever_stands_behind_it() {
         for args in [&["--help", "--frob"][..], &["request", "-h", "--timeout"]] {
             assert!(matches!(parsed(args), Ok(Task::Print(_))), "{args:?}");
+        }
+        for (args, same) in [(&["help"][..], &["-h"][..]), (&["help", "batch"], &["batch", "-h"])] {
+            let both = [args, same].map(|args| match parsed(args) {
+                Ok(Task::Print(text)) => text,
+                other => panic!("{args:?}: {other:?}"),
+            });
+            assert_eq!(both[0], both[1]);
         }
     }
 

@@ -800,6 +800,8 @@ fn help_and_version_of_the_operators_command_need_no_redis() {
         (&["--help"][..], "dead-letters"),
         (&["-h", "check"], "--repair"),
         (&["check", "--help"], "--repair"),
+        (&["help"], "dead-letters"),
+        (&["help", "check"], "--repair"),
         (&["-V"], env!("CARGO_PKG_VERSION")),
     ] {
         let run = admin(&redis, args).exits(0);
