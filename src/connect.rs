@@ -296,8 +296,8 @@ impl Target {
         Self { patience, ..self.clone() }
     }
 
-    /// Opens a connection. Commands on it that do not answer within [`REPLY_TIMEOUT`] plus
-    /// `blocking` fail; `blocking` is how long the server itself may hold a reply back.
+    /// Opens a connection. Commands on it that do not answer within [`REPLY_TIMEOUT`], or the time of
+    /// [`Target::within`], plus `blocking` fail; `blocking` is how long the server itself may hold a reply back.
     ///
     /// # Errors
     /// Redis cannot be reached, refuses the password, or has no such database.

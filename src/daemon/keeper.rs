@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use log::{debug, error, warn};
+use log::{debug, error, info, warn};
 
 use super::neighbours::{note_neighbours, others, shown};
 use super::tidy::Tidy;
@@ -209,7 +209,7 @@ impl Keeper<'_> {
             !session.is_stopping() && Instant::now() < until
         })?;
         if count > 0 {
-            warn!(target: LOG, "took over {} of {} from instance {:?}, which is gone", counted(count, "event"), stream.key(&session.keys), shown(from));
+            info!(target: LOG, "took over {} of {} from instance {:?}, which is gone", counted(count, "event"), stream.key(&session.keys), shown(from));
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 //!
 //! A reader thread takes events from both streams and gives them to the worker, which decides them
 //! through one script ([`decide`]): in a thread of its own, or a few at a time in the reader's, as long as
-//! nothing else is in hand ([`intake`]). [`reject`] gives up what cannot be decided, `lone_tries` counts the tries of
-//! what instances have died with. What the main storage has, the worker learns
-//! from [`crate::shelving::fetch`] alone. A listener thread hears when other instances have gone on.
+//! nothing else is in hand ([`intake`]). [`reject`] gives up what cannot be decided, `lone_tries` counts the
+//! tries of what instances have died with. What the main storage has, the worker learns from
+//! [`crate::shelving::fetch`] alone. A listener thread hears when other instances have gone on.
 
 mod asking;
 mod busy;

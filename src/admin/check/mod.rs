@@ -429,7 +429,8 @@ impl Check<'_> {
         link::ask(self.connection.0, doing, command)
     }
 
-    /// Goes through a hash, a set or all keys, page by page: `command` as it stands in front of its cursor. What is there all the time is seen at least once.
+    /// Goes through a hash, a set or all keys, page by page: `command` as it stands in front of its cursor.
+    /// What is there all the time is seen at least once.
     fn scan<T: FromRedisValue>(
         &mut self,
         command: &[&str],
