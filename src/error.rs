@@ -68,6 +68,14 @@ impl Error {
         }
     }
 
+    /// The same, or the code of what was said to a script.
+    pub fn code_said(&self) -> Option<&str> {
+        match self {
+            Self::Redis { source, .. } => said(source).map(|(code, _)| code),
+            _ => None,
+        }
+    }
+
     /// Whether the server knows no such command.
     pub fn is_unknown_command(&self) -> bool {
         matches!(self, Self::Redis { source, .. } if is_unknown_command(source))
@@ -190,6 +198,18 @@ fn of_first_command(error: RedisError) -> RedisError {
     first.map_or(error, |(_, said)| said.clone().into())
 }
 
+/// The code and the words of what the server said; where a command in a script was refused, and Redis 6.2 puts
+/// `@user_script: LINE:` in front, what it said to that.
+fn said(error: &RedisError) -> Option<(&str, &str)> {
+    let (code, detail) = (error.code()?, error.detail().unwrap_or_default());
+    match detail.split_once(": -") {
+        Some((_, said)) if code == "@user_script:" => {
+            Some(said.split_once(' ').unwrap_or((said, "")))
+        }
+        _ => Some((code, detail)),
+    }
+}
+
 /// The code of what went wrong, in a script as well: there Redis puts ERR in front of what a user may
 /// not do, and before version 7 of all that went wrong. 6.2 puts `@user_script: LINE:` in front of what
 /// a script was told by pcall and passes on.
@@ -240,15 +260,15 @@ fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
 
 /// A server's or a system's own words, without redis-rs' frame around them.
 fn describe(error: &RedisError) -> String {
-    match (error.code(), error.detail()) {
+    match said(error) {
         _ if is_unauthenticated(error) => "a password is wanted".to_owned(),
-        (Some(code), Some(detail)) => {
+        Some((code, "")) => code.to_owned(),
+        Some((code, detail)) => {
             // Which script it was, and where in it, matters only if it is at fault.
             let script = if code == "ERR" { None } else { detail.find(" script: ") };
             let said = &detail[..script.unwrap_or(detail.len())];
             format!("{code} {}", said.trim_end_matches('.'))
         }
-        (Some(code), None) => code.to_owned(),
         _ if error.kind() == redis::ErrorKind::AuthenticationFailed => {
             let reason = error.detail().map(|reason| format!(": {reason}"));
             "the user or the password was refused".to_owned() + &reason.unwrap_or_default()
@@ -361,6 +381,21 @@ mod tests {
         ] {
             let reply = redis::cmd("EVAL").query::<()>(&mut Saying(Box::leak([said].into())));
             assert_eq!(Error::redis("ask")(reply.unwrap_err()).remedy(), remedy, "{said}");
+        }
+    }
+
+    /// Redis 6.2 tells the line of the script, and Redis 7 its digest.
+    #[test]
+    fn what_a_script_was_refused_is_told_as_if_it_was_a_command() {
+        for told in [
+            "-@user_script: 149: -READONLY You can't write against a read only replica.\r\n",
+            "-READONLY You can't write against a read only replica. script: 0, on @user_script:1.\r\n",
+            "-READONLY You can't write against a read only replica.\r\n",
+        ] {
+            let reply = redis::cmd("EVAL").query::<()>(&mut Saying(Box::leak([told].into())));
+            let error = Error::redis("ask")(reply.unwrap_err());
+            let words = "could not ask: READONLY You can't write against a read only replica";
+            assert_eq!((error.to_string().as_str(), error.code_said()), (words, Some("READONLY")));
         }
     }
 
