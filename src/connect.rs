@@ -420,7 +420,7 @@ impl Target {
 
     /// The same about what can go wrong where all was well: a primary becomes a replica, a certificate expires.
     pub fn question_at_any_time(&self, error: &Error) -> Option<&'static str> {
-        match error.code_said() {
+        match error.code() {
             Some("READONLY") => Some(" (it is a replica: where is its primary?)"),
             Some("NOREPLICAS") => {
                 Some(" (fewer replicas are there than its min-replicas-to-write wants)")

@@ -60,16 +60,8 @@ impl Error {
         move |source| Self::Redis { doing, source: of_first_command(source) }
     }
 
-    /// The code that the server's message began with, such as `OOM`.
+    /// The code that the server's message began with, such as `OOM`; of a script, what was said to that.
     pub fn code(&self) -> Option<&str> {
-        match self {
-            Self::Redis { source, .. } => source.code(),
-            _ => None,
-        }
-    }
-
-    /// The same, or the code of what was said to a script.
-    pub fn code_said(&self) -> Option<&str> {
         match self {
             Self::Redis { source, .. } => said(source).map(|(code, _)| code),
             _ => None,
@@ -214,8 +206,7 @@ fn said(error: &RedisError) -> Option<(&str, &str)> {
 /// not do, and before version 7 of all that went wrong. 6.2 puts `@user_script: LINE:` in front of what
 /// a script was told by pcall and passes on.
 fn code_within(error: &RedisError) -> Option<&str> {
-    let code = error.code()?;
-    let detail = error.detail().unwrap_or_default();
+    let (code, detail) = said(error)?;
     let denials = [
         "The user executing the script can't ",
         "ACL failure in script",
@@ -298,7 +289,7 @@ fn is_no_redis(error: &RedisError) -> bool {
 fn said_instead(error: &RedisError) -> String {
     let words = error.to_string();
     let value = words.rsplit_once("(value was ").and_then(|(_, value)| value.strip_suffix(')'));
-    value.map_or(words.clone(), str::to_owned)
+    value.unwrap_or(&words).to_owned()
 }
 
 #[cfg(test)]
@@ -395,7 +386,7 @@ mod tests {
             let reply = redis::cmd("EVAL").query::<()>(&mut Saying(Box::leak([told].into())));
             let error = Error::redis("ask")(reply.unwrap_err());
             let words = "could not ask: READONLY You can't write against a read only replica";
-            assert_eq!((error.to_string().as_str(), error.code_said()), (words, Some("READONLY")));
+            assert_eq!((error.to_string().as_str(), error.code()), (words, Some("READONLY")));
         }
     }
 

@@ -82,8 +82,10 @@ impl Waiter<'_> {
                 Ok((mut connection, None)) if left.is_zero() => {
                     // Whoever ran when it was queued may have died since. If that cannot be found out, it
                     // changes nothing.
-                    let mut runs = || anybody_runs(&mut connection, self.keys, self.event.action);
-                    if !is_told && matches!(runs(), Ok(false)) {
+                    if !is_told
+                        && let Ok(false) =
+                            anybody_runs(&mut connection, self.keys, self.event.action)
+                    {
                         note(Note::NobodyRuns);
                     }
                     return Ok(None);

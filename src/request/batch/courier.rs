@@ -128,8 +128,10 @@ impl<'a> Courier<'a> {
     /// Whether no instance holds its lock, as far as can be told.
     pub fn nobody_runs(&mut self) -> bool {
         let Some(link) = &mut self.link else { return false };
-        let mut runs = Action::ALL.map(|action| answer::anybody_runs(link, &self.run.keys, action));
-        runs.iter_mut().all(|runs| matches!(runs, Ok(false)))
+        let keys = &self.run.keys;
+        Action::ALL
+            .into_iter()
+            .all(|action| matches!(answer::anybody_runs(link, keys, action), Ok(false)))
     }
 
     pub fn new(
