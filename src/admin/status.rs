@@ -9,6 +9,7 @@ use super::options::Run;
 use super::show::{print, shown, span};
 use crate::error::Error;
 use crate::ids::EventId;
+use crate::info::Memory;
 use crate::json::Object;
 use crate::keys::{Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
@@ -79,12 +80,14 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
     Ok(Waiting { stream, has_group: group.is_some(), backlog, pending, oldest })
 }
 
-/// Numbers of things that lie somewhere.
+/// Numbers of things that lie somewhere, and how much room there is.
 struct Stock {
     dead_letters: u64,
     outcomes: u64,
     storage: u64,
     loans: u64,
+    /// None where this Redis user may not ask.
+    memory: Option<Memory>,
     now_ms: u64,
 }
 
@@ -100,7 +103,11 @@ fn stock(connection: &mut Connection, keys: &Keys) -> Result<Stock, Error> {
     let loans = count("HLEN", &keys.loans)?;
     let (seconds, micros): (u64, u64) = ask(connection, DOING, &redis::cmd("TIME"))?;
     let now_ms = seconds * 1000 + micros / 1000;
-    Ok(Stock { dead_letters, outcomes, storage, loans, now_ms })
+    let memory = match Memory::of(connection) {
+        Err(error) if error.lacks_permission() => None,
+        memory => memory?,
+    };
+    Ok(Stock { dead_letters, outcomes, storage, loans, memory, now_ms })
 }
 
 /// Prints how the library is.
@@ -159,6 +166,10 @@ fn to_json(run: &Run, instances: &[Instance], waiting: &[Waiting], stock: &Stock
     });
     let storage = Object::new().number("books", stock.storage);
     let storage = storage.number("capacity", STORAGE_CAPACITY as u64).end();
+    let memory = stock.memory.map(|memory| {
+        let object = Object::new().number("used_bytes", memory.used);
+        object.number("limit_bytes", memory.limit).flag("full", memory.is_full()).end()
+    });
     let object = Object::new()
         .objects("instances", instances)
         .objects("streams", streams)
@@ -166,7 +177,8 @@ fn to_json(run: &Run, instances: &[Instance], waiting: &[Waiting], stock: &Stock
         .number("dead_letters", stock.dead_letters)
         .raw("automated_storage", &storage)
         .number("loans", stock.loans)
-        .number("outcomes", stock.outcomes);
+        .number("outcomes", stock.outcomes)
+        .raw("memory", memory.as_deref().unwrap_or("null"));
     object.line()
 }
 
@@ -214,5 +226,20 @@ fn to_words(instances: &[Instance], waiting: &[Waiting], stock: &Stock) -> Strin
     let _ = writeln!(lines, "{:<18} {}/{STORAGE_CAPACITY}", "automated storage", stock.storage);
     let _ = writeln!(lines, "{:<18} {}", "loans", stock.loans);
     let _ = writeln!(lines, "{:<18} {}", "outcomes kept", stock.outcomes);
+    let memory = stock.memory.map_or("unknown".to_owned(), room);
+    let _ = writeln!(lines, "{:<18} {memory}", "memory of Redis");
     lines
+}
+
+/// How much memory Redis has left, in words.
+fn room(memory: Memory) -> String {
+    let size = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
+    let used = size(memory.used);
+    match memory.limit {
+        0 => format!("{used}, without a limit"),
+        limit if memory.is_full() => {
+            format!("{used} of {}: full, new requests and returns are refused", size(limit))
+        }
+        limit => format!("{used} of {}", size(limit)),
+    }
 }

@@ -18,6 +18,7 @@ use crate::daemon::LOG;
 use crate::error::Error;
 use crate::event::EventKey;
 use crate::ids::EventId;
+use crate::info::Memory;
 use crate::keys::Stream;
 use crate::lending;
 use crate::link::{self, Connection};
@@ -99,7 +100,7 @@ impl Keeper<'_> {
         let turn = self.session.settings.lease / 3;
         let mut next_reconcile = Instant::now() + RECONCILE_EVERY;
         let mut tidy = Tidy::new(self.session);
-        let mut stalled = false;
+        let (mut stalled, mut full) = (false, false);
         let mut next_turn = Instant::now();
         while !self.session.is_broken() {
             match self.orders.recv_deadline(next_turn.min(Instant::now() + IDLE)) {
@@ -139,11 +140,32 @@ impl Keeper<'_> {
             if Instant::now() >= next_reconcile {
                 self.reconcile()?;
                 tidy.remove_old_tries(&mut self.connection)?;
+                full = self.tell_if_full(full)?;
                 next_reconcile = Instant::now() + RECONCILE_EVERY;
             }
             tidy.turn(&mut self.connection)?;
         }
         Ok(())
+    }
+
+    /// Tells when Redis' memory has become full, or has room again. Nothing else would: what is queued is
+    /// decided all the same, and it is those who ask who are refused. Returns whether it is full.
+    fn tell_if_full(&mut self, was: bool) -> Result<bool, Error> {
+        let memory = match Memory::of(&mut self.connection) {
+            Err(error) if error.lacks_permission() => None,
+            memory => memory?,
+        };
+        let is = memory.is_some_and(Memory::is_full);
+        match (was, is) {
+            (false, true) => warn!(
+                target: LOG,
+                "the memory of Redis is full (maxmemory): new requests and returns are refused; what is \
+                 queued is decided"
+            ),
+            (true, false) => info!(target: LOG, "the memory of Redis has room again"),
+            _ => {}
+        }
+        Ok(is)
     }
 
     /// Looks at the other instances: takes over from the dead, forgets those that are long gone,

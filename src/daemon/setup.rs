@@ -1,7 +1,6 @@
 //! What a session needs of Redis before it may work: a version that is new enough, shared keys of
 //! the right types, the consumer groups. And what an operator should know of its settings.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use log::warn;
@@ -10,6 +9,7 @@ use crate::daemon::LOG;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
+use crate::info;
 use crate::keys::{Keys, Stream};
 use crate::link::Connection;
 use crate::script::{Script, lua, text};
@@ -21,23 +21,12 @@ static PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("permits"))
 /// The oldest Redis that has what is used here (SMISMEMBER, BLMOVE, XTRIM MINID, ranges without their ends).
 const OLDEST_REDIS: (u64, u64) = (6, 2);
 
-fn info(connection: &mut Connection, section: &str) -> Result<HashMap<String, String>, Error> {
-    // A path in it may be no text.
-    let text: Vec<u8> = redis::cmd("INFO")
-        .arg(section)
-        .query(connection)
-        .map_err(Error::redis("ask Redis what it is"))?;
-    let text = String::from_utf8_lossy(&text);
-    let pairs = text.lines().filter_map(|line| line.split_once(':'));
-    Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
-}
-
 /// Whether this Redis is new enough, and no cluster if the library has no branch.
 ///
 /// # Errors
 /// [`Error::Unfit`] if it is not; what Redis or the link said.
 pub fn check_version(connection: &mut Connection, has_branch: bool) -> Result<(), Error> {
-    let server = info(connection, "server")?;
+    let server = info::section(connection, "server")?;
     // The second is Valkey's.
     let modes = ["redis_mode", "server_mode"].map(|name| server.get(name).map(String::as_str));
     if !has_branch && modes.contains(&Some("cluster")) {
@@ -248,7 +237,7 @@ pub fn note_kept_events(connection: &mut Connection, keys: &Keys) -> Result<(), 
 
 /// Warns of settings under which Redis itself loses loans. What it may not tell us is passed over.
 pub fn warn_of_settings(connection: &mut Connection) {
-    if let Ok(persistence) = info(connection, "persistence")
+    if let Ok(persistence) = info::section(connection, "persistence")
         && persistence.get("aof_enabled").map(String::as_str) == Some("0")
     {
         warn!(target: LOG,
@@ -256,7 +245,7 @@ pub fn warn_of_settings(connection: &mut Connection) {
              (appendonly yes)"
         );
     }
-    if let Ok(memory) = info(connection, "memory")
+    if let Ok(memory) = info::section(connection, "memory")
         && let Some(policy) = memory.get("maxmemory_policy")
         && policy != "noeviction"
     {
@@ -265,7 +254,7 @@ pub fn warn_of_settings(connection: &mut Connection) {
              needs noeviction"
         );
     }
-    if let Ok(replication) = info(connection, "replication")
+    if let Ok(replication) = info::section(connection, "replication")
         && replication.get("role").map(String::as_str) == Some("slave")
     {
         // One that takes no writes gives no lease, and says so.

@@ -291,6 +291,22 @@ impl Supervisor {
         self.notifier.status("waiting for Redis");
     }
 
+    /// A pause of this process is nobody's fault; one that outlasted the lease tells why others had its
+    /// events.
+    fn tell_pause(&self, error: &Error) {
+        let silent = self.answered.elapsed();
+        if (error.is_interrupted() || matches!(error, Error::Fenced))
+            && silent > self.options.settings.lease
+        {
+            warn!(
+                target: LOG,
+                "this process stood still for about {} s, longer than its lease: what it had in hand may \
+                 have been taken over",
+                silent.as_secs()
+            );
+        }
+    }
+
     /// What ends the process, if this error does.
     fn end_for(&self, error: &Error) -> Option<End> {
         match error.remedy() {
@@ -473,6 +489,7 @@ impl Supervisor {
             {
                 // Threads that wait for a Redis that hangs may take longer to end than it hangs.
                 self.tell_outage(error);
+                self.tell_pause(error);
             }
             // Whatever happened, every thread ends now: at the scope's end they are all joined.
             session.break_off();

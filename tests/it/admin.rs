@@ -104,7 +104,7 @@ fn status_tells_of_instances_what_waits_and_what_is_kept() {
         r#"{"stream":"requests","key":"lending_requests_event_stream","group":true,"backlog":1201,"pending":2,"oldest":"1000-0","oldest_age_ms":"#,
         r#""stream":"handoffs","key":"books_for_shelving_event_stream","group":false,"backlog":1,"pending":0,"oldest":"7-0""#,
         r#""oldest_waiting":{"stream":"returns","event_id":"900-5","age_ms":"#,
-        r#""dead_letters":1,"automated_storage":{"books":3,"capacity":20},"loans":2,"outcomes":1}"#,
+        r#""dead_letters":1,"automated_storage":{"books":3,"capacity":20},"loans":2,"outcomes":1,"memory":{"used_bytes":"#,
     ] {
         assert!(json.contains(part), "{part}: {json}");
     }

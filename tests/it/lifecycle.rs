@@ -119,6 +119,25 @@ fn an_instance_that_wakes_up_after_it_was_replaced_changes_nothing() {
     assert!(new.is_running());
 }
 
+/// Its events were with others, and neither log said why.
+#[test]
+fn a_pause_longer_than_the_lease_is_told() {
+    let redis = Redis::new();
+    let mut daemon = Daemon::start(&redis, &["--lease", "1", "worker1"]);
+    let told =
+        |daemon: &Daemon| daemon.log().matches("WARN  [libraryd] this process stood still").count();
+    daemon.signal(Signal::STOP);
+    daemon.signal(Signal::CONT);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    assert_eq!(told(&daemon), 0, "{}", daemon.log());
+    daemon.signal(Signal::STOP);
+    assert!(eventually(DEADLINE, || !is_locked(&redis, "worker1")));
+    daemon.signal(Signal::CONT);
+    assert!(eventually(DEADLINE, || told(&daemon) == 1), "{}", daemon.log());
+    redis.outcome_of_request(&redis.request("user1", "momo"));
+    assert_eq!(told(&daemon), 1, "{}", daemon.log());
+}
+
 #[test]
 fn after_kill_9_the_name_starts_again_by_itself_when_its_lease_has_run_out() {
     let (redis, mut daemon) = library(&Ledger::new());

@@ -598,9 +598,21 @@ fn a_redis_whose_memory_is_full_is_served_all_the_same() {
     redis.cmd(&["CONFIG", "SET", "maxmemory", "1"]);
     let full = redis.try_ask::<String>(&["XADD", REQUESTS, "*", "user_id", "u", "book_ids", "b"]);
     assert_eq!(full.unwrap_err().code(), Some("OOM"));
-    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let daemon = Daemon::start(&redis, &["worker1"]);
     assert_eq!(redis.outcome_of_return(&back)["outcome"], "returned");
     assert_eq!(redis.outcome_of_request(&request)["book_ids"], "geb,momo");
+    // Those who ask are told; nobody else was, neither in the log nor by status.
+    let says = |words: &str| eventually(DEADLINE, || daemon.log().contains(words));
+    assert!(says("WARN  [libraryd] the memory of Redis is full"), "{}", daemon.log());
+    let status = |options: &[&str]| {
+        let args = [&["status"], options].concat();
+        TestCommand::library_admin(&redis, &args).exits(0).stdout
+    };
+    assert!(status(&[]).contains(" of 0.0 MiB: full, new requests and returns are refused"));
+    assert!(status(&["--json"]).contains(r#""limit_bytes":1,"full":true}"#));
     redis.cmd(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert!(says("INFO  [libraryd] the memory of Redis has room again"), "{}", daemon.log());
+    assert!(status(&[]).contains(" MiB, without a limit"));
+    assert_eq!(daemon.log().matches("memory of Redis").count(), 2, "{}", daemon.log());
     redis.assert_at_rest();
 }
