@@ -29,13 +29,91 @@ const _: () = assert!(PAGE <= MAX_BOOKS);
 /// Where books are found, as inspect.lua calls it.
 const PLACES: [&str; 4] = ["loans", "storage", "shelves", "states"];
 
+/// What can be wrong with a book.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    LentAndStored,
+    LentOnShelf,
+    LentAndReserved,
+    StoredOnShelf,
+    StoredAndReserved,
+    Nowhere,
+    LoanMissing,
+    ReservedForNone,
+    StateUnknown,
+}
+
+impl Fault {
+    const ALL: [Self; 9] = [
+        Self::LentAndStored,
+        Self::LentOnShelf,
+        Self::LentAndReserved,
+        Self::StoredOnShelf,
+        Self::StoredAndReserved,
+        Self::Nowhere,
+        Self::LoanMissing,
+        Self::ReservedForNone,
+        Self::StateUnknown,
+    ];
+
+    /// The word for it, in the reply of inspect.lua and for programs.
+    fn word(self) -> &'static str {
+        match self {
+            Self::LentAndStored => "lent_and_stored",
+            Self::LentOnShelf => "lent_on_shelf",
+            Self::LentAndReserved => "lent_and_reserved",
+            Self::StoredOnShelf => "stored_on_shelf",
+            Self::StoredAndReserved => "stored_and_reserved",
+            Self::Nowhere => "nowhere",
+            Self::LoanMissing => "loan_missing",
+            Self::ReservedForNone => "reserved_for_none",
+            Self::StateUnknown => "state_unknown",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.word() == word)
+    }
+
+    /// The invariant that it violates.
+    fn invariant(self) -> &'static str {
+        match self {
+            Self::ReservedForNone | Self::StateUnknown => "I6",
+            _ => "I1",
+        }
+    }
+}
+
 /// A book that looks wrong: everything that is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Suspect {
-    fault: String,
+    fault: Fault,
     user: Vec<u8>,
     out: Vec<u8>,
     state: Vec<u8>,
+}
+
+/// What became of a book that was to go back to its shelf.
+pub(super) enum HandOver {
+    /// It is in this hand-off.
+    Done {
+        /// Its id.
+        hand_off: String,
+    },
+    /// It has its place; only its reservation is gone.
+    LetGo,
+    /// It is not as it was seen any more: nothing was done.
+    Changed,
+}
+
+impl From<HandOver> for Mended {
+    fn from(end: HandOver) -> Self {
+        match end {
+            HandOver::Done { hand_off } => Self::Yes(format!("handed to shelving as {hand_off}")),
+            HandOver::LetGo => Self::Yes("the reservation is gone".to_owned()),
+            HandOver::Changed => CHANGED_MEANWHILE,
+        }
+    }
 }
 
 pub(super) type Suspects = BTreeMap<Vec<u8>, Suspect>;
@@ -110,11 +188,12 @@ impl Check<'_> {
             return Err(reply.unexpected(DOING));
         }
         let suspect = |parts: &[redis::Value]| {
-            let fault = text(&parts[1]).unwrap_or_default().to_owned();
+            let fault = text(&parts[1]).and_then(Fault::from_word)?;
             let [user, out, state] = [2, 3, 4].map(|n| bytes(&parts[n]).to_vec());
-            (bytes(&parts[0]).to_vec(), Suspect { fault, user, out, state })
+            Some((bytes(&parts[0]).to_vec(), Suspect { fault, user, out, state }))
         };
-        Ok(reply.rest.chunks_exact(5).map(suspect).collect())
+        let suspects: Option<Suspects> = reply.rest.chunks_exact(5).map(suspect).collect();
+        suspects.ok_or_else(|| reply.unexpected(DOING))
     }
 
     /// Looks at suspects again, until each is gone or is as it was before: that one is reported.
@@ -147,7 +226,7 @@ impl Check<'_> {
                 let mut holders = self.holders(books)?;
                 for (book, suspect) in &mut confirmed {
                     if let Some(user) = holders.remove(book) {
-                        "loan_missing".clone_into(&mut suspect.fault);
+                        suspect.fault = Fault::LoanMissing;
                         suspect.user = user;
                     }
                 }
@@ -227,17 +306,17 @@ impl Check<'_> {
         }
         let instances = instances(self.connection.0, &self.run.keys)?;
         let at_work = instances.iter().any(|it| matches!(it.lock, Lock::Held(_)));
-        let refused = |book: &[u8], suspect: &Suspect| match suspect.fault.as_str() {
+        let refused = |book: &[u8], suspect: &Suspect| match suspect.fault {
             // What is no id of a book could not travel in a hand-off.
-            "nowhere" | "reserved_for_none" if BookId::from_bytes(book).is_err() => {
+            Fault::Nowhere | Fault::ReservedForNone if BookId::from_bytes(book).is_err() => {
                 Some(NOT_WITHOUT_GUESSING)
             }
-            "nowhere" => None,
+            Fault::Nowhere => None,
             // Two that take the same book back would do harm.
-            "reserved_for_none" if at_work => {
+            Fault::ReservedForNone if at_work => {
                 Some(Mended::No("the instances at work do that within seconds"))
             }
-            "reserved_for_none" => None,
+            Fault::ReservedForNone => None,
             _ => Some(NOT_WITHOUT_GUESSING),
         };
         let mut to_mend = Vec::new();
@@ -252,9 +331,9 @@ impl Check<'_> {
         }
         let seen =
             to_mend.iter().map(|(book, suspect)| [book.as_slice(), &suspect.out, &suspect.state]);
-        let mended = self.hand_over(None, "", seen)?;
-        let mended = mended.unwrap_or_else(|| to_mend.iter().map(|_| CHANGED_MEANWHILE).collect());
-        let all: Vec<_> = to_mend.into_iter().zip(mended).collect();
+        // Only a reservation's request could be undecided.
+        let ends = self.hand_over(None, "", seen)?.unwrap_or_default();
+        let all: Vec<_> = to_mend.into_iter().zip(ends.into_iter().map(Mended::from)).collect();
         let is_changed = |mended: &Mended| matches!(mended, Mended::No(_));
         let changed = all.iter().filter(|(_, mended)| is_changed(mended));
         let still_wrong = self.inspect(place, changed.map(|((book, _), _)| book.as_slice()))?;
@@ -274,7 +353,7 @@ impl Check<'_> {
         reservation: Option<&[u8]>,
         request: &str,
         seen: impl Iterator<Item = [&'b [u8]; 3]>,
-    ) -> Result<Option<Vec<Mended>>, Error> {
+    ) -> Result<Option<Vec<HandOver>>, Error> {
         const DOING: &str = "hand books to shelving";
         let mut call = self.script_on_books(&MEND, reservation);
         call.arg(request);
@@ -295,52 +374,31 @@ impl Check<'_> {
             return Err(reply.unexpected(DOING));
         };
         let hand_off = text(hand_off).unwrap_or_default();
-        let mended = |word| match text(word) {
-            Some("handed_over") => Mended::Yes(format!("handed to shelving as {hand_off}")),
-            Some("let_go") => Mended::Yes("the reservation is gone".to_owned()),
-            _ => CHANGED_MEANWHILE,
+        let end = |word| match text(word) {
+            Some("handed_over") => HandOver::Done { hand_off: hand_off.to_owned() },
+            Some("let_go") => HandOver::LetGo,
+            _ => HandOver::Changed,
         };
-        Ok(Some(words.iter().map(mended).collect()))
+        Ok(Some(words.iter().map(end).collect()))
     }
 }
 
 fn violation(book: &[u8], suspect: &Suspect) -> Violation {
-    let name = shown(book);
     let (user, state) = (shown(&suspect.user), shown(&suspect.state));
     let fetched_by = format!("out of main storage since request {}", shown(&suspect.out));
-    let (invariant, fault, words) = match suspect.fault.as_str() {
-        "lent_and_stored" => {
-            ("I1", "lent_and_stored", format!("{name} is lent to {user} and in automated storage"))
-        }
-        "lent_on_shelf" => {
-            ("I1", "lent_on_shelf", format!("{name} is lent to {user} and on its shelf"))
-        }
-        "lent_and_reserved" => {
-            ("I1", "lent_and_reserved", format!("{name} is lent to {user} and reserved: {state}"))
-        }
-        "stored_and_reserved" => (
-            "I1",
-            "stored_and_reserved",
-            format!("{name} is in automated storage and reserved: {state}"),
+    let what = match suspect.fault {
+        Fault::LentAndStored => format!("lent to {user} and in automated storage"),
+        Fault::LentOnShelf => format!("lent to {user} and on its shelf"),
+        Fault::LentAndReserved => format!("lent to {user} and reserved: {state}"),
+        Fault::StoredOnShelf => "in automated storage and on its shelf".to_owned(),
+        Fault::StoredAndReserved => format!("in automated storage and reserved: {state}"),
+        Fault::Nowhere => format!("nowhere: {fetched_by}"),
+        Fault::LoanMissing => format!(
+            "nowhere, and its loan is missing: it is noted as lent to {user}, whose count is more than what \
+             is lent; {fetched_by}"
         ),
-        "stored_on_shelf" => {
-            ("I1", "stored_on_shelf", format!("{name} is in automated storage and on its shelf"))
-        }
-        "nowhere" => ("I1", "nowhere", format!("{name} is nowhere: {fetched_by}")),
-        "loan_missing" => (
-            "I1",
-            "loan_missing",
-            format!(
-                "{name} is nowhere, and its loan is missing: it is noted as lent to {user}, whose count \
-                 is more than what is lent; {fetched_by}"
-            ),
-        ),
-        "reserved_for_none" => (
-            "I6",
-            "reserved_for_none",
-            format!("{name} is reserved by a request that is decided: {state}"),
-        ),
-        _ => ("I6", "state_unknown", format!("{name} has a state that means nothing: {state}")),
+        Fault::ReservedForNone => format!("reserved by a request that is decided: {state}"),
+        Fault::StateUnknown => format!("in a state that means nothing: {state}"),
     };
     let mut facts = vec![("book", book.into())];
     for (name, value) in
@@ -350,5 +408,7 @@ fn violation(book: &[u8], suspect: &Suspect) -> Violation {
             facts.push((name, value[..].into()));
         }
     }
-    Violation { invariant, fault, facts, words }
+    let fault = suspect.fault;
+    let words = format!("{} is {what}", shown(book));
+    Violation { invariant: fault.invariant(), fault: fault.word(), facts, words }
 }

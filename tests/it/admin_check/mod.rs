@@ -173,8 +173,8 @@ const SPOILED: &[(&[&str], &str)] = &[
         &["HSET lending_book_states lost ?17-0", "HSET shelving_service_state lost 17-0"],
         "I6: lost is reserved by a request that is decided: ?17-0\n",
     ),
-    (&["HSET lending_book_states lost !"], "I6: lost has a state that means nothing: !\n"),
-    (&["HSET lending_book_states lost =17"], "I6: lost has a state that means nothing: =17\n"),
+    (&["HSET lending_book_states lost !"], "I6: lost is in a state that means nothing: !\n"),
+    (&["HSET lending_book_states lost =17"], "I6: lost is in a state that means nothing: =17\n"),
     (
         &["SADD request:17-0:temp geb lost"],
         "I6: request:17-0:temp reserves 2 books for a request that is decided\n",
