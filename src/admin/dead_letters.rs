@@ -251,7 +251,7 @@ fn find(run: &Run, connection: &mut Connection, id: EventId) -> Result<Letter, F
 /// # Errors
 /// There is no such letter, or nothing that could be put back; what Redis or the link said. Then the
 /// letter is still there.
-pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, Failure> {
+pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<(), Failure> {
     const DOING: &str = "put the event back";
     let key = &run.keys.dead_letters;
     for _ in 0..MOST_TRIES {
@@ -290,7 +290,7 @@ pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, 
             } else {
                 format!("{} is back: event {event} of {}\n", letter.ids[0], stream.word())
             })?;
-            return Ok(DONE);
+            return Ok(());
         }
     }
     Err(busy())
@@ -300,7 +300,7 @@ pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, 
 ///
 /// # Errors
 /// There is no such letter; what Redis or the link said, or the output: then it is still there.
-pub fn drop(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, Failure> {
+pub fn drop(run: &Run, connection: &mut Connection, id: EventId) -> Result<(), Failure> {
     let letter = find(run, connection, id)?;
     // Printed first: what was dropped is nowhere else.
     print(&letter.shown(run, true))?;
@@ -315,7 +315,7 @@ pub fn drop(run: &Run, connection: &mut Connection, id: EventId) -> Result<u8, F
     if !run.json {
         print(&format!("{} is dropped\n", letter.ids[0]))?;
     }
-    Ok(DONE)
+    Ok(())
 }
 
 fn watch(connection: &mut Connection, key: &str) -> Result<(), Error> {

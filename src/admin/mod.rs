@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::cli::Args;
 use crate::connect::Target;
+use crate::ids::EventId;
 use crate::signals;
 
 // What was asked for.
@@ -23,7 +24,7 @@ mod status;
 mod failure;
 mod show;
 
-use failure::{DONE, Failure};
+use failure::{DONE, Failure, WRONG};
 use options::{Job, Run, Task};
 use show::{print, say};
 
@@ -70,8 +71,26 @@ fn perform(run: &Run) -> Result<u8, Failure> {
         Job::Status => status::run(run, connection),
         Job::Check { repair } => check::run(run, connection, *repair),
         Job::List { last } => dead_letters::list(run, connection, *last),
-        Job::Retry(id) => dead_letters::retry(run, connection, *id),
-        Job::Drop(id) => dead_letters::drop(run, connection, *id),
+        Job::Retry(ids) => of_each(ids, |id| dead_letters::retry(run, connection, id)),
+        Job::Drop(ids) => of_each(ids, |id| dead_letters::drop(run, connection, id)),
         Job::Regroup(order) => regroup::run(run, connection, *order),
     }
+}
+
+/// Does something with each. One with which it cannot be done is told, and the others have their turn.
+fn of_each(
+    ids: &[EventId],
+    mut job: impl FnMut(EventId) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let mut status = DONE;
+    for id in ids {
+        match job(*id) {
+            Err(Failure::Said { message, status: WRONG }) => {
+                say(&message);
+                status = WRONG;
+            }
+            done => done?,
+        }
+    }
+    Ok(status)
 }

@@ -37,7 +37,7 @@ pub struct Run {
 }
 
 /// The subcommands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
     /// `status`
     Status,
@@ -51,10 +51,10 @@ pub enum Job {
         /// Only so many, the newest.
         last: Option<usize>,
     },
-    /// `dead-letters retry`
-    Retry(EventId),
-    /// `dead-letters drop`
-    Drop(EventId),
+    /// `dead-letters retry`, of these.
+    Retry(Vec<EventId>),
+    /// `dead-letters drop`, of these.
+    Drop(Vec<EventId>),
     /// `regroup`
     Regroup(Order),
 }
@@ -72,7 +72,7 @@ usage: library-admin COMMAND [OPTIONS] ...   (COMMAND --help tells more)";
 const HELP: &str = "
   status                  instances, what waits, dead letters, automated storage
   check [--repair]        hold the whole state against the rules of the library
-  dead-letters list|retry ID|drop ID
+  dead-letters list|retry ID...|drop ID...
                           events that could not be worked on
   regroup [--from ID]     go on after a consumer group was lost
 ";
@@ -106,13 +106,13 @@ wrong; 3: what looked wrong changed too fast to be sure, run it again.
     },
     Subcommand {
         name: "dead-letters",
-        usage: "usage: library-admin dead-letters [OPTIONS] {list|retry ID|drop ID}",
+        usage: "usage: library-admin dead-letters [OPTIONS] {list|retry ID...|drop ID...}",
         help: "\
-Show the events that could not be worked on, put one back or drop it.
+Show the events that could not be worked on, put some back or drop them.
 
   list                    all of them, oldest first, each with its ID
-  retry ID                add it, unchanged, as a new event to its stream
-  drop ID                 print it, and remove it for good
+  retry ID...             add each, unchanged, as a new event to its stream
+  drop ID...              print each, and remove it for good
 
       --last N            list only the newest N
 ",
@@ -247,7 +247,7 @@ impl Raw {
             return Ok(Task::Print(self.help_text()));
         }
         let job = self.job()?;
-        self.refuse_foreign_options(job)?;
+        self.refuse_foreign_options(&job)?;
         let keys = Keys::new(self.connect.branch());
         let target = self.connect.resolve(env)?;
         let (part, typed) = (self.connect.part(&target), self.connect.typed());
@@ -265,10 +265,13 @@ impl Raw {
             ["status", ..] => (Job::Status, 1),
             ["check", ..] => (Job::Check { repair: self.repair }, 1),
             ["dead-letters", "list", ..] => (Job::List { last: self.last }, 2),
-            ["dead-letters", "retry", id, ..] => (Job::Retry(event_id("the ID", id)?), 3),
-            ["dead-letters", "drop", id, ..] => (Job::Drop(event_id("the ID", id)?), 3),
             ["dead-letters", verb @ ("retry" | "drop")] => {
                 return Err(Usage(format!("{verb} which? `dead-letters list` shows their IDs")));
+            }
+            ["dead-letters", verb @ ("retry" | "drop"), ref ids @ ..] => {
+                let ids: Result<_, _> = ids.iter().map(|id| event_id("the ID", id)).collect();
+                let job = if verb == "retry" { Job::Retry } else { Job::Drop };
+                (job(ids?), words.len())
             }
             ["dead-letters"] => {
                 return Err(Usage("dead-letters: list, retry or drop is missing".into()));
@@ -296,7 +299,7 @@ impl Raw {
         }
     }
 
-    fn refuse_foreign_options(&self, job: Job) -> Result<(), Usage> {
+    fn refuse_foreign_options(&self, job: &Job) -> Result<(), Usage> {
         for (given, option, takes, command) in [
             (self.repair, "--repair", matches!(job, Job::Check { .. }), "check"),
             (self.last.is_some(), "--last", matches!(job, Job::List { .. }), "dead-letters list"),
@@ -355,8 +358,9 @@ mod tests {
         assert_eq!(job(&["--repair", "check"]), Job::Check { repair: true });
         assert_eq!(job(&["dead-letters", "--last", "3", "list"]), Job::List { last: Some(3) });
         let id = EventId { ms: 17, seq: 3 };
-        assert_eq!(job(&["dead-letters", "retry", "17-3", "--json"]), Job::Retry(id));
-        assert_eq!(job(&["dead-letters", "drop", "17-3"]), Job::Drop(id));
+        assert_eq!(job(&["dead-letters", "retry", "17-3", "--json"]), Job::Retry(vec![id]));
+        let ids = vec![EventId { ms: 5, seq: 0 }, id];
+        assert_eq!(job(&["dead-letters", "drop", "5-0", "17-3"]), Job::Drop(ids));
         assert_eq!(
             job(&["regroup", "--stream", "returns", "--from=17-3"]),
             Job::Regroup(Order {
@@ -383,6 +387,7 @@ mod tests {
             (&["dead-letters", "retyr", "1-0"], "\"retyr\": did you mean retry?", "dead-letters"),
             (&["dead-letters", "retry"], "retry which?", "dead-letters"),
             (&["dead-letters", "drop", "all"], "\"all\"", "dead-letters"),
+            (&["dead-letters", "retry", "1-0", "2"], "\"2\"", "dead-letters"),
             (&["dead-letters", "list", "--last", "0"], "\"0\"", "dead-letters"),
             (&["regroup", "--before-outcomes"], "--from", "regroup"),
             (&["check", "--before-outcomes"], "regroup only", "check"),

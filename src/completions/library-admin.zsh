@@ -40,7 +40,7 @@ _library-admin() {
         check) _arguments -S : $common '--repair[mend what can be mended without guessing]' ;;
         dead-letters)
             _arguments -C -S : $common '--last=[list only the newest N]:number' \
-                '1:verb:->verb' '2:id' && return
+                '1:verb:->verb' '*:id' && return
             [[ $state == verb ]] && _describe verb verbs
             ;;
         regroup)

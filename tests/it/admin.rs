@@ -213,6 +213,21 @@ fn a_dead_letter_is_shown_and_put_back_unchanged() {
     assert_eq!(redis.length(DEAD_LETTERS), 1);
 }
 
+/// One at a time it was a process for each of thousands.
+#[test]
+fn several_letters_are_put_back_or_dropped_by_one_command_and_one_that_is_gone_is_told() {
+    let redis = Redis::new();
+    let ids: Vec<String> = (0..4).map(|_| add_letter(&redis, REQUESTS)).collect();
+    let run = admin(&redis, &["dead-letters", "retry", &ids[2], "1-0", &ids[0], "--json"]).exits(1);
+    let told: Vec<_> = run.stdout.lines().map(|line| member(line, "retried")).collect();
+    assert_eq!(told, [&ids[2][..], &ids[0]]);
+    assert!(run.stderr.contains("no dead letter has the id 1-0"), "{run}");
+    assert_eq!(redis.length(REQUESTS), 2);
+    let said = admin(&redis, &["dead-letters", "drop", &ids[1], &ids[3]]).exits(0).stdout;
+    assert_eq!(said.matches(" is dropped\n").count(), 2, "{said}");
+    assert_eq!((redis.length(REQUESTS), redis.length(DEAD_LETTERS)), (2, 0));
+}
+
 #[test]
 fn a_dead_letter_that_several_put_back_at_once_comes_back_once() {
     let redis = Redis::new();
