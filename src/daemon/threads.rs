@@ -84,10 +84,12 @@ impl Connections {
         let (to_room, shelved) = bounded(1);
         let (to_listener, wanted) = bounded(1);
         let (ring, rung) = bounded(NEWS);
+        // What came before may have taken longer than a thread may be stuck, and the keeper is at work while
+        // others are yet to be started.
+        Thread::ALL.into_iter().for_each(|thread| session.beat(thread));
         type Body<'scope> = Box<dyn FnOnce() -> Result<(), Error> + Send + 'scope>;
         let start = |thread: Thread, body: Body<'scope>| {
             let events = events.clone();
-            session.beat(thread);
             std::thread::Builder::new()
                 .name(thread.name().into())
                 .spawn_scoped(scope, move || {
@@ -134,7 +136,7 @@ impl Connections {
         start(
             Thread::LendingReader,
             Box::new(move || {
-                lending::reader::run(session, self.lending_reader, &intake, lending_reading)
+                lending::reader::run(session, self.lending_reader, intake, lending_reading)
             }),
         )?;
         start(

@@ -48,12 +48,17 @@ pub fn run(
 ) -> Result<(), Error> {
     let is_permitted = is_permitted(session, &mut connection)?;
     let mut bell = connection.as_pubsub();
+    let mut next_ping = Instant::now() + IDLE;
     while !session.is_broken() {
         session.beat(Thread::LendingListener);
-        match wanted.recv_timeout(IDLE) {
+        match wanted.recv_deadline(next_ping) {
             Ok(()) if is_permitted => listen(session, &mut bell, wanted, heard)?,
+            // It is wanted all the time then, and its link silent.
             Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => link::pinged(bell.ping())?,
+            Err(RecvTimeoutError::Timeout) => {
+                link::pinged(bell.ping())?;
+                next_ping = Instant::now() + IDLE;
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }

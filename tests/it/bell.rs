@@ -196,6 +196,24 @@ fn a_daemon_that_may_not_listen_says_so_once_and_finds_what_waits_all_the_same()
     }
 }
 
+/// It was asked to listen all the time, could not, and said nothing on its connection meanwhile: Redis closed
+/// that, and the session was over when nothing waited any more.
+#[test]
+fn who_may_not_listen_keeps_its_connection_while_something_waits() {
+    let redis = Redis::new();
+    redis.cmd(&["ACL", "SETUSER", "clerk", "on", ">right", "~*", "+@all", "resetchannels"]);
+    let daemon = Daemon::start(&redis, &["--username", "clerk", "--password", "right", "worker1"]);
+    let other = Other::alive(&redis, "other");
+    let (older, younger) = one_waits_for_another(&other, &redis, 1);
+    redis.cmd(&["CONFIG", "SET", "timeout", "2"]);
+    let connections = || redis.ask::<String>(&["CLIENT", "LIST"]).matches("user=clerk").count();
+    let before = connections();
+    assert!(before > 5, "{before} connections");
+    assert!(stays(Duration::from_secs(4), || connections() == before), "{}", connections());
+    other_is_done(&redis, &other, &older, &younger);
+    assert!(!daemon.log().contains("trying again"), "{}", daemon.log());
+}
+
 #[test]
 fn a_daemon_whose_listening_connection_is_killed_listens_again() {
     let redis = Redis::new();

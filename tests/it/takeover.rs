@@ -453,6 +453,30 @@ fn where_all_groups_are_lost_an_instance_with_an_answer_of_shelving_is_waited_fo
     assert_eq!(outcome["outcome"], "accepted", "{}", daemon.log());
 }
 
+/// Threads were taken to be stuck since before they had begun: the keeper, which begins first, said so, and
+/// renewed no lease until its next turn. With four of them it happened to two.
+#[test]
+fn who_has_waited_long_for_others_takes_no_thread_for_stuck() {
+    let redis = Redis::new();
+    let branches = ["1", "2", "3", "4"].map(|name| redis.branch(name));
+    let mut daemons = branches.each_ref().map(|branch| {
+        branch.add(OUTCOMES, "*", &[("outcome", b"denied")]);
+        // It never notices.
+        branch.cmd(&["SET", &branch.key("instance_lock:other"), "token:1", "PX", "600000"]);
+        branch.cmd(&["HSET", &branch.key("shelving_service_answers"), "other", "token:1 1 "]);
+        Daemon::spawn(branch, &["worker1"])
+    });
+    for daemon in &mut daemons {
+        assert!(daemon.becomes_ready(Duration::from_secs(60)), "{}", daemon.log());
+        assert!(daemon.log().contains("is not waited for any longer"), "{}", daemon.log());
+    }
+    for (branch, daemon) in branches.iter().zip(&daemons) {
+        branch.request("user1", "geb");
+        assert!(eventually(DEADLINE, || branch.length(OUTCOMES) == 2));
+        assert!(!daemon.log().contains("no progress"), "{}", daemon.log());
+    }
+}
+
 /// An instance whose every session failed took its lease again each time, a second later at most. Its event
 /// was decided by nobody, and refusals waited for that for ever.
 #[test]
