@@ -13,8 +13,7 @@
 --         the id is told
 --       8 milliseconds that a consumer whose lock has no TTL must have been idle
 -- Returns {"FENCED"} | {"ALIVE"} | {"CLAIMED", last id seen or "" at the end,
---         then for each event: its id, deliveries so far, its fields (a list; empty if it was
---         deleted) or "suspected"}
+--         then for each event: its id, its fields (a list; empty if it was deleted) or "suspected"}
 
 local stream, group, me, from = KEYS[2], ARGV[2], ARGV[3], ARGV[4]
 
@@ -50,7 +49,6 @@ for _, entry in ipairs(pending) do
   -- outcome. It is told without fields, to be rejected where it is.
   if claimed then
     reply[#reply + 1] = id
-    reply[#reply + 1] = deliveries
     reply[#reply + 1] = found and deliveries >= tonumber(ARGV[7]) and 'suspected'
       or found and found[2] or {}
   end

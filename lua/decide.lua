@@ -19,8 +19,8 @@
 --       10 the books of each user (hash)    11 answers of ShelvingService (hash)
 --       then for each event: the user's count (string), the reservation that the reference
 --       application may have left (set), and, if an answer is wished, the answer (list)
---       And those reservations of the requests that its instances work on: which these are is known
---       here only.
+--       Besides, not among KEYS: the reservations of the requests that instances of the reference
+--       application work on. Which those are, only this script finds out.
 -- ARGV  1 token of the lease        2 storage capacity       3 most books a user may have
 --       4 outcomes to keep          5 group of lending       6 group of shelving
 --       7 "keep" or "delete" decided events                8 consumer of this instance

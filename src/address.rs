@@ -168,11 +168,13 @@ fn path_of(value: &str) -> PathBuf {
 
 /// A part of a URL without its escapes.
 fn decoded(value: &str) -> Vec<u8> {
+    // from_str_radix takes a sign.
+    let digits = |two: &&[u8]| two.iter().all(u8::is_ascii_hexdigit);
     let hex = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok();
     let mut plain = Vec::new();
     let mut rest = value.as_bytes();
     while let [first, behind @ ..] = rest {
-        let escaped = behind.get(..2).filter(|_| *first == b'%').and_then(hex);
+        let escaped = behind.get(..2).filter(digits).filter(|_| *first == b'%').and_then(hex);
         plain.push(escaped.unwrap_or(*first));
         rest = if escaped.is_some() { &behind[2..] } else { behind };
     }
@@ -208,5 +210,19 @@ pub fn with_tls(info: ConnectionInfo) -> Result<ConnectionInfo, Usage> {
         })),
         ConnectionAddr::TcpTls { .. } => Ok(info),
         _ => Err(Usage("--ssl does not go with a Unix socket".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_escape_has_two_hexadecimal_digits() {
+        for (value, plain) in
+            [("a%2Fb", "a/b"), ("100%", "100%"), ("%2", "%2"), ("%zz", "%zz"), ("%+1", "%+1")]
+        {
+            assert_eq!(decoded(value), plain.as_bytes(), "{value}");
+        }
     }
 }

@@ -14,6 +14,12 @@ use crate::stream::Entry;
 
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "claim")));
 
+/// From how many deliveries on an event is suspected of killing whoever reads it, and tried apart from
+/// others, see `suspects.rs`.
+/// A delivery more than one means that an instance died with the event in hand: one such death
+/// says little about one of hundreds of events.
+pub const SUSPICIOUS_DELIVERIES: u64 = 3;
+
 /// The most events that one script claims; it takes about a millisecond.
 const MOST_IN_A_CLAIM: usize = 500;
 
@@ -28,7 +34,8 @@ pub struct Claimed {
 
 /// Claims everything that is pending for the consumer `from` (this instance's own name at the
 /// start of a process), page by page, as long as `pass_on` wants more. Nothing happens if that
-/// instance is alive. From so many deliveries on an entry is `suspicious`, and not read.
+/// instance is alive. A request or a return that was delivered [`SUSPICIOUS_DELIVERIES`] times or more is
+/// not read.
 ///
 /// # Errors
 /// What Redis or the link said.
@@ -36,12 +43,13 @@ pub fn claim_all(
     session: &Session,
     connection: &mut Connection,
     stream: Stream,
-    suspicious: u64,
     from: &[u8],
     mut pass_on: impl FnMut(Vec<Claimed>) -> bool,
 ) -> Result<(), Error> {
     const DOING: &str = "take over events";
     let key = stream.key(&session.keys);
+    // Hand-offs are never given up, and refusals wait for them.
+    let suspicious = stream.action().map_or(u64::MAX, |_| SUSPICIOUS_DELIVERIES);
     let mut seen = "-".to_owned();
     loop {
         let reply = CLAIM
@@ -61,7 +69,7 @@ pub fn claim_all(
         let mut parts = reply.rest.into_iter();
         let last = parts.next().as_ref().and_then(text).unwrap_or_default().to_owned();
         let mut claimed = Vec::new();
-        while let (Some(id), Some(_), Some(fields)) = (parts.next(), parts.next(), parts.next()) {
+        while let (Some(id), Some(fields)) = (parts.next(), parts.next()) {
             let suspected = !matches!(fields, Value::Array(_));
             let entry = Entry::from_parts(&id, fields, DOING)?;
             claimed.push(Claimed { id: entry.id, entry: (!suspected).then_some(entry) });

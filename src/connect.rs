@@ -23,7 +23,7 @@ use redis::{
 use crate::address::{self, CertFiles, with_tls, without_password};
 use crate::cli::{Arg, Args, Usage, shell_word};
 use crate::error::{Error, Remedy, is_interrupted};
-use crate::link::{Connection, unless_of_server};
+use crate::link::{Connection, ignore_server_error};
 
 /// Where Redis is expected when nobody says otherwise.
 pub const DEFAULT_ADDRESS: &str = "redis://localhost:6379";
@@ -465,7 +465,7 @@ fn open(
     if is_tls {
         // They shake hands with the first command. If that is one which adds an event, and hands are not
         // shaken, nobody could tell whether it was added.
-        unless_of_server(redis::cmd("PING").query::<Value>(&mut connection))?;
+        ignore_server_error(redis::cmd("PING").query::<Value>(&mut connection))?;
     }
     Ok(connection.into())
 }

@@ -60,7 +60,8 @@ impl Error {
         move |source| Self::Redis { doing, source: of_first_command(source) }
     }
 
-    /// The code that the server's message began with, such as `OOM`; of a script, what was said to that.
+    /// The code that the server's message began with, such as `OOM`; for a script, the code of the command that
+    /// was refused in it.
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Redis { source, .. } => said(source).map(|(code, _)| code),
@@ -190,8 +191,8 @@ fn of_first_command(error: RedisError) -> RedisError {
     first.map_or(error, |(_, said)| said.clone().into())
 }
 
-/// The code and the words of what the server said; where a command in a script was refused, and Redis 6.2 puts
-/// `@user_script: LINE:` in front, what it said to that.
+/// The code and the rest of the server's message. Where Redis 6.2 wraps what a command in a script was refused
+/// (`@user_script: LINE: -`), those of the message inside.
 fn said(error: &RedisError) -> Option<(&str, &str)> {
     let (code, detail) = (error.code()?, error.detail().unwrap_or_default());
     match detail.split_once(": -") {

@@ -256,15 +256,7 @@ pub fn field<'a>(mut fields: impl Iterator<Item = Field<'a>>, name: &str) -> Opt
     fields.find_map(|(field, value)| (field == name.as_bytes()).then_some(value))
 }
 
-/// The distinct book ids of a field `book_ids` of a request or a return, in its order; of duplicates the
-/// first counts.
-///
-/// # Errors
-/// The first rule that the list breaks.
-pub fn parse_book_ids(list: &[u8]) -> Result<Vec<BookId>, Fault> {
-    book_ids(list, MAX_BOOKS)
-}
-
+/// The distinct book ids of a field `book_ids`, `most` at most, in its order; of duplicates the first counts.
 fn book_ids(list: &[u8], most: usize) -> Result<Vec<BookId>, Fault> {
     if list.is_empty() {
         return Err(Fault::NoBookIds);
@@ -282,7 +274,7 @@ fn book_ids(list: &[u8], most: usize) -> Result<Vec<BookId>, Fault> {
 }
 
 /// Drops every book that stood in the list before. The order of the rest stays.
-pub fn keep_first(books: &mut Vec<BookId>) {
+fn keep_first(books: &mut Vec<BookId>) {
     if books.len() <= HANDFUL {
         let mut kept = 0;
         for next in 0..books.len() {
@@ -313,7 +305,7 @@ impl Event {
         let user = field(fields.clone(), USER_ID_FIELD).ok_or(Fault::NoUserId)?;
         let user = UserId::from_bytes(user).map_err(Fault::UserId)?;
         let books = field(fields.clone(), BOOK_IDS_FIELD).ok_or(Fault::NoBookIds)?;
-        let books = parse_book_ids(books)?;
+        let books = book_ids(books, MAX_BOOKS)?;
         let answer = field(fields, ANSWER_FIELD).map_or(AnswerWish::None, AnswerWish::from_word);
         Ok(Self { key, user, books, answer })
     }

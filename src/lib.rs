@@ -21,6 +21,7 @@ pub mod address;
 pub mod connect;
 pub mod script;
 pub mod stream;
+pub mod lock;
 pub mod info;
 // The two services, and what their threads share.
 pub mod logging;

@@ -102,11 +102,11 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Whether the link stands. What a server has to say to a PING does not matter.
+/// The link's error, if there is one; what the server had to say does not matter.
 ///
 /// # Errors
 /// What the link said.
-pub fn unless_of_server<T>(reply: RedisResult<T>) -> RedisResult<()> {
+pub fn ignore_server_error<T>(reply: RedisResult<T>) -> RedisResult<()> {
     match reply {
         Err(error) if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
             Err(error)
@@ -131,7 +131,7 @@ pub fn ping(connection: &mut Connection) -> Result<(), Error> {
 /// # Errors
 /// What the link said.
 pub fn pinged(reply: Result<Value, RedisError>) -> Result<(), Error> {
-    match unless_of_server(reply) {
+    match ignore_server_error(reply) {
         Err(error) if error::is_interrupted(&error) => Ok(()),
         reply => reply.map_err(Error::redis("keep the link")),
     }

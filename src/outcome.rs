@@ -1,5 +1,5 @@
 //! The one outcome that every request or return ends in (library-lending(7), Outcomes): its fields in the
-//! outcomes stream, the log line, the JSON object.
+//! outcomes stream and in answers, and the JSON object.
 
 use crate::json::Object;
 
@@ -178,7 +178,7 @@ impl Outcome {
             object = object.texts(list.as_str(), books);
         }
         match self.in_hand {
-            Some(in_hand) => object.raw("in_hand", &in_hand.to_string()),
+            Some(in_hand) => object.number("in_hand", in_hand),
             None => object,
         }
     }

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::event::EventKey;
@@ -96,6 +96,11 @@ pub struct Session {
     replied_ms: AtomicU64,
     worked: AtomicBool,
     reader_client_ids: [AtomicU64; Thread::ALL.len()],
+}
+
+/// Locks what threads share. A panic ends the process: nobody finds what one has left half done.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Other instances that decisions have to know about.
@@ -222,22 +227,21 @@ impl Session {
 
     /// The other instances, as the keeper last saw them.
     pub fn neighbours(&self) -> Arc<Neighbours> {
-        // Whoever panicked left a whole Arc behind.
-        Arc::clone(&self.neighbours.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.neighbours))
     }
 
     /// Notes which other instances there are.
     pub fn note_neighbours(&self, found: Neighbours) {
-        *self.neighbours.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(found);
+        *lock(&self.neighbours) = Arc::new(found);
     }
 
     /// The events that are being tried under a note, or were when the last session ended.
     pub fn tried(&self) -> Vec<EventKey> {
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.tried).clone()
     }
 
     /// Remembers which events are being tried under a note.
     pub fn remember_tried(&self, keys: Vec<EventKey>) {
-        *self.tried.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+        *lock(&self.tried) = keys;
     }
 }

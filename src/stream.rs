@@ -12,14 +12,10 @@ use redis::{ConnectionLike, Value};
 use crate::error::Error;
 use crate::event::{self, Field};
 use crate::ids::EventId;
-use crate::keys::Keys;
 use crate::link::Connection;
 use crate::script::{self, Script, lua};
 
 static LAST_ID: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("last_given", "last_id")));
-
-/// How many locks are asked for at once: there may be consumers by the ten thousand.
-const LOCKS_AT_ONCE: usize = 500;
 
 /// How long a reader waits for something new, in milliseconds. The read timeout is larger; a link on
 /// which nothing arrives any more is noticed after both.
@@ -50,6 +46,11 @@ impl Entry {
         self.values.is_empty()
     }
 
+    fn read(entry: Value, doing: &'static str) -> Result<Self, Error> {
+        let (id, values) = pair(entry, doing)?;
+        Self::from_parts(&id, values, doing)
+    }
+
     /// An entry from its parts in a reply.
     ///
     /// # Errors
@@ -72,9 +73,9 @@ fn bytes(value: &Value) -> &[u8] {
     }
 }
 
-/// Reads new entries of a group, `count` from each of the streams at most: as many times in one write as
-/// there are `waits`, each time waiting up to so many milliseconds for the first, if it is to wait at
-/// all. Returns for each time the entries, each with the index of its stream.
+/// Reads new entries of a group, at most `count` from each stream. One XREADGROUP is sent for each of
+/// `waits`, all in one write; it blocks for up to that many milliseconds, or with `None` not at all.
+/// Returns the entries of each read, each with the index of its stream.
 ///
 /// # Errors
 /// What Redis or the link said. Some replies may not be read then: the connection is to be given up.
@@ -127,8 +128,7 @@ pub fn entries_of(
         let Value::Array(list) = list else { continue };
         entries.reserve(list.len());
         for entry in list {
-            let (id, values) = pair(entry, doing)?;
-            entries.push((n, Entry::from_parts(&id, values, doing)?));
+            entries.push((n, Entry::read(entry, doing)?));
         }
     }
     Ok(entries)
@@ -290,41 +290,6 @@ pub fn consumers(
         .collect())
 }
 
-/// An instance's lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lock {
-    /// An instance runs, or has died a moment ago: milliseconds until its lease runs out.
-    Held(u64),
-    /// An instance of the reference application, running or killed.
-    WithoutTtl,
-    /// There is none: the instance is not running.
-    Gone,
-}
-
-/// The locks of consumers, in their order.
-///
-/// # Errors
-/// What Redis or the link said.
-pub fn locks(
-    connection: &mut impl ConnectionLike,
-    keys: &Keys,
-    consumers: &[Consumer],
-) -> Result<Vec<Lock>, Error> {
-    let mut locks = Vec::with_capacity(consumers.len());
-    for page in consumers.chunks(LOCKS_AT_ONCE) {
-        let mut pipe = redis::pipe();
-        for consumer in page {
-            pipe.cmd("PTTL").arg(keys.lock_of(&consumer.name));
-        }
-        let left: Vec<i64> = pipe.query(connection).map_err(Error::redis("look at the locks"))?;
-        locks.extend(left.into_iter().map(|left| match left {
-            -1 => Lock::WithoutTtl,
-            left => u64::try_from(left).map_or(Lock::Gone, Lock::Held),
-        }));
-    }
-    Ok(locks)
-}
-
 /// A number in what XINFO tells; none if there is none of that name.
 pub fn number(info: &HashMap<String, Value>, field: &str) -> Option<u64> {
     match info.get(field) {
@@ -414,11 +379,7 @@ fn behind(after: Option<EventId>) -> Option<String> {
 fn entries(connection: &mut impl ConnectionLike, cmd: &redis::Cmd) -> Result<Vec<Entry>, Error> {
     const DOING: &str = "read a stream";
     let list: Vec<Value> = cmd.query(connection).map_err(Error::redis(DOING))?;
-    let entry = |value| {
-        let (id, values) = pair(value, DOING)?;
-        Entry::from_parts(&id, values, DOING)
-    };
-    list.into_iter().map(entry).collect()
+    list.into_iter().map(|entry| Entry::read(entry, DOING)).collect()
 }
 
 /// The contents of entries by their ids, in one pipeline; without fields where one is gone.
@@ -442,10 +403,7 @@ pub fn contents(
     ids.iter()
         .zip(found)
         .map(|(id, entry)| match entry {
-            Value::Array(mut list) if list.len() == 1 => {
-                let (_, values) = pair(list.remove(0), DOING)?;
-                Entry::from_parts(&Value::BulkString(id.to_string().into()), values, DOING)
-            }
+            Value::Array(mut list) if list.len() == 1 => Entry::read(list.remove(0), DOING),
             _ => Ok(Entry { id: *id, values: Vec::new() }),
         })
         .collect()

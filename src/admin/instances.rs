@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::error::Error;
 use crate::keys::{Keys, Stream};
 use crate::link::{AskAgain, Connection};
-use crate::stream::{self, Consumer, Lock};
+use crate::lock::{self, Lock};
+use crate::stream::{self, Consumer};
 
 /// An instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +46,8 @@ pub fn instances(connection: &mut Connection, keys: &Keys) -> Result<Vec<Instanc
         }
     }
     let found: Vec<Consumer> = found.into_values().collect();
-    let locks = stream::locks(&mut AskAgain(connection), keys, &found)?;
+    let names: Vec<&[u8]> = found.iter().map(|consumer| &consumer.name[..]).collect();
+    let locks = lock::locks(&mut AskAgain(connection), keys, &names)?;
     let instance = |(consumer, lock): (Consumer, Lock)| Instance {
         name: consumer.name,
         lock,

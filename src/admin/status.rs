@@ -14,8 +14,9 @@ use crate::json::Object;
 use crate::keys::{Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
 use crate::link::{AskAgain, Connection, ask};
+use crate::lock::Lock;
 use crate::script::{Script, lua, text};
-use crate::stream::{self, Lock};
+use crate::stream;
 
 static BACKLOG: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "backlog")));
 

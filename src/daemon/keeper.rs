@@ -22,10 +22,11 @@ use crate::info::Memory;
 use crate::keys::Stream;
 use crate::lending;
 use crate::link::{self, Connection};
+use crate::lock::Lock;
 use crate::script::{Script, lua};
 use crate::session::{Session, Thread};
 use crate::shelving;
-use crate::stream::{self, Entry, Lock, Pending};
+use crate::stream::{self, Entry, Pending};
 use crate::text::counted;
 
 static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("forget")));
@@ -181,7 +182,6 @@ impl Keeper<'_> {
             if Instant::now() >= until {
                 break;
             }
-            let (name, group) = (other.stream.key(&self.session.keys), other.stream.group());
             let gone = match other.lock {
                 Lock::Gone => true,
                 Lock::WithoutTtl => other.idle_ms > abandoned_ms,
@@ -190,21 +190,24 @@ impl Keeper<'_> {
             if gone && other.pending > 0 {
                 self.take_over(other.stream, &other.name, until)?;
             } else if other.lock == Lock::Gone && other.idle_ms > FORGET_AFTER_MS {
-                let reply = FORGET
-                    .keys(&[
-                        self.session.lock().as_bytes(),
-                        name.as_bytes(),
-                        &self.session.keys.lock_of(&other.name),
-                        self.session.keys.fetch_answers.as_bytes(),
-                    ])
-                    .arg(&self.session.token)
-                    .arg(group)
-                    .arg(&other.name)
-                    .run(&mut self.connection, "remove a consumer that is gone")?;
-                if reply.word == "FORGOTTEN" {
-                    debug!(target: LOG, "consumer {:?} of {name} is long gone: removed", shown(&other.name));
-                }
+                self.forget(other.stream, &other.name)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Removes the consumer of an instance that is long gone.
+    fn forget(&mut self, stream: Stream, consumer: &[u8]) -> Result<(), Error> {
+        let Session { keys, token, .. } = self.session;
+        let (lock, name) = (self.session.lock(), stream.key(keys));
+        let lock_of_other = keys.lock_of(consumer);
+        let touched =
+            [lock.as_bytes(), name.as_bytes(), &lock_of_other, keys.fetch_answers.as_bytes()];
+        let mut call = FORGET.keys(&touched);
+        call.arg(token).arg(stream.group()).arg(consumer);
+        let reply = call.run(&mut self.connection, "remove a consumer that is gone")?;
+        if reply.word == "FORGOTTEN" {
+            debug!(target: LOG, "consumer {:?} of {name} is long gone: removed", shown(consumer));
         }
         Ok(())
     }
@@ -212,10 +215,8 @@ impl Keeper<'_> {
     /// Takes over what an instance that is gone has in hand. Stops at `until`; the rest comes next time.
     fn take_over(&mut self, stream: Stream, from: &[u8], until: Instant) -> Result<(), Error> {
         let (session, workers) = (self.session, &self.workers);
-        // Hand-offs are never given up, and refusals wait for them.
-        let suspicious = stream.action().map_or(u64::MAX, |_| lending::SUSPICIOUS_DELIVERIES);
         let mut count = 0;
-        claim::claim_all(session, &mut self.connection, stream, suspicious, from, |claimed| {
+        claim::claim_all(session, &mut self.connection, stream, from, |claimed| {
             count += claimed.len();
             match (workers, stream.action()) {
                 (None, _) => {}

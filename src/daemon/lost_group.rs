@@ -6,11 +6,14 @@
 //! by then. So each that notices takes its lease with a new token first and leaves that here, and a group
 //! is made again once every lease that runs is one of those.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::error::Error;
 use crate::keys::Stream;
-use crate::link::{Connection, Fields};
+use crate::link::Connection;
+use crate::lock::{self, Lock};
 use crate::session::Session;
-use crate::stream::{self, Consumer, Lock};
+use crate::stream;
 
 const DOING: &str = "find out who has noticed that a consumer group is lost";
 
@@ -39,45 +42,43 @@ pub fn forget(session: &Session, connection: &mut Connection) -> Result<(), Erro
         .map_err(Error::redis(DOING))
 }
 
-/// Those that may not have noticed: their locks run out some time, and have not.
+/// One that may not have noticed, if there is any: its lock runs out some time, and has not.
 ///
 /// # Errors
 /// What Redis or the link said.
-pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Vec<Vec<u8>>, Error> {
+pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Option<Vec<u8>>, Error> {
     let keys = &session.keys;
-    let mut others: Vec<Consumer> = Vec::new();
+    let mut others = BTreeSet::new();
     for stream in Stream::ALL {
         let (name, group) = (stream.key(keys), stream.group());
         if stream::group(connection, name, group)?.is_some() {
-            others.extend(stream::consumers(connection, name, group)?);
+            let consumers = stream::consumers(connection, name, group)?;
+            others.extend(consumers.into_iter().map(|consumer| consumer.name));
         }
     }
     // Where all three groups are lost, these are known still, and the answers of the main storage are
     // what a late call could do most harm with.
-    for (name, _) in all_of(connection, &keys.fetch_answers)? {
-        others.push(Consumer { name, pending: 0, idle_ms: 0 });
-    }
-    others.retain(|other| other.name != session.consumer().as_bytes());
+    others.extend(all_of(connection, &keys.fetch_answers)?.into_keys());
+    others.remove(session.consumer().as_bytes());
     let noticed = all_of(connection, &keys.lost_groups)?;
-    let locks = stream::locks(connection, keys, &others)?;
-    let mut unaware = Vec::new();
-    for (other, lock) in others.into_iter().zip(locks) {
+    let names: Vec<&[u8]> = others.iter().map(Vec::as_slice).collect();
+    let locks = lock::locks(connection, keys, &names)?;
+    for (name, lock) in names.into_iter().zip(locks) {
         // An instance of the reference application has no token that could be waited for.
         if !matches!(lock, Lock::Held(_)) {
             continue;
         }
         let token: Option<Vec<u8>> = redis::cmd("GET")
-            .arg(keys.lock_of(&other.name))
+            .arg(keys.lock_of(name))
             .query(connection)
             .map_err(Error::redis(DOING))?;
-        let word = noticed.iter().find(|(name, _)| *name == other.name).map(|(_, token)| token);
-        if token.is_some() && token.as_ref() != word {
-            unaware.push(other.name);
+        if token.is_some() && token.as_ref() != noticed.get(name) {
+            return Ok(Some(name.to_owned()));
         }
     }
-    Ok(unaware)
+    Ok(None)
 }
 
-fn all_of(connection: &mut Connection, hash: &str) -> Result<Fields, Error> {
+fn all_of(connection: &mut Connection, hash: &str) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
     redis::cmd("HGETALL").arg(hash).query(connection).map_err(Error::redis(DOING))
 }

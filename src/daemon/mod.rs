@@ -1,16 +1,21 @@
 //! The daemon: the command line, and what comes after it.
 
-mod blocked_reads;
-mod keeper;
-mod lease;
-mod lost_group;
-mod neighbours;
-mod notify;
+// What was asked for.
 pub mod options;
-pub mod setup;
+// Sessions: their beginning, their threads, their end.
 mod supervisor;
+mod outage;
+mod lease;
+pub mod setup;
+mod lost_group;
+mod blocked_reads;
 mod threads;
+// What is done beside the two services.
+mod keeper;
+mod neighbours;
 pub mod tidy;
+// What systemd is told.
+mod notify;
 
 use std::process::ExitCode;
 
@@ -23,10 +28,23 @@ use options::Command;
 /// How what is neither lending nor shelving is called in the log.
 pub const LOG: &str = "libraryd";
 
+// What it ends with; libraryd(8) has the whole list.
+/// Stopped at once by a second signal.
+const EXIT_AT_ONCE: i32 = 1;
 /// The command line or a file that it names is wrong.
-pub const EXIT_USAGE: u8 = 2;
+const EXIT_USAGE: u8 = 2;
+/// The lease was lost to another process; or Redis is not there, for those who do not want to wait.
+const EXIT_UNAVAILABLE: u8 = 69;
+/// The system does not give what every process needs.
+const EXIT_SYSTEM: u8 = 71;
 /// The help could not be written.
 const EXIT_OUTPUT: u8 = 74;
+/// An instance of that name is running.
+const EXIT_RUNNING: u8 = 75;
+/// Wrong password or missing permission.
+const EXIT_CREDENTIALS: u8 = 77;
+/// A state or a Redis that must not be worked on.
+const EXIT_UNFIT: u8 = 78;
 
 /// `libraryd`.
 pub fn main() -> ExitCode {

@@ -8,8 +8,9 @@ use crate::daemon::LOG;
 use crate::error::Error;
 use crate::keys::Stream;
 use crate::link::Connection;
+use crate::lock::{self, Lock};
 use crate::session::{Neighbours, Session};
-use crate::stream::{self, Consumer, Lock};
+use crate::stream::{self, Consumer};
 
 /// Another instance, as a consumer of one stream.
 pub struct Other {
@@ -44,7 +45,8 @@ pub fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Othe
         let (name, group) = (of.key(&session.keys), of.group());
         let mut consumers = stream::consumers(connection, name, group)?;
         consumers.retain(|consumer| consumer.name != session.consumer().as_bytes());
-        let locks = stream::locks(connection, &session.keys, &consumers)?;
+        let names: Vec<&[u8]> = consumers.iter().map(|consumer| &consumer.name[..]).collect();
+        let locks = lock::locks(connection, &session.keys, &names)?;
         for (consumer, lock) in consumers.into_iter().zip(locks) {
             let Consumer { name, pending, idle_ms } = consumer;
             others.push(Other { stream: of, name, pending, idle_ms, lock });

@@ -129,8 +129,11 @@ pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, E
         .arg(&keys.outcomes)
         .query(connection)
         .map_err(Error::redis("look at the outcomes"))?;
+    if outcomes == 0 {
+        return Ok(false);
+    }
     for stream in Stream::ALL {
-        if outcomes > 0 && group_of(connection, stream.key(keys), stream.group())?.is_none() {
+        if group_of(connection, stream.key(keys), stream.group())?.is_none() {
             return Ok(true);
         }
     }

@@ -18,8 +18,12 @@ use super::keeper::{Order, STALL};
 use super::lease::{self, Acquired, Lease, Watch};
 use super::notify::Notifier;
 use super::options::Options;
+use super::outage::Outage;
 use super::threads::{Connections, Report};
-use super::{blocked_reads, lost_group, neighbours, setup};
+use super::{
+    EXIT_AT_ONCE, EXIT_CREDENTIALS, EXIT_RUNNING, EXIT_SYSTEM, EXIT_UNAVAILABLE, EXIT_UNFIT,
+    blocked_reads, lost_group, neighbours, setup,
+};
 use crate::connect::Target;
 use crate::daemon::LOG;
 use crate::error::{Error, Remedy};
@@ -31,19 +35,6 @@ use crate::session::{Session, Thread};
 use crate::signals;
 use crate::text::counted;
 use crate::{lending, logging, shelving};
-
-/// Stopped at once by a second signal.
-const EXIT_AT_ONCE: i32 = 1;
-/// The lease was lost to another process; or Redis is not there, for those who do not want to wait.
-const EXIT_UNAVAILABLE: u8 = 69;
-/// The system does not give what every process needs.
-const EXIT_SYSTEM: u8 = 71;
-/// An instance of that name is running.
-const EXIT_RUNNING: u8 = 75;
-/// Wrong password or missing permission.
-const EXIT_CREDENTIALS: u8 = 77;
-/// A state or a Redis that must not be worked on.
-const EXIT_UNFIT: u8 = 78;
 
 /// Signals so close behind the first are the same wish: who stops a process and its whole group, as
 /// `timeout` does, sends two.
@@ -67,13 +58,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A session that lasted so long was a good one: an outage before it is over.
 const PROVEN: Duration = Duration::from_millis(500);
 
-/// An outage so long after the last word of it may have another cause by now, which is told as well. What
-/// everybody sees on the way, such as a server that loads its data, is over by then.
-const STILL_TRYING: Duration = Duration::from_secs(5);
-
-/// How many causes of one outage are told at most: some errors may name something else each time.
-const MOST_CAUSES: usize = 10;
-
 /// How many sessions in a row must have failed before anything was decided: a single one can be a link that
 /// fell silent.
 const FRUITLESS: u32 = 3;
@@ -90,14 +74,6 @@ enum End {
     Stopped,
     /// Something that cannot heal, or not by itself.
     Status(u8, String),
-}
-
-/// What was told of an outage.
-struct Outage {
-    since: Instant,
-    /// Without the numbers in them.
-    causes: Vec<String>,
-    told: Instant,
 }
 
 /// Sessions in a row that failed before anything was decided, though they had the lease.
@@ -169,11 +145,6 @@ pub fn run(options: Options, target: Target) -> ExitCode {
             ExitCode::from(status)
         }
     }
-}
-
-/// A cause to be known by: what somebody has counted or measured is another number each time.
-fn without_numbers(cause: &str) -> String {
-    cause.split(|c: char| c.is_ascii_digit()).filter(|part| !part.is_empty()).collect()
 }
 
 /// A thread that waits for signals: the first goes to the channel, a second ends the process.
@@ -249,8 +220,7 @@ impl Supervisor {
         }
     }
 
-    /// An outage is told once, when it is noticed, and what keeps it up later, once for each cause. A link
-    /// that is closed is noticed at once; a server that has fallen silent did so after its last answer.
+    /// Tells an outage when it is noticed, and later what else keeps it up. A link that is closed is noticed at once; a server that has fallen silent did so after its last answer.
     fn tell_outage(&mut self, error: &Error) {
         if error.is_interrupted() {
             // Somebody paused this process: nothing is wrong with Redis.
@@ -268,25 +238,21 @@ impl Supervisor {
             Error::Redis { .. } => format!("Redis at {}: ", self.target),
             _ => String::new(),
         };
-        let (cause, now) = (format!("{whose}{error}"), Instant::now());
-        let known_by = without_numbers(&cause);
+        let cause = format!("{whose}{error}");
+        let now = Instant::now();
+        let since = if error.is_unanswered() { self.answered } else { now };
         match &mut self.outage {
             None => {
                 warn!(target: LOG, "{cause}{question}; trying again until it works");
-                let since = if error.is_unanswered() { self.answered } else { now };
-                let causes = vec![known_by];
-                self.outage = Some(Outage { since, causes, told: now });
+                self.outage = Some(Outage::new(&cause, since, now));
             }
-            Some(outage)
-                if now - outage.told >= STILL_TRYING
-                    && outage.causes.len() < MOST_CAUSES
-                    && !outage.causes.contains(&known_by) =>
-            {
-                warn!(target: LOG, "{cause}{question}; still trying");
-                outage.causes.push(known_by);
-                outage.told = now;
+            Some(outage) => {
+                if outage.takes(&cause, now) {
+                    warn!(target: LOG, "{cause}{question}; still trying");
+                } else {
+                    debug!(target: LOG, "{cause}");
+                }
             }
-            Some(_) => debug!(target: LOG, "{cause}"),
         }
         self.notifier.status("waiting for Redis");
     }
@@ -371,7 +337,7 @@ impl Supervisor {
     fn let_lease_run_out(&mut self) -> Result<(), Over> {
         warn!(target: LOG, "sessions fail before anything is decided: the lease is left to run out");
         self.fruitless = None;
-        // Others look three times in each lease: after two of them one has taken over.
+        // Others look three times in each lease: after two leases one of them has taken over.
         let until = Instant::now() + 2 * self.options.settings.lease;
         while Instant::now() < until {
             self.wait(LONGEST_PAUSE.min(until - Instant::now()))?;
@@ -501,9 +467,9 @@ impl Supervisor {
 
     /// What has to be done before the first event is read. Where Redis takes a second for each command, or
     /// there are very many instances, that takes longer than systemd waits for a sign of life, and longer
-    /// than the lease: each step is followed by one, and renews the other.
+    /// than the lease: so now and then on the way systemd is told that we are alive, and the lease is renewed.
     fn prepare(&self, session: &Session, control: &mut Connection) -> Result<Connections, Over> {
-        let go_on = |control: &mut Connection| {
+        let keep_alive = |control: &mut Connection| {
             self.notifier.alive();
             lease::renew(session, control)
         };
@@ -511,7 +477,7 @@ impl Supervisor {
         blocked_reads::end_others(session, control)?;
         setup::check_permissions(control, session)?;
         setup::check_ids(control, &self.keys, true)?;
-        go_on(control)?;
+        keep_alive(control)?;
         let is_lost = setup::is_group_lost(control, &self.keys)?;
         if is_lost {
             self.wait_until_noticed(session, control)?;
@@ -529,7 +495,7 @@ impl Supervisor {
         if is_lost {
             lost_group::forget(session, control)?;
         }
-        go_on(control)?;
+        keep_alive(control)?;
         setup::make_known(control, &self.keys, self.options.settings.name.as_str())?;
         if self.options.settings.keep_events {
             setup::note_kept_events(control, &self.keys)?;
@@ -544,9 +510,9 @@ impl Supervisor {
             lone_tries::note(session, control, &tried, LoneStep::Survived)?;
             session.remember_tried(Vec::new());
         }
-        go_on(control)?;
+        keep_alive(control)?;
         let threads = Connections::open(&self.target, session)?;
-        go_on(control)?;
+        keep_alive(control)?;
         Ok(threads)
     }
 
@@ -562,12 +528,12 @@ impl Supervisor {
             // Nobody else does so before the session begins.
             lease::renew(session, control)?;
             self.notifier.alive();
-            let unaware = lost_group::unaware(session, control)?;
-            if unaware.is_empty() || !setup::is_group_lost(control, &self.keys)? {
+            let Some(unaware) = lost_group::unaware(session, control)? else { return Ok(()) };
+            if !setup::is_group_lost(control, &self.keys)? {
                 return Ok(());
             }
             if Instant::now() >= until {
-                let name = neighbours::shown(&unaware[0]);
+                let name = neighbours::shown(&unaware);
                 warn!(target: LOG, "instance {name:?} has not noticed, and is not waited for any longer");
                 return Ok(());
             }
@@ -624,8 +590,8 @@ impl Supervisor {
                     if is_good {
                         self.fruitless = None;
                     }
-                    if is_good && let Some(Outage { since, .. }) = self.outage.take() {
-                        let length = (begin - since).as_secs_f64();
+                    if is_good && let Some(outage) = self.outage.take() {
+                        let length = (begin - outage.since).as_secs_f64();
                         info!(target: LOG, "working again after {length:.1} s");
                         self.notifier.status("lending and shelving");
                     }

@@ -8,6 +8,7 @@ use log::warn;
 
 use crate::daemon::LOG;
 use crate::error::Error;
+use crate::event::EventKey;
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
 use crate::link::{Connection, Fields};
@@ -135,7 +136,7 @@ impl<'a> Tidy<'a> {
         }
     }
 
-    /// Removes the notes of tries of events that are decided, a page in each turn.
+    /// Removes the notes of tries of events that are decided, a page at each call.
     ///
     /// # Errors
     /// As for a [turn](Self::turn).
@@ -156,11 +157,9 @@ impl<'a> Tidy<'a> {
             call.arg(&self.session.token).arg(LENDING_GROUP);
             for (event, _) in page {
                 // What names no event, somebody else has put there.
-                let parts = std::str::from_utf8(event).ok().and_then(|it| it.split_once(':'));
-                if let Some((action, id)) = parts
-                    && let Ok(id) = id.parse::<EventId>()
-                {
-                    call.arg(event).arg(action).arg(id);
+                let key = std::str::from_utf8(event).ok().and_then(EventKey::parse);
+                if let Some(EventKey { id, action }) = key {
+                    call.arg(event).arg(action.as_str()).arg(id);
                 }
             }
             call.run(connection, DOING)?;

@@ -61,7 +61,7 @@ impl AskPolicy {
         }
     }
 
-    /// The next tries of events that waited. `are_oldest`: nothing in hand is older than the first.
+    /// The next tries of events that waited. `are_oldest`: nothing that waits is older than the first.
     pub fn next_tries(&mut self, waited: Vec<Waiting>, are_oldest: bool) -> Vec<Try> {
         let mut left = if are_oldest { self.ahead } else { 0 };
         let next = waited.into_iter().map(|Waiting { event, doubt, for_older }| {

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::event::{Action, ByAction, Event, EventKey};
 use crate::ids::{BookId, EventId};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP};
-use crate::outcome;
+use crate::outcome::{self, BookList, Verdict};
 use crate::script::{Script, ScriptCall, lua, text};
 use crate::session::{Neighbours, Session};
 use crate::shelving::fetch::Answer;
@@ -37,6 +37,20 @@ pub struct Fetched {
     pub finality: Finality,
     /// For each book of the request what shelving said, or none if it was not asked.
     pub answers: Vec<Option<Answer>>,
+}
+
+impl Fetched {
+    /// For the script: one word for all books where that is enough, else one with the answer for each.
+    fn said(&self) -> (&'static str, &[Option<Answer>]) {
+        let all = |answer: &Answer| self.answers.iter().all(|it| it.as_ref() == Some(answer));
+        match self.finality {
+            _ if all(&Answer::Yes) => ("yes", &[]),
+            Finality::First if all(&Answer::Left) => ("fetched", &[]),
+            Finality::First => ("first", &self.answers),
+            Finality::InDoubt(_) => ("in_doubt", &self.answers),
+            Finality::Certain => ("certain", &self.answers),
+        }
+    }
 }
 
 /// What earlier tries of a request have left open.
@@ -145,7 +159,7 @@ pub enum Told {
     /// All went as asked. The number: how many books the user has now.
     All(i64),
     /// A request whose books are all lent to others. The number: how many books the user has.
-    NothingLeft(i64),
+    AllLent(i64),
     /// Anything else: the outcome's fields from `outcome` on, see [`outcome::fields`].
     Fields(String),
 }
@@ -158,12 +172,13 @@ impl Told {
         event: &Event,
         buffer: &'a mut String,
     ) -> impl Iterator<Item = (&'a str, &'a str)> {
-        use outcome::Verdict::{Accepted, Denied, Returned};
+        use BookList::{Done, LentToAnother};
+        use Verdict::{Accepted, Denied, Returned};
         let (outcome, cause, list, in_hand) = match (self, event.key.action) {
-            (Self::All(in_hand), Action::Request) => (Accepted, None, "book_ids", *in_hand),
-            (Self::All(in_hand), Action::Return) => (Returned, None, "book_ids", *in_hand),
-            (Self::NothingLeft(in_hand), _) => {
-                (Denied, Some(("cause", "none_available")), "lent_to_another", *in_hand)
+            (Self::All(in_hand), Action::Request) => (Accepted, None, Done, *in_hand),
+            (Self::All(in_hand), Action::Return) => (Returned, None, Done, *in_hand),
+            (Self::AllLent(in_hand), _) => {
+                (Denied, Some(("cause", "none_available")), LentToAnother, *in_hand)
             }
             (Self::Fields(fields), _) => {
                 return [None; 4].into_iter().flatten().chain(outcome::fields(fields));
@@ -180,14 +195,14 @@ impl Told {
         buffer.push_str(itoa::Buffer::new().format(in_hand));
         let (books, in_hand) = buffer.split_at(end);
         let outcome = Some(("outcome", outcome.as_str()));
-        let known = [outcome, cause, Some((list, books)), Some(("in_hand", in_hand))];
+        let known = [outcome, cause, Some((list.as_str(), books)), Some(("in_hand", in_hand))];
         // With nothing behind it, so that both ways are of one type.
         known.into_iter().flatten().chain(outcome::fields(""))
     }
 }
 
-/// The call for a chunk of tries. `fetch` is the number of the fetch that it is sent behind: those
-/// answers are to it which are [left](Answer::Left) in Redis.
+/// The call for a chunk of tries. `fetch` is the number of the fetch that it is sent right behind: answers
+/// that are [`Answer::Left`] are those to that fetch, left in Redis.
 pub fn call(
     session: &Session,
     neighbours: &Neighbours,
@@ -217,21 +232,7 @@ pub fn call(
     // Few events differ in their form from the last one of their kind.
     let mut forms = ByAction::of(|_| (None, String::new()));
     for Try { event, doubt, fetched } in tries {
-        let all = |answer: Answer| {
-            let answers = fetched.as_ref().map(|fetched| &fetched.answers);
-            answers.is_some_and(|answers| answers.iter().all(|it| it.as_ref() == Some(&answer)))
-        };
-        // In one word for all books where that is enough, else with the answer for each.
-        let (said, answers): (_, &[Option<Answer>]) = match fetched {
-            None => ("nothing", &[]),
-            Some(_) if all(Answer::Yes) => ("yes", &[]),
-            Some(Fetched { finality: Finality::First, .. }) if all(Answer::Left) => {
-                ("fetched", &[])
-            }
-            Some(Fetched { finality: Finality::First, answers }) => ("first", answers),
-            Some(Fetched { finality: Finality::InDoubt(_), answers }) => ("in_doubt", answers),
-            Some(Fetched { finality: Finality::Certain, answers }) => ("certain", answers),
-        };
+        let (said, answers) = fetched.as_ref().map_or(("nothing", &[][..]), Fetched::said);
         let (action, books, ttl_ms) = (event.key.action, event.books.len(), event.answer.ttl_ms());
         let doubt = doubt.as_arg();
         let sure = if doubt.is_none() { "sure" } else { "doubt" };
@@ -264,15 +265,14 @@ pub fn call(
     call
 }
 
+const DOING: &str = "decide events";
+
 /// How tries ended, from the script's reply; none if it did not find the answers that were left for it,
 /// and did nothing.
 ///
 /// # Errors
 /// [`Error::Fenced`], or the reply is none of this script.
 pub fn ends(reply: Value, tries: &[Try]) -> Result<Option<Vec<TryEnd>>, Error> {
-    const DOING: &str = "decide events";
-    let unexpected =
-        |got: &dyn std::fmt::Debug| Error::Reply { doing: DOING, got: format!("{got:?}") };
     let Value::Array(list) = reply else { return Err(unexpected(&reply)) };
     match list.first().and_then(text) {
         Some("FENCED") => return Err(Error::Fenced),
@@ -284,63 +284,64 @@ pub fn ends(reply: Value, tries: &[Try]) -> Result<Option<Vec<TryEnd>>, Error> {
     }
     list.into_iter()
         .zip(tries)
-        .map(|(value, one)| {
-            if let Value::Int(in_hand) = value {
-                return Ok(TryEnd::Done(Told::All(in_hand)));
-            }
-            let parts = match value {
-                Value::Array(parts) => parts,
-                Value::BulkString(fields) => {
-                    let fields = String::from_utf8(fields).map_err(|error| unexpected(&error))?;
-                    return Ok(TryEnd::Done(Told::Fields(fields)));
-                }
-                other => return Err(unexpected(&other)),
-            };
-            if let [Value::Int(in_hand)] = parts[..] {
-                return Ok(TryEnd::Done(Told::NothingLeft(in_hand)));
-            }
-            let end = match parts.first().and_then(text) {
-                Some("FETCH") => {
-                    let index = |book: &Value| {
-                        let book = text(book)?;
-                        one.event.books.iter().position(|asked| asked.as_str() == book)
-                    };
-                    let doubt = parts.get(1).and_then(text).map(str::to_owned);
-                    let books: Option<Vec<usize>> = parts.iter().skip(2).map(index).collect();
-                    match (doubt, books) {
-                        (Some(doubt), Some(books)) if doubt.is_empty() => {
-                            TryEnd::Fetch { finality: Finality::Certain, books }
-                        }
-                        (Some(doubt), Some(books)) => {
-                            TryEnd::Fetch { finality: Finality::InDoubt(doubt), books }
-                        }
-                        _ => return Err(unexpected(&parts)),
-                    }
-                }
-                Some("WAIT") => {
-                    let finality = one.fetched.as_ref().map(|fetched| &fetched.finality);
-                    let reason = parts.get(1).and_then(text);
-                    let for_older = reason == Some("older");
-                    let doubt = match (reason, finality) {
-                        // The doubt of the answers that it had, or still the one that it came with.
-                        (Some("doubt"), Some(Finality::InDoubt(doubt))) => {
-                            Doubt::About(doubt.clone())
-                        }
-                        (Some("no"), _) => Doubt::ToldNo,
-                        // It may wait for a book that it put back itself because of the doubt.
-                        _ => one.doubt.clone(),
-                    };
-                    let untried = parts.iter().skip(2).filter_map(text).filter_map(EventKey::parse);
-                    TryEnd::Wait { doubt, for_older, untried: untried.collect() }
-                }
-                Some("STALE") => TryEnd::Stale,
-                Some("FAILED") => {
-                    TryEnd::Failed(parts.get(1).and_then(text).unwrap_or("failed").to_owned())
-                }
-                _ => return Err(unexpected(&parts)),
-            };
-            Ok(end)
-        })
+        .map(|(value, one)| end(value, one))
         .collect::<Result<_, _>>()
         .map(Some)
+}
+
+fn end(value: Value, one: &Try) -> Result<TryEnd, Error> {
+    let parts = match value {
+        Value::Int(in_hand) => return Ok(TryEnd::Done(Told::All(in_hand))),
+        Value::BulkString(fields) => {
+            let fields = String::from_utf8(fields).map_err(|error| unexpected(&error))?;
+            return Ok(TryEnd::Done(Told::Fields(fields)));
+        }
+        Value::Array(parts) => parts,
+        other => return Err(unexpected(&other)),
+    };
+    if let [Value::Int(in_hand)] = parts[..] {
+        return Ok(TryEnd::Done(Told::AllLent(in_hand)));
+    }
+    let end = match parts.first().and_then(text) {
+        Some("FETCH") => fetch(&parts, one),
+        Some("WAIT") => Some(wait(&parts, one)),
+        Some("STALE") => Some(TryEnd::Stale),
+        Some("FAILED") => {
+            let cause = parts.get(1).and_then(text).unwrap_or("failed");
+            Some(TryEnd::Failed(cause.to_owned()))
+        }
+        _ => None,
+    };
+    end.ok_or_else(|| unexpected(&parts))
+}
+
+fn fetch(parts: &[Value], one: &Try) -> Option<TryEnd> {
+    let finality = match parts.get(1).and_then(text)? {
+        "" => Finality::Certain,
+        doubt => Finality::InDoubt(doubt.to_owned()),
+    };
+    let index = |book: &Value| {
+        let book = text(book)?;
+        one.event.books.iter().position(|asked| asked.as_str() == book)
+    };
+    let books = parts.iter().skip(2).map(index).collect::<Option<_>>()?;
+    Some(TryEnd::Fetch { finality, books })
+}
+
+fn wait(parts: &[Value], one: &Try) -> TryEnd {
+    let finality = one.fetched.as_ref().map(|fetched| &fetched.finality);
+    let reason = parts.get(1).and_then(text);
+    let doubt = match (reason, finality) {
+        // The doubt of the answers that it had, or still the one that it came with.
+        (Some("doubt"), Some(Finality::InDoubt(doubt))) => Doubt::About(doubt.clone()),
+        (Some("no"), _) => Doubt::ToldNo,
+        // It may wait for a book that it put back itself because of the doubt.
+        _ => one.doubt.clone(),
+    };
+    let untried = parts.iter().skip(2).filter_map(text).filter_map(EventKey::parse).collect();
+    TryEnd::Wait { doubt, for_older: reason == Some("older"), untried }
+}
+
+fn unexpected(got: &dyn std::fmt::Debug) -> Error {
+    Error::Reply { doing: DOING, got: format!("{got:?}") }
 }

@@ -7,7 +7,6 @@
 //! wait is left in the worker's waiting room, and its thread is woken. The same where Redis is slow or
 //! far away: to wake a thread is nothing there, and what comes meanwhile had better be asked for.
 
-use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,7 +34,7 @@ pub struct Intake<'a> {
     /// The channel of that thread.
     to_thread: Sender<Vec<Delivered>>,
     /// How many times events still go to the thread because Redis was slow.
-    still_passed_on: Cell<u32>,
+    still_passed_on: u32,
 }
 
 impl<'a> Intake<'a> {
@@ -45,7 +44,7 @@ impl<'a> Intake<'a> {
         worker: Arc<Mutex<Worker<'a>>>,
         to_thread: Sender<Vec<Delivered>>,
     ) -> Self {
-        Self { workload, worker, to_thread, still_passed_on: Cell::new(0) }
+        Self { workload, worker, to_thread, still_passed_on: 0 }
     }
 
     /// Passes events on to the worker's thread.
@@ -60,15 +59,14 @@ impl<'a> Intake<'a> {
     ///
     /// # Errors
     /// What Redis or the link said; the session is then over.
-    pub fn serve(&self, batch: Vec<Delivered>) -> Result<(), Error> {
+    pub fn serve(&mut self, batch: Vec<Delivered>) -> Result<(), Error> {
         if batch.is_empty() {
             return Ok(());
         }
         // What is in the channel, under way or waiting is in hand as well: nothing is overtaken.
         let is_alone = batch.len() <= FEW && batch.len() == self.workload.count();
-        let still_passed_on = self.still_passed_on.get();
-        if !is_alone || still_passed_on > 0 {
-            self.still_passed_on.set(still_passed_on.saturating_sub(u32::from(is_alone)));
+        if !is_alone || self.still_passed_on > 0 {
+            self.still_passed_on = self.still_passed_on.saturating_sub(u32::from(is_alone));
             self.queue(batch);
             return Ok(());
         }
@@ -90,7 +88,7 @@ impl<'a> Intake<'a> {
             self.send(Vec::new());
         }
         if start.elapsed() >= QUICK {
-            self.still_passed_on.set(PASSED_ON_WHEN_SLOW);
+            self.still_passed_on = PASSED_ON_WHEN_SLOW;
         }
         Ok(())
     }

@@ -7,20 +7,25 @@
 //! tries of what instances have died with. What the main storage has, the worker learns from
 //! [`crate::shelving::fetch`] alone. A listener thread hears when other instances have gone on.
 
+// How events come in.
+pub mod reader;
+pub mod intake;
+// The worker, and its two calls.
+pub mod worker_thread;
+pub mod worker;
+pub mod decide;
+pub mod reject;
+// What the worker goes by: which books are asked for and when, who waits, and how often that is tried.
 mod asking;
 mod busy;
-pub mod decide;
-pub mod intake;
-pub(crate) mod listener;
-pub(crate) mod lone_tries;
-pub mod news;
-mod pace;
-pub mod reader;
-pub mod reject;
-mod suspects;
 mod waiting;
-pub mod worker;
-pub mod worker_thread;
+mod pace;
+// What other instances tell.
+pub(crate) mod listener;
+pub mod news;
+// What instances have died with.
+mod suspects;
+pub(crate) mod lone_tries;
 
 use crate::event::{Action, Event, EventKey, Fault};
 use crate::stream::Entry;
@@ -33,12 +38,6 @@ pub const STORAGE_CAPACITY: usize = 20;
 
 /// How many books a user may have (library-lending(7), Requests).
 pub const MOST_BOOKS_IN_HAND: usize = 5;
-
-/// From how many deliveries on an event is suspected of killing whoever reads it, and tried apart from
-/// others, see `suspects.rs`.
-/// A delivery more than one means that an instance died with the event in hand: one such death
-/// says little about one of hundreds of events.
-pub const SUSPICIOUS_DELIVERIES: u64 = 3;
 
 /// Up to this number, events that come together are no backlog, and somebody waits for each of them: if
 /// nothing else is in hand they are decided where they were read, and those who wait for the outcomes run

@@ -160,8 +160,8 @@ impl Bell {
         self.has_rung = true;
     }
 
-    /// The oldest of all was decided: it is worth while to listen.
-    pub fn listen_again(&mut self, now: Instant) {
+    /// The oldest of all was decided: it is worth while to answer rings.
+    pub fn front_moved(&mut self, now: Instant) {
         self.number = FEWEST_RUNG;
         self.moved = now;
     }

@@ -11,9 +11,9 @@
 
 use std::time::Duration;
 
+use super::Delivered;
 use super::intake::Intake;
-use super::{Delivered, SUSPICIOUS_DELIVERIES};
-use crate::claim::{Claimed, claim_all};
+use crate::claim::{Claimed, SUSPICIOUS_DELIVERIES, claim_all};
 use crate::error::Error;
 use crate::event::{Action, ByAction, EventKey};
 use crate::ids::EventId;
@@ -56,11 +56,11 @@ const LOOKS: usize = 2;
 pub fn run(
     session: &Session,
     mut connection: Connection,
-    intake: &Intake<'_>,
+    mut intake: Intake<'_>,
     mut reading: impl FnMut(),
 ) -> Result<(), Error> {
     for action in Action::ALL {
-        read_own_pending(session, &mut connection, action, intake)?;
+        read_own_pending(session, &mut connection, action, &intake)?;
     }
     reading();
     let mut merge = Merge::default();
@@ -80,7 +80,7 @@ pub fn run(
         for (n, batch) in batches.iter().enumerate() {
             merge.note(&read.streams, read.count, batch);
             if n == 0 && read.waits[0].is_some() {
-                merge.note_wakening(&read.streams, batch);
+                merge.note_wake_up(&read.streams, batch);
             }
         }
         let is_backlog = batches.iter().any(|batch| batch.len() >= read.count);
@@ -155,7 +155,7 @@ impl Merge {
     }
 
     /// Notes that a read may have been woken by one of the streams: what the other has, it does not tell.
-    fn note_wakening(&mut self, streams: &[Action], batch: &[Delivered]) {
+    fn note_wake_up(&mut self, streams: &[Action], batch: &[Delivered]) {
         if batch.len() < MANY {
             return;
         }
@@ -219,17 +219,17 @@ fn read_own_pending(
     action: Action,
     intake: &Intake<'_>,
 ) -> Result<(), Error> {
-    let stream = session.keys.stream(action);
     if session.first {
         let own = session.consumer().as_bytes();
         let stream = Stream::from(action);
-        return claim_all(session, connection, stream, SUSPICIOUS_DELIVERIES, own, |claimed| {
+        return claim_all(session, connection, stream, own, |claimed| {
             session.beat(Thread::LendingReader);
             let batch = claimed.into_iter().map(|one| delivered(action, one)).collect();
             take_and_queue(session, batch, intake);
             !session.is_stopping()
         });
     }
+    let stream = session.keys.stream(action);
     let mut after: Option<EventId> = None;
     while !session.is_stopping() {
         session.beat(Thread::LendingReader);
@@ -298,7 +298,7 @@ mod tests {
             let mut merge = Merge::default();
             let batch = read(Request, 1..=number);
             merge.note(&both, 1_000, &batch);
-            merge.note_wakening(&both, &batch);
+            merge.note_wake_up(&both, &batch);
             assert_eq!(merge.take_ready(batch).is_empty(), waits, "{number}");
             assert_eq!(merge.behind(), waits.then_some(Return));
             // Two came with them.
@@ -311,7 +311,7 @@ mod tests {
         let mut batch = read(Request, 1..100);
         batch.extend(read(Return, 7..8));
         merge.note(&both, 1_000, &batch);
-        merge.note_wakening(&both, &batch);
+        merge.note_wake_up(&both, &batch);
         assert_eq!(merge.take_ready(batch).len(), 100, "both were looked at");
     }
 

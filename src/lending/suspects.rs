@@ -47,7 +47,7 @@ pub struct Suspects {
     /// Of each that is known of and not decided, the size of its group.
     size_of: HashMap<EventKey, usize>,
     last_turn: usize,
-    others_turn: bool,
+    had_last_turn: bool,
 }
 
 impl Suspects {
@@ -71,8 +71,8 @@ impl Suspects {
 
     /// Whether it is their turn: every other time.
     pub fn take_turn(&mut self) -> bool {
-        self.others_turn = !self.is_empty() && !self.others_turn;
-        self.others_turn
+        self.had_last_turn = !self.is_empty() && !self.had_last_turn;
+        self.had_last_turn
     }
 
     /// Those to be tried next: those of each size have their turn, read or not, since what waits
@@ -84,16 +84,18 @@ impl Suspects {
         &mut self,
         look_up: impl FnOnce(&[EventKey]) -> Result<Vec<DiedWith>, E>,
     ) -> Result<Vec<Suspect>, E> {
-        const TURNS: usize = 3 * GROUPS.len();
+        // Not read yet; the oldest that waited; all others that waited.
+        const KINDS: usize = 3;
+        const TURNS: usize = KINDS * GROUPS.len();
         for turn in (1..=TURNS).map(|n| (self.last_turn + n) % TURNS) {
-            let size = turn / 3;
-            let ready = match turn % 3 {
+            let (size, kind) = (turn / KINDS, turn % KINDS);
+            let ready = match kind {
                 0 => !self.unread[size].is_empty(),
                 _ => !self.waited[size].is_empty(),
             };
             if ready {
                 self.last_turn = turn;
-                return match turn % 3 {
+                return match kind {
                     0 => self.next_unread(size, look_up),
                     1 => Ok(self.waited_after(size, None)),
                     _ => Ok(self.next_waited(size)),

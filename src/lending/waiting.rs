@@ -163,7 +163,7 @@ impl WaitingRoom {
     pub fn admit(&mut self, waiting: Waiting, moment: Moment) {
         if self.by_age.is_empty() {
             self.rounds.reset();
-            self.bell.listen_again(Instant::now());
+            self.bell.front_moved(Instant::now());
         }
         self.admit_again(waiting, moment);
     }
@@ -264,9 +264,9 @@ impl WaitingRoom {
         self.due.extend(&self.for_books);
     }
 
-    /// Another instance has decided something, or put books on their shelves: whom that concerns is worth
-    /// another try, and the oldest are, at the next tick or, after a ring in vain, when the pause is over. If
-    /// they are out for a try just now, which it may have come too late for, when they are back.
+    /// Another instance has decided something, or put books on their shelves. Whom that concerns is worth
+    /// another try now; the oldest are at the next tick, or when the pause after the last answered ring is
+    /// over. Who is out for a try, for which the news may have come too late, is due again when it is back.
     pub fn heard(&mut self, news: News) {
         self.bell.ring();
         self.is_vague |= news.is_vague();
@@ -288,7 +288,7 @@ impl WaitingRoom {
 
     /// The oldest of those that waited was decided.
     pub fn front_moved(&mut self, now: Instant) {
-        self.bell.listen_again(now);
+        self.bell.front_moved(now);
     }
 
     /// When the next round is due or the next ring is answered, if anybody waits.

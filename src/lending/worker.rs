@@ -87,7 +87,7 @@ enum Call {
 
 impl Call {
     /// What Redis is sent for it.
-    fn of_script(&self, session: &Session) -> ScriptCall {
+    fn script_call(&self, session: &Session) -> ScriptCall {
         match self {
             Self::Decide { neighbours, tries, fetch, .. } => {
                 decide::call(session, neighbours, tries, *fetch)
@@ -309,7 +309,7 @@ impl<'a> Worker<'a> {
     /// Packs a call. It goes out with the next one that decides, or before the next reply is read: to
     /// give up the few malformed events of a chunk then costs no write of its own.
     fn pack(&mut self, call: Call, by: By) {
-        call.of_script(self.session).pack(by, &mut self.packed);
+        call.script_call(self.session).pack(by, &mut self.packed);
         self.under_way.push_back(call);
     }
 

@@ -4,7 +4,7 @@
 //! It ends when the reader and the keeper have let go of the channel and everything under way is
 //! answered, or at once when the session breaks.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
@@ -13,7 +13,7 @@ use super::Delivered;
 use super::news::News;
 use super::worker::Worker;
 use crate::error::Error;
-use crate::session::{Session, Thread};
+use crate::session::{Session, Thread, lock};
 
 /// How often an idle worker looks up, to show that it is alive, and its link too.
 const IDLE: Duration = Duration::from_secs(1);
@@ -86,8 +86,9 @@ impl Channels {
         is_open
     }
 
-    /// Waits for events, while whatever the others have to tell concerns nobody. One channel is quicker to
-    /// wake up from than several: those take their locks once more. Tells whether any came.
+    /// Waits for events alone: nothing waits here, so what the other channels tell concerns nobody. One
+    /// channel wakes up quicker than a `select!` over several, which takes the lock of each again. Tells
+    /// whether any came.
     fn wait_for_events(&self, worker: &Mutex<Worker<'_>>) -> bool {
         let batch = self.events.recv_timeout(IDLE);
         batch.map(|batch| lock(worker).take(batch)).is_ok()
@@ -112,9 +113,4 @@ impl Channels {
             default(patience) => {}
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic ends the process.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! ShelvingService's worker: puts the books of hand-offs on their shelves. A well-formed hand-off
 //! is never given up.
 //!
-//! It ends when the reader and the keeper have let go of its channel.
+//! It ends when the reader and the keeper have let go of its channel, or when the session breaks.
 
 use std::sync::LazyLock;
 use std::time::Duration;

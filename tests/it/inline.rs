@@ -108,7 +108,7 @@ fn the_thread_is_woken_for_what_has_to_wait() {
     Ledger::new().lent("user9", &["book0"], "1-0").lay_down(&redis);
     let session = session(&redis);
     Other::alive(&redis, "other").takes_new("2-0", "user8", "momo");
-    let (intake, worker, channel) = intake(&redis, &session);
+    let (mut intake, worker, channel) = intake(&redis, &session);
     // From then on Redis knows the scripts, and is quick.
     worker.lock().unwrap().take(read(&redis, &session, 1..2));
     while worker.lock().unwrap().turn().unwrap() {}
@@ -163,7 +163,7 @@ fn a_worker_is_not_done_while_somebody_is_due() {
 fn what_comes_while_something_is_in_hand_queues_behind_it() {
     let redis = Redis::new();
     let session = session(&redis);
-    let (intake, worker, channel) = intake(&redis, &session);
+    let (mut intake, worker, channel) = intake(&redis, &session);
     intake.queue(read(&redis, &session, 0..1));
     intake.serve(read(&redis, &session, 1..2)).unwrap();
     assert_eq!((channel.len(), redis.length(OUTCOMES)), (2, 0));
@@ -181,7 +181,7 @@ fn what_comes_while_something_is_in_hand_queues_behind_it() {
 fn what_comes_in_numbers_or_while_the_thread_works_is_queued() {
     let redis = Redis::new();
     let session = session(&redis);
-    let (intake, worker, channel) = intake(&redis, &session);
+    let (mut intake, worker, channel) = intake(&redis, &session);
     intake.serve(read(&redis, &session, 0..100)).unwrap();
     assert_eq!((channel.len(), redis.length(OUTCOMES)), (1, 0));
     session.workload.release(channel.try_iter().flatten().map(|one| one.key));
@@ -197,7 +197,7 @@ fn what_comes_in_numbers_or_while_the_thread_works_is_queued() {
 fn where_redis_is_slow_the_thread_goes_on_and_is_woken_for_what_comes_next() {
     let redis = Redis::new();
     let session = session_with_batch(&redis, 1);
-    let (intake, worker, channel) = intake(&redis, &session);
+    let (mut intake, worker, channel) = intake(&redis, &session);
     let batch = read(&redis, &session, 0..5);
     redis.signal(Signal::STOP);
     std::thread::scope(|scope| {
@@ -233,7 +233,7 @@ fn where_redis_is_slow_the_thread_goes_on_and_is_woken_for_what_comes_next() {
 fn a_connection_that_failed_in_the_hands_of_the_reader_is_not_used_again() {
     let redis = Redis::new();
     let session = session(&redis);
-    let (intake, worker, _channel) = intake(&redis, &session);
+    let (mut intake, worker, _channel) = intake(&redis, &session);
     redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     intake.serve(read(&redis, &session, 0..1)).unwrap_err();
     let mut worker = worker.lock().unwrap();
@@ -275,7 +275,7 @@ fn a_reader_without_room_gives_away_what_it_holds_back_and_sleeps() {
     redis.request_at("9001-0", "user2", "geb");
     let connection = link(&redis, Duration::from_secs(2));
     let (read, slept, read_next) = std::thread::scope(|scope| {
-        let read_on = || reader::run(&session, connection, &{ intake }, || ());
+        let read_on = || reader::run(&session, connection, intake, || ());
         std::thread::Builder::new()
             .name("without room".into())
             .spawn_scoped(scope, read_on)
@@ -311,7 +311,7 @@ fn no_return_is_kept_for_requests_there_is_no_room_for() {
     redis.give_back_at("9001-0", "user2", "emma");
     let connection = link(&redis, Duration::from_secs(2));
     let read = std::thread::scope(|scope| {
-        scope.spawn(|| reader::run(&session, connection, &{ intake }, || ()));
+        scope.spawn(|| reader::run(&session, connection, intake, || ()));
         let next = || channel.recv_timeout(SOON).unwrap_or_default();
         let full: Vec<_> = (0..2).flat_map(|_| next()).collect();
         session.workload.release([key(Action::Request, 0)]);

@@ -16,8 +16,9 @@ use crate::error::Error;
 use crate::event::MAX_BOOKS;
 use crate::ids::BookId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
+use crate::lock::Lock;
 use crate::script::{Script, ScriptCall, lua, text};
-use crate::stream::{self, Lock};
+use crate::stream;
 
 static INSPECT: LazyLock<Script> =
     LazyLock::new(|| Script::new(lua!("order", "groups", "inspect")));
