@@ -34,7 +34,8 @@ impl CertFiles {
             std::fs::read(file).map_err(|e| Usage(format!("cannot read {}: {e}", file.display())))
         };
         let (client_cert, client_key) = (read(cert)?, read(key)?);
-        // A chain without any is none for redis-rs, and not missed before hands are shaken.
+        // redis-rs takes a file without a certificate for an empty chain, and nothing would be noticed before
+        // the handshake.
         CertificateDer::from_pem_slice(&client_cert)
             .map_err(|_| Usage(format!("{} has no certificate in PEM", cert.display())))?;
         let ours = Some(ClientTlsConfig { client_cert, client_key });
@@ -50,7 +51,7 @@ impl CertFiles {
     }
 }
 
-/// An address as it was given, but for a password in it; none where that cannot be told.
+/// The address without the password in it; none where it cannot be told whether there is one.
 pub fn without_password(address: &str) -> Option<String> {
     if !address.contains("://") {
         // A path; or a URL that was mistyped, and taken for one.
@@ -124,9 +125,7 @@ fn with_query(
             "user" | "pass" if is_socket => {}
             "cert" => cert = Some(path_of(value)),
             "key" => key = Some(path_of(value)),
-            "db" => {
-                db = Some(value.parse().map_err(|_| "the database in the address is no number"))
-            }
+            "db" => db = Some(value),
             _ if pair.contains('@') => {
                 let fault = "the address has a ? in its password, which has to be written as %3F";
                 return Err(Usage(fault.into()));
@@ -151,9 +150,8 @@ fn with_query(
         (Some(cert), key) => Some(CertFiles { key: key.unwrap_or_else(|| cert.clone()), cert }),
         (None, Some(_)) => return Err(Usage("the address names a key and no certificate".into())),
     };
-    let Some(db) = db.transpose().map_err(|fault: &str| Usage(fault.to_owned()))? else {
-        return Ok((info, files));
-    };
+    let Some(db) = db else { return Ok((info, files)) };
+    let db = db.parse().map_err(|_| Usage("the database in the address is no number".into()))?;
     let path = place.splitn(4, '/').nth(3).unwrap_or_default();
     if !is_socket && !path.is_empty() {
         return Err(Usage("the address names a database twice, by /DB and by ?db=DB".into()));

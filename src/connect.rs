@@ -140,18 +140,10 @@ impl ConnectArgs {
     /// # Errors
     /// The address is none, or a file that was named cannot be read.
     pub fn resolve(&self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Target, Usage> {
-        let text = |name: &str| -> Result<Option<String>, Usage> {
-            env(name)
-                .filter(|value| !value.is_empty())
-                .map(|value| {
-                    value.into_string().map_err(|_| Usage(format!("${name} is not UTF-8")))
-                })
-                .transpose()
-        };
         let (address, whose) = match &self.address {
             Some(address) => (address.clone(), "the address"),
             None => (
-                text("LIBRARY_ADDRESS")?.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()),
+                variable(env, "LIBRARY_ADDRESS")?.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()),
                 "the address in $LIBRARY_ADDRESS",
             ),
         };
@@ -170,20 +162,11 @@ impl ConnectArgs {
         if let Some(username) = &self.username {
             settings = settings.set_username(username);
         }
-        let password = match (&self.password, &self.password_file) {
-            (Some(_), Some(_)) => {
-                return Err(Usage("--password and --password-file exclude each other".into()));
-            }
-            (Some(password), None) => Some(password.clone()),
-            (None, Some(file)) => Some(read_password(file)?),
-            // An address that was typed comes before the environment, with all that is in it.
-            (None, None) if self.address.is_some() && settings.password().is_some() => None,
-            (None, None) => match text("LIBRARY_PASSWORD")? {
-                Some(password) => Some(password),
-                None => credential(env, PASSWORD_CREDENTIAL)?
-                    .map(|file| read_password(&file))
-                    .transpose()?,
-            },
+        // An address that was typed comes before the environment, with all that is in it.
+        let is_typed = self.address.is_some() && settings.password().is_some();
+        let password = match self.typed_password()? {
+            None if !is_typed => password_around(env)?,
+            typed => typed,
         };
         if let Some(password) = password {
             settings = settings.set_password(password);
@@ -222,6 +205,32 @@ impl ConnectArgs {
         };
         Ok(Target { info, files, shown, patience: REPLY_TIMEOUT })
     }
+
+    /// The password that the options name.
+    fn typed_password(&self) -> Result<Option<String>, Usage> {
+        match (&self.password, &self.password_file) {
+            (Some(_), Some(_)) => {
+                Err(Usage("--password and --password-file exclude each other".into()))
+            }
+            (Some(password), None) => Ok(Some(password.clone())),
+            (None, Some(file)) => read_password(file).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// A variable of the environment; an empty one is not there.
+fn variable(env: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Result<Option<String>, Usage> {
+    let Some(value) = env(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    value.into_string().map(Some).map_err(|_| Usage(format!("${name} is not UTF-8")))
+}
+
+/// The password of the environment, or else the one that systemd hands over.
+fn password_around(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<String>, Usage> {
+    if let Some(password) = variable(env, "LIBRARY_PASSWORD")? {
+        return Ok(Some(password));
+    }
+    credential(env, PASSWORD_CREDENTIAL)?.map(|file| read_password(&file)).transpose()
 }
 
 fn read_password(file: &Path) -> Result<String, Usage> {
@@ -294,6 +303,11 @@ impl Target {
     pub fn within(&self, time: Duration) -> Self {
         let patience = time.clamp(SHORTEST_TIMEOUT, REPLY_TIMEOUT);
         Self { patience, ..self.clone() }
+    }
+
+    /// How long a reply is waited for.
+    pub fn reply_timeout(&self) -> Duration {
+        self.patience
     }
 
     /// Opens a connection. Commands on it that do not answer within [`REPLY_TIMEOUT`], or the time of
@@ -463,8 +477,8 @@ fn open(
     connection.set_read_timeout(Some(patience + blocking))?;
     connection.set_write_timeout(Some(patience))?;
     if is_tls {
-        // They shake hands with the first command. If that is one which adds an event, and hands are not
-        // shaken, nobody could tell whether it was added.
+        // TLS shakes hands with the first command. If that one added an event, a failed handshake would leave
+        // open whether it was added: so a PING goes first.
         ignore_server_error(redis::cmd("PING").query::<Value>(&mut connection))?;
     }
     Ok(connection.into())

@@ -151,6 +151,11 @@ impl EventId {
     /// The last of all ids: nothing comes behind it, and Redis refuses to be asked for that.
     pub const LAST: Self = Self { ms: u64::MAX, seq: u64::MAX };
 
+    /// Reads an id from bytes that somebody has left in Redis; none if they are something else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        std::str::from_utf8(bytes).ok()?.parse().ok()
+    }
+
     /// Whether submit.lua has given it, so that the event's place among those of the other stream is known,
     /// see [`SEQ_STEP`].
     pub fn is_ordered(self) -> bool {

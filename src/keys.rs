@@ -46,6 +46,11 @@ impl Stream {
         }
     }
 
+    /// The stream of that key; none if it is another key.
+    pub fn of_key(keys: &Keys, key: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|stream| stream.key(keys).as_bytes() == key)
+    }
+
     /// Its consumer group.
     pub fn group(self) -> &'static str {
         match self {

@@ -149,6 +149,15 @@ pub fn ask<T: FromRedisValue>(
     question.query(&mut AskAgain(connection)).map_err(Error::redis(doing))
 }
 
+/// The milliseconds of the server's clock, by which ids are given.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn now_ms(connection: &mut Connection) -> Result<u64, Error> {
+    let (seconds, micros): (u64, u64) = ask(connection, "ask for the time", &redis::cmd("TIME"))?;
+    Ok(seconds * 1_000 + micros / 1_000)
+}
+
 /// A connection on which a question is asked again if it was interrupted: Linux ends a read that has a
 /// timeout with EINTR when a stopped process goes on (Ctrl-Z and `fg`), or a paused machine, and redis-rs
 /// passes over the late reply. For what changes nothing. libraryd begins a new session instead, but for a

@@ -1,4 +1,4 @@
-//! Reading streams through a consumer group: new entries, and those that are pending.
+//! Reading streams: their entries, by page or through a consumer group, and what groups and consumers they have.
 //!
 //! Replies are taken apart by hand: an entry's content may be anything that a client sent, and an
 //! entry that was deleted while it was pending comes without any.

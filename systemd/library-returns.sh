@@ -3,7 +3,7 @@
 # tells what they are for. STATE_DIRECTORY, RETURNS and BATCH_OPTIONS come from there.
 #
 # Whatever was collected is handed in until all of it has an outcome, on whatever day that is:
-# returns-DATE.done tells. Ends with 2 if somebody has to look, with another status but 0 if it is to be
+# returns-DATE.done tells. Ends with 2 if somebody has to look, with any other status but 0 if it is to be
 # tried again.
 
 set -eu
@@ -18,8 +18,8 @@ is_there() {
     [ -e "$1" ] || [ -h "$1" ]
 }
 
-# Else who may write to the spool could have any file of the system read or given away. What is left is
-# for the kernel to see to: fs.protected_hardlinks, which is on everywhere.
+# Otherwise whoever may write to the spool could have any file of the system read or given away. What is
+# left, a hard link made after this look, the kernel prevents: fs.protected_hardlinks, on everywhere.
 check() {
     if [ -h "$1" ] || ! [ -f "$1" ] || [ "$(stat -c %h -- "$1")" != 1 ]; then
         look "$1 is no file of its own: nothing is collected until it is removed"

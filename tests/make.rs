@@ -384,7 +384,7 @@ fn the_demo_shows_what_it_claims_and_leaves_nothing_behind() {
     let begun = Instant::now();
     let (status, played) = demo(&tree, binaries);
     assert_eq!(status, Some(0), "{played}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     let mut rest = played.as_str();
     for line in [
         "lent to user1: alice-in-wonderland, geb (2 in hand)",

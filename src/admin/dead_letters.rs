@@ -25,7 +25,7 @@ static RETRY: LazyLock<Script> =
     LazyLock::new(|| Script::new(lua!("order", "last_given", "retry")));
 
 /// Letters that one step reads: they can be large.
-const PAGE: usize = 20;
+pub const PAGE: usize = 20;
 
 /// The fields in front of the original ones.
 const FRONT: [&str; 4] = ["stream", "event_id", "cause", "deliveries"];
@@ -82,7 +82,7 @@ impl Letter {
 
     fn stream(&self, run: &Run) -> Option<Stream> {
         let [stream, ..] = self.front.as_ref()?;
-        Stream::ALL.into_iter().find(|it| it.key(&run.keys).as_bytes() == stream)
+        Stream::of_key(&run.keys, stream)
     }
 
     /// Its line, or its JSON object.
@@ -303,7 +303,12 @@ pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<(), 
 pub fn drop(run: &Run, connection: &mut Connection, id: EventId) -> Result<(), Failure> {
     let letter = find(run, connection, id)?;
     // Printed first: what was dropped is nowhere else.
-    print(&letter.shown(run, true))?;
+    print(&letter.shown(run, true)).map_err(|failure| match failure {
+        Failure::Closed => {
+            Failure::wrong(format!("nobody reads what {id} says: it is not dropped"))
+        }
+        other => other,
+    })?;
     let removed: usize = redis::cmd("XDEL")
         .arg(&run.keys.dead_letters)
         .arg(&letter.ids)

@@ -182,6 +182,8 @@ struct Raw {
 pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, Wrong> {
     let mut raw = Raw::default();
     let task = match raw.read(args) {
+        // Whatever else is there, help is what is needed.
+        _ if raw.help || raw.is_help_asked_for() => Ok(Task::Print(raw.help_text())),
         Ok(None) => raw.resolve(env),
         Ok(Some(task)) => Ok(task),
         Err(fault) => Err(fault),
@@ -243,9 +245,6 @@ impl Raw {
     }
 
     fn resolve(&self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, Usage> {
-        if self.help || self.is_help_asked_for() {
-            return Ok(Task::Print(self.help_text()));
-        }
         let job = self.job()?;
         self.refuse_foreign_options(&job)?;
         let keys = Keys::new(self.connect.branch());

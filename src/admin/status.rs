@@ -13,7 +13,7 @@ use crate::info::Memory;
 use crate::json::Object;
 use crate::keys::{Keys, Stream};
 use crate::lending::STORAGE_CAPACITY;
-use crate::link::{AskAgain, Connection, ask};
+use crate::link::{AskAgain, Connection, ask, now_ms};
 use crate::lock::Lock;
 use crate::script::{Script, lua, text};
 use crate::stream;
@@ -81,7 +81,7 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
     Ok(Waiting { stream, has_group: group.is_some(), backlog, pending, oldest })
 }
 
-/// Numbers of things that lie somewhere, and how much room there is.
+/// How much there is of what is kept, how much room there is, and the time by which its age is told.
 struct Stock {
     dead_letters: u64,
     outcomes: u64,
@@ -102,12 +102,11 @@ fn stock(connection: &mut Connection, keys: &Keys) -> Result<Stock, Error> {
     let outcomes = count("XLEN", &keys.outcomes)?;
     let storage = count("SCARD", &keys.storage)?;
     let loans = count("HLEN", &keys.loans)?;
-    let (seconds, micros): (u64, u64) = ask(connection, DOING, &redis::cmd("TIME"))?;
-    let now_ms = seconds * 1000 + micros / 1000;
     let memory = match Memory::of(connection) {
         Err(error) if error.lacks_permission() => None,
         memory => memory?,
     };
+    let now_ms = now_ms(connection)?;
     Ok(Stock { dead_letters, outcomes, storage, loans, memory, now_ms })
 }
 

@@ -123,8 +123,7 @@ impl<'a> Tidy<'a> {
                 let fetched: Vec<(&[u8], EventId)> = orphans
                     .iter()
                     .filter_map(|(book, state)| {
-                        let id = std::str::from_utf8(state.strip_prefix(b"?")?).ok()?;
-                        Some((book.as_slice(), id.parse().ok()?))
+                        Some((book.as_slice(), EventId::from_bytes(state.strip_prefix(b"?")?)?))
                     })
                     .collect();
                 shelving::fetch::undo(self.session, fetched).run(connection, DOING)?;

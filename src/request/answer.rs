@@ -65,7 +65,7 @@ impl Waiter<'_> {
             // The last look begins when the time is over: this process may have been stopped meanwhile.
             let left = self.deadline.saturating_duration_since(Instant::now());
             let tried = link.and_then(|mut connection| {
-                if let Some(outcome) = take(&mut connection, &key, slice.min(left))? {
+                if let Some(outcome) = take(&mut connection, self.target, &key, slice.min(left))? {
                     return Ok((connection, Some(outcome)));
                 }
                 if slice == FIRST_SLICE {
@@ -110,12 +110,14 @@ impl Waiter<'_> {
     }
 }
 
-/// The outcome under `key`, waited for as long as `slice`; `None` if there is none by then.
+/// The outcome under `key`, waited for as long as `slice`; `None` if there is none by then. Other replies are
+/// waited for as the `target` of the connection says.
 ///
 /// # Errors
 /// What Redis or the link said, or the outcome is none that is known here.
 pub fn take(
     connection: &mut Connection,
+    target: &Target,
     key: &str,
     slice: Duration,
 ) -> Result<Option<Outcome>, Error> {
@@ -131,6 +133,7 @@ pub fn take(
         .arg(slice.as_secs_f64())
         .query(connection)
         .map_err(Error::redis(DOING))?;
+    connection.set_read_timeout(Some(target.reply_timeout())).map_err(Error::redis(DOING))?;
     answer.map(|text| parse(&text)).transpose()
 }
 

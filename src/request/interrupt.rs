@@ -62,8 +62,8 @@ impl Interrupt {
 
 impl Drop for Interrupt {
     fn drop(&mut self) {
-        // One that has come ends the wait of this thread too, which must not be the first to say something:
-        // that Redis is lost.
+        // A signal also ends this thread's wait for a reply. It must not report that as the loss of Redis
+        // before the other thread has spoken: it waits for that thread, which ends the process.
         if !self.has_come.load(Ordering::SeqCst) {
             self.handle.close();
         }

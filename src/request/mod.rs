@@ -9,8 +9,7 @@ use redis::ConnectionLike as _;
 
 use crate::cli::Args;
 use crate::connect::Target;
-use crate::error::Error;
-use crate::error::Remedy;
+use crate::error::{Error, Remedy};
 use crate::event::{AnswerWish, EventKey};
 use crate::json::Object;
 use crate::link::Connection;
@@ -144,15 +143,15 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
 
 /// With `--no-wait`: that the event is queued.
 fn confirm(event: EventKey, form: Form) -> Result<(), Failure> {
-    match form {
-        Form::Words => print("OK\n")?,
+    let text = match form {
+        Form::Words => "OK\n".to_owned(),
         Form::Json => {
             let object = Object::new().text("event_id", event.id.to_string());
-            print(&object.text("action", event.action.as_str()).text("outcome", "queued").line())?
+            object.text("action", event.action.as_str()).text("outcome", "queued").line()
         }
-        Form::Quiet => true,
+        Form::Quiet => return Ok(()),
     };
-    Ok(())
+    print(&text).map(drop)
 }
 
 /// What is known about the event when Redis fails, and what to do about it. Without a name, sending

@@ -464,7 +464,7 @@ impl Typed {
         })
     }
 
-    /// A file to be written. That nothing can be is found out here, not when the events are sent.
+    /// A file to be written. A name that no file can have is refused here, not when the events are sent.
     fn file(&self, name: &str) -> Result<Option<PathBuf>, Usage> {
         match self.value(name) {
             Some(raw) if raw.is_empty() || raw.as_bytes().ends_with(b"/") => {
@@ -576,7 +576,6 @@ fn check<T>(what: &str, raw: &OsStr, id: Result<T, IdFault>) -> Result<T, Usage>
     id.map_err(|fault| Usage(id_fault(what, raw.as_bytes(), fault)))
 }
 
-/// What is wrong with an id, in words.
 /// How a command is typed, in one line.
 fn usage(command: Option<&Command>) -> String {
     match command {

@@ -153,12 +153,12 @@ pub fn say(line: &str) {
 /// # Errors
 /// The output could not be written.
 pub fn print_outcome(outcome: &Outcome, form: Form) -> Result<(), Failure> {
-    match form {
-        Form::Words => print(&(words(outcome, colours()) + "\n"))?,
-        Form::Json => print(&outcome.describe(Object::new()).line())?,
-        Form::Quiet => true,
+    let text = match form {
+        Form::Words => words(outcome, colours()) + "\n",
+        Form::Json => outcome.describe(Object::new()).line(),
+        Form::Quiet => return Ok(()),
     };
-    Ok(())
+    print(&text).map(drop)
 }
 
 #[cfg(test)]

@@ -229,14 +229,14 @@ impl Chunk {
         let words: Vec<String> =
             redis::from_redis_value_ref(&reply).map_err(|_| unknown(format!("{reply:?}")))?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let action = self.actions.first().copied();
-        match (&words[..], action) {
-            (["ADDED", id], Some(action)) => {
+        match &words[..] {
+            ["ADDED", id] => {
                 if let Ok(id) = id.parse() {
-                    return Ok(Placed { first: EventKey { id, action }, known: false });
+                    let first = EventKey { id, action: self.first_action() };
+                    return Ok(Placed { first, known: false });
                 }
             }
-            (["KNOWN", kept], _) => {
+            ["KNOWN", kept] => {
                 if let Some((first, fingerprint)) = parse_submission(kept) {
                     if name.is_none_or(|name| fingerprint != name.fingerprint.to_string()) {
                         return Err(Refused::OtherContent(first));
@@ -244,12 +244,12 @@ impl Chunk {
                     return Ok(Placed { first, known: true });
                 }
             }
-            (["OUT_OF_TURN"], _) => return Err(Refused::OutOfTurn),
-            (["WRONG_TYPE", key], _) => {
+            ["OUT_OF_TURN"] => return Err(Refused::OutOfTurn),
+            ["WRONG_TYPE", key] => {
                 let why = format!("the key {key} holds something that is no stream");
                 return Err(Refused::Error(Error::Unfit(why)));
             }
-            (["NO_IDS_LEFT"], _) => {
+            ["NO_IDS_LEFT"] => {
                 let why = "a stream of events has used up all ids".to_owned();
                 return Err(Refused::Error(Error::Unfit(why)));
             }

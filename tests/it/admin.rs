@@ -145,6 +145,35 @@ fn who_reads_no_further_has_seen_enough() {
     }
 }
 
+/// A library that was well was told as wrong by the status; a letter stayed, and groups stayed lost, and
+/// that as done.
+#[test]
+fn who_reads_nothing_is_told_by_the_status_what_was_done() {
+    let redis = Redis::new();
+    let unread = |args: &[&str]| {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let program = env!("CARGO_BIN_EXE_library-admin");
+        let run = Running::start(&redis, program, args, |command| {
+            command.stdout(writer);
+        });
+        run.ends()
+    };
+    let streams = [REQUESTS, RETURNS, SHELVING];
+    for stream in streams {
+        redis.add(stream, "5-0", &[("user_id", b"user1"), ("book_ids", b"geb")]);
+    }
+    unread(&["regroup", "--from", "1-0"]).exits(0);
+    for stream in streams {
+        assert_eq!(redis.everything().stream(stream).groups.len(), 1, "{stream}");
+    }
+    let id = add_letter(&redis, REQUESTS);
+    let dropped = unread(&["dead-letters", "drop", &id]).exits(1);
+    assert!(dropped.stderr.ends_with("it is not dropped\n"), "{dropped}");
+    assert_eq!(redis.length(DEAD_LETTERS), 1);
+    unread(&["check"]).exits(0);
+}
+
 /// Redis refuses to be asked for what comes behind the last id of all.
 #[test]
 fn status_tells_of_a_stream_that_has_given_its_last_id() {
@@ -815,6 +844,7 @@ fn help_and_version_of_the_operators_command_need_no_redis() {
         (&["--help"][..], "dead-letters"),
         (&["-h", "check"], "--repair"),
         (&["check", "--help"], "--repair"),
+        (&["check", "--help", "--frob"], "--repair"),
         (&["help"], "dead-letters"),
         (&["help", "check"], "--repair"),
         (&["-V"], env!("CARGO_PKG_VERSION")),

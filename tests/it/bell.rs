@@ -153,7 +153,7 @@ fn what_another_instance_tells_of_is_tried_at_once_however_many_wait() {
         .collect();
     took.sort();
     // In rounds it takes two seconds. The machine may be busy for some of them.
-    assert!(took[2] < Duration::from_millis(100), "{took:?}");
+    assert!(took[2] < Duration::from_millis(300), "{took:?}");
 }
 
 /// Another instance takes a book back into storage, and tells of it.

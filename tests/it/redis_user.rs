@@ -107,10 +107,14 @@ fn who_may_not_list_clients_still_wakes_its_readers() {
     // From now on the reader of hand-offs blocks for two seconds.
     redis.hand_off("*", "emma");
     redis.wait_until_drained(DEADLINE);
-    let start = Instant::now();
-    redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
-    redis.outcome_of_request(&redis.request("user1", "geb"));
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?} {}", start.elapsed(), daemon.log());
+    // The machine may be busy for some of them.
+    let took = [(); 3].map(|()| {
+        let start = Instant::now();
+        redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
+        redis.outcome_of_request(&redis.request("user1", "geb"));
+        start.elapsed()
+    });
+    assert!(took.iter().any(|took| *took < Duration::from_secs(1)), "{took:?} {}", daemon.log());
     assert_eq!(daemon.stop(), 0);
 }
 

@@ -86,9 +86,7 @@ fn a_batch_keeps_the_order_of_its_lines_across_both_streams_and_is_sent_once() {
     let redis = Redis::new();
     let mut db = redis.connect().unwrap();
     const PAIRS: usize = 5_000;
-    let lines: Vec<String> =
-        (0..PAIRS).map(|n| format!("request u{n} b{n}\nreturn u{n} b{n}\n")).collect();
-    let lines = lines.concat();
+    let lines = many_lines(2 * PAIRS);
     for earlier in ["", " (10000 of them by an earlier run)"] {
         let ended = req_fed(&redis, &["batch", "-", "--no-wait"], lines.as_bytes());
         let told = format!("library-req: 10000 events queued{earlier}\n");
@@ -167,9 +165,7 @@ fn a_batch_whose_permissions_are_taken_away_in_the_middle_can_be_run_again() {
         };
         give(&mut db, "+@all");
         let batch = start(&redis, &args);
-        until("some are sent", || {
-            redis::cmd("XLEN").arg(RETURNS).query::<usize>(&mut db).unwrap() >= 500
-        });
+        until("some are sent", || redis.length(RETURNS) >= 500);
         give(&mut db, taken);
         let ended = batch.ends();
         // Now and then it is done before.
@@ -214,14 +210,12 @@ fn one_event_of_another_sender_shuts_out_only_what_is_under_way() {
     let file = redis.directory().join("events");
     fs::write(&file, &lines).unwrap();
     let batch = start(&redis, &["batch", file.to_str().unwrap(), "--no-wait", "-q"]);
-    until("some are sent", || {
-        redis::cmd("XLEN").arg(RETURNS).query::<usize>(&mut db).unwrap() >= 500
-    });
+    until("some are sent", || redis.length(RETURNS) >= 500);
     let event = [REQUESTS, "*", "user_id", "other", "book_ids", "x"];
     redis::cmd("XADD").arg(&event).exec(&mut db).unwrap();
     batch.ends().is(0, "", "");
     // Of 60 chunks, those that were under way are sent twice.
-    let sent = calls(&mut db, "eval");
+    let sent = redis.calls_of("eval");
     assert!((60..=70).contains(&sent), "{sent} times");
 }
 
@@ -236,10 +230,7 @@ fn a_batch_that_was_killed_in_the_middle_and_run_again_is_sent_once_and_in_order
     for killed_at in [1, 7_000, 19_000] {
         redis::cmd("FLUSHALL").exec(&mut db).unwrap();
         let mut first = start(&redis, &args);
-        until("so many are sent", || {
-            let sent: usize = redis::cmd("XLEN").arg(RETURNS).query(&mut db).unwrap();
-            sent >= killed_at
-        });
+        until("so many are sent", || redis.length(RETURNS) >= killed_at);
         first.process.kill9();
         req(&redis, &args).is(0, "", "");
         assert!(sent_lines(&mut db) == lines, "all lines, each once, in order: {killed_at}");
@@ -294,21 +285,12 @@ fn a_batch_writes_a_result_for_every_line_and_so_does_a_second_run() {
     alive(&mut db, RETURNS, "worker1");
     let file = redis.directory().join("events");
     const PAIRS: usize = 500;
-    let lines: Vec<String> =
-        (0..PAIRS).map(|n| format!("request u{n} b{n}\nreturn u{n} b{n}\n")).collect();
-    fs::write(&file, lines.concat()).unwrap();
+    fs::write(&file, many_lines(2 * PAIRS)).unwrap();
     let csv = redis.directory().join("results.csv");
     let args = ["batch", file.to_str().unwrap(), "--results", csv.to_str().unwrap()];
     let child = start(&redis, &args);
     until("all events arrive", || {
-        let lengths: (usize, usize) = redis::pipe()
-            .cmd("XLEN")
-            .arg(REQUESTS)
-            .cmd("XLEN")
-            .arg(RETURNS)
-            .query(&mut db)
-            .unwrap();
-        lengths == (PAIRS, PAIRS)
+        [REQUESTS, RETURNS].map(|stream| redis.length(stream)) == [PAIRS, PAIRS]
     });
     answer_all(&mut db);
     let ended = child.ends();
@@ -372,16 +354,16 @@ fn a_batch_in_which_each_chunk_has_a_line_without_an_outcome_takes_one_timeout()
         (ended.status(), begun.elapsed())
     };
     assert_eq!(run("0").0, Some(3));
-    assert_eq!(calls(&mut db, "exists"), 0, "who does not wait needs not know what comes later");
+    assert_eq!(redis.calls_of("exists"), 0, "who does not wait needs not know what comes later");
     answer_requests(&mut db, |n| n % Chunk::MAX_EVENTS != 250);
     let (status, took) = run("3");
     assert_eq!(status, Some(3));
     // Waited for one by one, the chunks take six times as long.
     assert!((3..12).contains(&took.as_secs()), "it took {took:?}");
-    let counted = calls(&mut db, "exists");
+    let counted = redis.calls_of("exists");
     answer_requests(&mut db, |n| n % Chunk::MAX_EVENTS == 250);
     assert_eq!(run("1").0, Some(0));
-    assert_eq!(calls(&mut db, "exists"), counted, "nothing was waited for");
+    assert_eq!(redis.calls_of("exists"), counted, "nothing was waited for");
 }
 
 /// The outcome of a line that waits for others comes after those of many later lines.
@@ -392,9 +374,7 @@ fn a_line_is_waited_for_while_outcomes_of_later_chunks_come() {
     let lines: String = (0..2 * Chunk::MAX_EVENTS).map(|n| format!("request u {n}\n")).collect();
     let args = ["batch", "--json", "--timeout", "2"];
     let mut batch = start_fed(&redis, &args, lines.as_bytes());
-    until("all events arrive", || {
-        redis::cmd("XLEN").arg(REQUESTS).query::<usize>(&mut db).unwrap() == 2 * Chunk::MAX_EVENTS
-    });
+    until("all events arrive", || redis.length(REQUESTS) == 2 * Chunk::MAX_EVENTS);
     answer_requests(&mut db, |n| (1..Chunk::MAX_EVENTS).contains(&n));
     // For more than twice the timeout.
     let (begun, mut answered) = (Instant::now(), Chunk::MAX_EVENTS);

@@ -17,7 +17,7 @@ fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_
     req_fed(&redis, &args, lines.as_bytes()).is(0, "", "");
     assert!(sent_lines(&mut db) == lines);
     // Each chunk once: nothing was shut out. All but the first in a transaction.
-    assert_eq!((calls(&mut db, "eval"), calls(&mut db, "xsetid")), (10, 1));
+    assert_eq!((redis.calls_of("eval"), redis.calls_of("xsetid")), (10, 1));
     let forbidden = ["-client|reply", "-xsetid", "-xdel", "-multi", "-exec"];
     for (n, forbidden) in forbidden.into_iter().enumerate() {
         let user = format!("user{n}");
@@ -28,7 +28,7 @@ fn undisturbed_a_batch_goes_past_the_script_and_where_it_may_not_it_goes_by_the_
         req_fed(&redis, &[&args[..], &name].concat(), lines.as_bytes()).is(0, "", "");
         assert!(sent_lines(&mut db) == lines, "{forbidden}");
         // No chunk goes past the script: only the question is there, of those who may ask it.
-        let asked = (calls(&mut db, "eval"), calls(&mut db, "client|reply"));
+        let asked = (redis.calls_of("eval"), redis.calls_of("client|reply"));
         assert_eq!(asked, (10 * (n + 2), 19 + n), "{forbidden}");
     }
 }
@@ -40,7 +40,7 @@ fn where_replies_cannot_be_switched_off_a_batch_goes_by_the_script() {
     req_fed(&redis, &["batch", "--no-wait", "-q"], lines.as_bytes()).is(0, "", "");
     let mut db = redis.connect().unwrap();
     assert!(sent_lines(&mut db) == lines);
-    assert_eq!(calls(&mut db, "eval"), 4);
+    assert_eq!(redis.calls_of("eval"), 4);
 }
 
 /// A chunk with one event of each of these.

@@ -1,6 +1,7 @@
 //! What the tests of `library-req` have beyond the harness of `it`: a command's input and output in
 //! hand, and the daemon's part.
 
+use std::fs;
 use std::io::{Write as _, pipe};
 use std::process::Command;
 use std::thread;
@@ -170,12 +171,12 @@ pub fn many_lines(number: usize) -> String {
     (0..number / 2).map(|n| format!("request u{n} b{n}\nreturn u{n} b{n}\n")).collect()
 }
 
-/// How often a command was called since the server started.
-pub fn calls(db: &mut Connection, command: &str) -> usize {
-    let stats: String = redis::cmd("INFO").arg("commandstats").query(db).unwrap();
-    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
-    let calls = line.and_then(|line| line.strip_prefix("calls=")?.split(',').next());
-    calls.map_or(0, |calls| calls.parse().unwrap())
+/// Waits until a process sleeps (S) or is stopped (T).
+#[track_caller]
+pub fn until_state(running: &Running, state: char) {
+    let stat = format!("/proc/{}/stat", running.process.pid());
+    let state = format!(") {state} ");
+    until("it is in that state", || fs::read_to_string(&stat).unwrap().contains(&state));
 }
 
 /// Adds an outcome to the stream of outcomes.

@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -350,8 +351,6 @@ fn a_batch_that_is_stopped_while_it_connects_goes_on() {
     fs::write(&file, "request u geb\n").unwrap();
     let args = ["-a", socket.to_str().unwrap(), "--password", "secret", "batch", "--no-wait"];
     let mut child = start(&redis, &[&args[..], &[file.to_str().unwrap()]].concat());
-    let stat = format!("/proc/{}/stat", child.process.pid());
-    let is_in = |state: &str| fs::read_to_string(&stat).unwrap().contains(state);
     // While it waits for the reply to AUTH, and then to its first question.
     for has_authenticated in [false, true] {
         let mut link = accept();
@@ -361,13 +360,51 @@ fn a_batch_that_is_stopped_while_it_connects_goes_on() {
             link.write_all(b"+OK\r\n").unwrap();
             assert_ne!(link.read(&mut words).unwrap(), 0);
         }
-        until("it waits for the reply", || is_in(") S "));
+        until_state(&child, 'S');
         child.process.signal(Signal::STOP);
-        until("it is stopped", || is_in(") T "));
+        until_state(&child, 'T');
         child.process.signal(Signal::CONT);
     }
     pass_on(accept(), &redis.address());
     child.ends().is(0, "OK\n", "library-req: 1 event queued\n");
+}
+
+/// The time for which it was stopped counted as that of an outage.
+#[test]
+fn a_batch_that_is_stopped_for_longer_than_the_timeout_while_it_is_sent_goes_on() {
+    let redis = Redis::new();
+    let socket = redis.directory().join("slow.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let address = redis.address();
+    let (tell, told) = mpsc::channel();
+    let link = thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut server = UnixStream::connect(&address).unwrap();
+        let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        thread::spawn(move || io::copy(&mut from, &mut to));
+        // The events are taken, and nothing comes of it on this link.
+        let mut words = vec![0; 1 << 16];
+        loop {
+            let length = client.read(&mut words).unwrap();
+            if String::from_utf8_lossy(&words[..length]).contains("EVAL") {
+                break;
+            }
+            server.write_all(&words[..length]).unwrap();
+        }
+        tell.send(()).unwrap();
+        pass_on(listener.accept().unwrap().0, &address);
+    });
+    let args = ["-a", socket.to_str().unwrap(), "batch", "--no-wait", "--timeout", "0.2"];
+    let mut child = start_fed(&redis, &args, b"request u geb\n");
+    told.recv().unwrap();
+    until_state(&child, 'S');
+    child.process.signal(Signal::STOP);
+    until_state(&child, 'T');
+    // Until the timeout is over.
+    thread::sleep(Duration::from_millis(300));
+    child.process.signal(Signal::CONT);
+    child.ends().is(0, "OK\n", "library-req: 1 event queued\n");
+    link.join().unwrap();
 }
 
 /// Lets a client speak with the Redis at this address.
@@ -408,13 +445,6 @@ fn who_waits_in_vain(options: &[&str]) -> (Running, UnixStream, TempDir) {
     link.read_exact(&mut [0]).unwrap();
     until_state(&child, 'S');
     (child, link, dir)
-}
-
-/// Waits until a process sleeps (S) or is stopped (T).
-fn until_state(running: &Running, state: char) {
-    let stat = format!("/proc/{}/stat", running.process.pid());
-    let state = format!(") {state} ");
-    until("it is in that state", || fs::read_to_string(&stat).unwrap().contains(&state));
 }
 
 /// Before anything had left, Ctrl-C said that it was not known whether the event was queued; and a terminal

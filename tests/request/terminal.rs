@@ -59,7 +59,7 @@ fn results_and_words_on_the_same_terminal_begin_where_the_bar_was() {
     // More than is written at once: the first of it while the bar is there.
     let shown = on_a_terminal(&redis, &command, &[]);
     assert!(shown.contains("answered") && shown.contains("\r\u{1b}[Kline,action,"), "{shown:.300}");
-    let line = format!("timeout --foreground -s INT 1 {LIBRARY_REQ} {command}0");
+    let line = format!("timeout --foreground -s INT 3 {LIBRARY_REQ} {command}0");
     let shown = typed(&redis, &line, &[]);
     assert!(shown.contains("answered"), "{shown:?}");
     assert!(shown.contains("\r\u{1b}[Klibrary-req: interrupted; "), "{shown:?}");

@@ -1,6 +1,5 @@
 //! Outcomes as they happen, and those that were dropped before they could be read.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader, PipeReader, pipe};
 
 use redis::Connection;
@@ -151,6 +150,38 @@ fn watch_tells_of_dropped_outcomes_wherever_it_began_and_raises_no_false_alarm()
     }
 }
 
+/// What it had read when there was no stream yet it did not count: it said that it had missed as much, as soon
+/// as the stream was trimmed.
+#[test]
+fn watch_counts_the_very_first_outcomes_too() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let (mut child, mut lines) = watch(&redis);
+    until_blocked(&mut db, "xread");
+    let mut burst = redis::pipe();
+    burst.atomic();
+    for n in 1..=50 {
+        burst.cmd("XADD").arg(OUTCOMES).arg(format!("{n}-0"));
+        burst.arg(&["event_id", "1-0", "action", "request", "user_id", "u", "outcome", "accepted"]);
+    }
+    burst.exec(&mut db).unwrap();
+    let mut line = String::new();
+    for _ in 0..50 {
+        lines.read_line(&mut line).unwrap();
+    }
+    redis::cmd("XTRIM").arg(&[OUTCOMES, "MAXLEN", "10"]).exec(&mut db).unwrap();
+    record(&mut db, "1000-0", "request:2-0", "u", &["outcome", "accepted", "book_ids", "geb"]);
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains("geb"), "{line}");
+    // Behind the answer to the next question, to which it would say so.
+    until_blocked(&mut db, "xread");
+    record(&mut db, "2000-0", "request:3-0", "u", &["outcome", "accepted", "book_ids", "momo"]);
+    lines.read_line(&mut line).unwrap();
+    child.process.kill9();
+    let ended = child.ends();
+    assert_eq!(ended.stderr, "", "{ended}");
+}
+
 /// The system ends a wait for Redis when a process goes on that was stopped (Ctrl-Z and fg), and it was
 /// told as the loss of Redis.
 #[test]
@@ -160,8 +191,7 @@ fn watch_that_was_stopped_goes_on_without_a_word() {
     let (mut child, mut lines) = watch(&redis);
     until_blocked(&mut db, "xread");
     child.process.signal(Signal::STOP);
-    let stat = format!("/proc/{}/stat", child.process.pid());
-    until("it is stopped", || fs::read_to_string(&stat).unwrap().contains(") T "));
+    until_state(&child, 'T');
     child.process.signal(Signal::CONT);
     record(&mut db, "1000-0", "request:1-0", "u", &["outcome", "accepted", "book_ids", "geb"]);
     let mut line = String::new();

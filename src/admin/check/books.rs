@@ -14,7 +14,7 @@ use crate::admin::instances::instances;
 use crate::admin::show::shown;
 use crate::error::Error;
 use crate::event::MAX_BOOKS;
-use crate::ids::BookId;
+use crate::ids::{BookId, EventId};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
 use crate::lock::Lock;
 use crate::script::{Script, ScriptCall, lua, text};
@@ -94,25 +94,23 @@ pub(super) struct Suspect {
     state: Vec<u8>,
 }
 
-/// What became of a book that was to go back to its shelf.
-pub(super) enum HandOver {
-    /// It is in this hand-off.
-    Done {
-        /// Its id.
-        hand_off: String,
-    },
-    /// It has its place; only its reservation is gone.
+/// What became of a book that was to be handed to shelving, as mend.lua tells it.
+#[derive(Clone, Copy)]
+pub(super) enum Handed {
+    /// It is on its way in a hand-off of this id.
+    Over(EventId),
+    /// Only its reservation was taken away.
     LetGo,
-    /// It is not as it was seen any more: nothing was done.
+    /// It is left alone.
     Changed,
 }
 
-impl From<HandOver> for Mended {
-    fn from(end: HandOver) -> Self {
-        match end {
-            HandOver::Done { hand_off } => Self::Yes(format!("handed to shelving as {hand_off}")),
-            HandOver::LetGo => Self::Yes("the reservation is gone".to_owned()),
-            HandOver::Changed => CHANGED_MEANWHILE,
+impl From<Handed> for Mended {
+    fn from(handed: Handed) -> Self {
+        match handed {
+            Handed::Over(id) => Self::Yes(format!("handed to shelving as {id}")),
+            Handed::LetGo => Self::Yes("the reservation is gone".to_owned()),
+            Handed::Changed => CHANGED_MEANWHILE,
         }
     }
 }
@@ -132,24 +130,25 @@ impl Check<'_> {
                     suspects.extend(check.inspect(place, books.iter().map(Vec::as_slice))?);
                 }
                 if suspects.len() >= most {
-                    check.settle(place, std::mem::take(&mut suspects))?;
+                    check.settle_books(place, std::mem::take(&mut suspects))?;
                 }
                 Ok(())
             };
             let hash = match place {
-                "loans" => &run.keys.loans,
-                "shelves" => &run.keys.shelves,
-                "states" => &run.keys.book_states,
-                _ => {
-                    self.scan(&["SSCAN", &run.keys.storage], None, page)?;
-                    self.settle(place, suspects)?;
-                    continue;
-                }
+                "loans" => Some(&run.keys.loans),
+                "shelves" => Some(&run.keys.shelves),
+                "states" => Some(&run.keys.book_states),
+                _ => None,
             };
-            self.scan(&["HSCAN", hash], None, |check, pairs: Vec<(Vec<u8>, Vec<u8>)>| {
-                page(check, pairs.into_iter().map(|(book, _)| book).collect())
-            })?;
-            self.settle(place, suspects)?;
+            match hash {
+                Some(hash) => {
+                    self.scan(&["HSCAN", hash], None, |check, pairs: Vec<(Vec<u8>, Vec<u8>)>| {
+                        page(check, pairs.into_iter().map(|(book, _)| book).collect())
+                    })?;
+                }
+                None => self.scan(&["SSCAN", &run.keys.storage], None, page)?,
+            }
+            self.settle_books(place, suspects)?;
         }
         Ok(())
     }
@@ -198,7 +197,7 @@ impl Check<'_> {
     }
 
     /// Looks at suspects again, until each is gone or is as it was before: that one is reported.
-    fn settle(&mut self, place: &str, mut suspects: Suspects) -> Result<(), Failure> {
+    fn settle_books(&mut self, place: &str, mut suspects: Suspects) -> Result<(), Failure> {
         for _ in 0..MOST_LOOKS {
             if suspects.is_empty() {
                 return Ok(());
@@ -232,8 +231,8 @@ impl Check<'_> {
                     }
                 }
             }
-            for confirmed in confirmed.chunks(PAGE) {
-                self.confirmed(place, confirmed)?;
+            for books in confirmed.chunks(PAGE) {
+                self.report_books(place, books)?;
             }
             suspects = changed;
         }
@@ -298,7 +297,7 @@ impl Check<'_> {
     }
 
     /// Reports a page of books, and mends those that can be mended.
-    fn confirmed(&mut self, place: &str, books: &[(Vec<u8>, Suspect)]) -> Result<(), Failure> {
+    fn report_books(&mut self, place: &str, books: &[(Vec<u8>, Suspect)]) -> Result<(), Failure> {
         if !self.repair {
             for (book, suspect) in books {
                 self.report(violation(book, suspect), Mended::NotTried)?;
@@ -332,9 +331,8 @@ impl Check<'_> {
         }
         let seen =
             to_mend.iter().map(|(book, suspect)| [book.as_slice(), &suspect.out, &suspect.state]);
-        // Only a reservation's request could be undecided.
-        let ends = self.hand_over(None, "", seen)?.unwrap_or_default();
-        let all: Vec<_> = to_mend.into_iter().zip(ends.into_iter().map(Mended::from)).collect();
+        let handed = self.hand_over(None, "", seen)?;
+        let all: Vec<_> = to_mend.into_iter().zip(handed.into_iter().map(Mended::from)).collect();
         let is_changed = |mended: &Mended| matches!(mended, Mended::No(_));
         let changed = all.iter().filter(|(_, mended)| is_changed(mended));
         let still_wrong = self.inspect(place, changed.map(|((book, _), _)| book.as_slice()))?;
@@ -348,13 +346,13 @@ impl Check<'_> {
 
     /// Hands books to shelving that are still as they were seen: the book, its entry in main
     /// storage, its state. Those of a reservation that is to be dissolved are taken out of it;
-    /// nothing is done, and None given back, if its request is undecided.
+    /// nothing is done if its request is undecided.
     pub(super) fn hand_over<'b>(
         &mut self,
         reservation: Option<&[u8]>,
         request: &str,
         seen: impl Iterator<Item = [&'b [u8]; 3]>,
-    ) -> Result<Option<Vec<HandOver>>, Error> {
+    ) -> Result<Vec<Handed>, Error> {
         const DOING: &str = "hand books to shelving";
         let mut call = self.script_on_books(&MEND, reservation);
         call.arg(request);
@@ -367,20 +365,21 @@ impl Check<'_> {
         }
         let reply = call.run(self.connection.0, DOING)?;
         if reply.word == "CHANGED" {
-            return Ok(None);
+            return Ok(vec![Handed::Changed; count]);
         }
         let Some((hand_off, words)) =
             reply.rest.split_first().filter(|(_, words)| words.len() == count)
         else {
             return Err(reply.unexpected(DOING));
         };
-        let hand_off = text(hand_off).unwrap_or_default();
-        let end = |word| match text(word) {
-            Some("handed_over") => HandOver::Done { hand_off: hand_off.to_owned() },
-            Some("let_go") => HandOver::LetGo,
-            _ => HandOver::Changed,
+        let id = EventId::from_bytes(bytes(hand_off));
+        let handed = |word| match (text(word), id) {
+            (Some("handed_over"), Some(id)) => Some(Handed::Over(id)),
+            (Some("let_go"), _) => Some(Handed::LetGo),
+            (Some("changed"), _) => Some(Handed::Changed),
+            _ => None,
         };
-        Ok(Some(words.iter().map(end).collect()))
+        words.iter().map(handed).collect::<Option<_>>().ok_or_else(|| reply.unexpected(DOING))
     }
 }
 

@@ -357,7 +357,7 @@ impl Check<'_> {
                         suspect.done = true;
                     } else if suspect.before.as_ref().is_some_and(|it| counted.is_wrong_like(it)) {
                         suspect.done = true;
-                        self.count_is_wrong(&mut watched, *n, &counted)?;
+                        self.report_count(&mut watched, *n, &counted)?;
                     } else {
                         suspect.before = Some(counted);
                     }
@@ -420,7 +420,7 @@ impl Check<'_> {
     }
 
     /// Reports what is wrong with a user, and sets the count right.
-    fn count_is_wrong(
+    fn report_count(
         &mut self,
         watched: &mut Watched,
         n: usize,

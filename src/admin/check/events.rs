@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use std::thread;
 
 use super::{Check, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation};
+use crate::admin::dead_letters;
 use crate::admin::failure::Failure;
 use crate::error::Error;
 use crate::ids::EventId;
@@ -20,9 +21,6 @@ static UNDONE: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("order", "gr
 
 /// Outcomes that are remembered in one pass, to find those that are there twice: 32 MB or so.
 const OUTCOMES_IN_A_PASS: u64 = 500_000;
-
-/// Dead letters that one step reads: they can be large.
-const LETTERS_IN_A_PAGE: usize = 20;
 
 type Suspects = BTreeSet<(&'static str, EventId)>;
 
@@ -38,15 +36,13 @@ impl Check<'_> {
                 &mut self.connection,
                 &run.keys.dead_letters,
                 after,
-                LETTERS_IN_A_PAGE,
+                dead_letters::PAGE,
             )?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             for letter in &page {
-                let (stream, id) = (letter.field("stream"), letter.field("event_id"));
-                let stream =
-                    Stream::ALL.into_iter().find(|it| Some(it.key(&run.keys).as_bytes()) == stream);
-                let id = id.and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
+                let stream = letter.field("stream").and_then(|key| Stream::of_key(&run.keys, key));
+                let id = letter.field("event_id").and_then(EventId::from_bytes);
                 if let (Some(stream), Some(id)) = (stream, id) {
                     self.suspect(&mut suspects, stream, &[id], "rejected_and_waiting")?;
                 }
@@ -73,9 +69,7 @@ impl Check<'_> {
                 {
                     let of_action = page.iter().filter(|it| it.field("action") == Some(action));
                     let ids: Vec<EventId> = of_action
-                        .filter_map(|it| {
-                            std::str::from_utf8(it.field("event_id")?).ok()?.parse().ok()
-                        })
+                        .filter_map(|it| EventId::from_bytes(it.field("event_id")?))
                         .collect();
                     let in_pass =
                         ids.iter().filter(|id| (id.ms.wrapping_add(id.seq)) % passes == pass);

@@ -13,7 +13,6 @@ use crate::admin::show::shown;
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::keys::{SHELVING_GROUP, Stream};
-use crate::link::AskAgain;
 use crate::stream;
 
 /// A hand-off, and a book of it.
@@ -79,7 +78,7 @@ impl Check<'_> {
                 .cmd("SMISMEMBER")
                 .arg(&run.keys.storage)
                 .arg(&books)
-                .query(&mut AskAgain(self.connection.0))
+                .query(&mut self.connection)
                 .map_err(Error::redis("look at the books of hand-offs"))?;
             let places = loans.into_iter().zip(stored).map(|(user, stored)| match user {
                 Some(user) => Some(Place::LentTo(user)),

@@ -10,12 +10,12 @@ use super::counts::number;
 use super::{Check, PAGE};
 use crate::admin::failure::Failure;
 use crate::error::Error;
-use crate::link::AskAgain;
 
 /// A user, and the books that are noted of the user, joined by commas.
 type Noted = (Vec<u8>, Vec<u8>);
 
-fn books_of((_, noted): &Noted) -> impl Iterator<Item = &[u8]> {
+/// The books of such a list.
+fn listed(noted: &[u8]) -> impl Iterator<Item = &[u8]> {
     noted.split(|byte| *byte == b',').filter(|book| !book.is_empty())
 }
 
@@ -32,10 +32,10 @@ impl Check<'_> {
             return Ok(holders);
         }
         self.scan(&["HSCAN", &run.keys.books_of_users], None, |check, mut users: Vec<Noted>| {
-            users.retain(|noted| books_of(noted).any(|book| nowhere.contains(book)));
+            users.retain(|noted| listed(&noted.1).any(|book| nowhere.contains(book)));
             for users in users.chunks(PAGE) {
                 for noted in check.with_missing_loans(users)? {
-                    for book in books_of(noted).filter(|book| nowhere.contains(book)) {
+                    for book in listed(&noted.1).filter(|book| nowhere.contains(book)) {
                         holders.entry(book.to_vec()).or_insert_with(|| noted.0.clone());
                     }
                 }
@@ -56,13 +56,12 @@ impl Check<'_> {
         }
         for noted in users {
             pipe.cmd("HMGET").arg(&keys.loans);
-            for book in books_of(noted) {
+            for book in listed(&noted.1) {
                 pipe.arg(book);
             }
         }
         let mut replies: Vec<Vec<Option<Vec<u8>>>> =
-            pipe.query(&mut AskAgain(self.connection.0))
-                .map_err(Error::redis("look for missing loans"))?;
+            pipe.query(&mut self.connection).map_err(Error::redis("look for missing loans"))?;
         let holders = replies.split_off(1);
         let counts = replies.into_iter().flatten();
         let is_missing = |count: Option<Vec<u8>>, user: &[u8], holders: Vec<Option<Vec<u8>>>| {
@@ -81,8 +80,8 @@ impl Check<'_> {
         let mut cmd = redis::cmd("HGET");
         cmd.arg(&self.run.keys.books_of_users).arg(user);
         let noted: Option<Vec<u8>> = self.ask(&cmd, "look for missing loans")?;
-        let noted = (Vec::new(), noted.unwrap_or_default());
-        let books: Vec<&[u8]> = books_of(&noted).collect();
+        let noted = noted.unwrap_or_default();
+        let books: Vec<&[u8]> = listed(&noted).collect();
         for books in books.chunks(PAGE) {
             if !self.inspect("shelves", books.iter().copied())?.is_empty() {
                 return Ok(true);

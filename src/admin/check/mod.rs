@@ -193,7 +193,11 @@ impl Check<'_> {
             if self.mended > 0 {
                 summary += &format!(", {} mended", self.mended);
             }
-            print(&(summary + "\n"))?;
+            match print(&(summary + "\n")) {
+                // What it says is known all the same, by the exit status.
+                Err(Failure::Closed) => {}
+                printed => printed?,
+            }
         }
         Ok(match (self.wrong, self.unsettled) {
             (0, 0) => DONE,
@@ -310,7 +314,7 @@ impl Check<'_> {
                 .arg(key)
                 .cmd("EXISTS")
                 .arg(&run.keys.lost_groups)
-                .query(&mut AskAgain(self.connection.0))
+                .query(&mut self.connection)
                 .map_err(Error::redis("look for lost groups"))?;
             // What waits for the first start of libraryd has no group yet. Nor needs it one where nothing
             // is left: libraryd makes both.
@@ -345,7 +349,7 @@ impl Check<'_> {
 
     /// Automated storage has its limit (I3).
     fn capacity(&mut self) -> Result<(), Failure> {
-        let mut most = usize::MAX;
+        let mut fewest = usize::MAX;
         for look in 0..2 {
             if look > 0 {
                 thread::sleep(PAUSE);
@@ -355,14 +359,14 @@ impl Check<'_> {
             if books <= STORAGE_CAPACITY {
                 return Ok(());
             }
-            most = most.min(books);
+            fewest = fewest.min(books);
         }
         let violation = Violation {
             invariant: "I3",
             fault: "storage_over_capacity",
-            facts: vec![("books", most.into())],
+            facts: vec![("books", fewest.into())],
             words: format!(
-                "{most} books in automated storage, which has room for {STORAGE_CAPACITY}"
+                "{fewest} books in automated storage, which has room for {STORAGE_CAPACITY}"
             ),
         };
         self.report(violation, NOT_WITHOUT_GUESSING)

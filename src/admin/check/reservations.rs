@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 use std::thread;
 
-use super::books::HandOver;
+use super::books::Handed;
 use super::{
     Check, Fact, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation,
     bytes, wrong_type,
@@ -255,11 +255,11 @@ impl Check<'_> {
                     books.iter().partition(|book| BookId::from_bytes(book).is_ok());
                 left += bad.len();
                 let seen = good.iter().map(|book| [&book[..], b"", b""]);
-                for end in check.hand_over(Some(key), request, seen)?.unwrap_or_default() {
-                    match end {
-                        HandOver::Done { .. } => handed_over += 1,
-                        HandOver::LetGo => let_go += 1,
-                        HandOver::Changed => {}
+                for handed in check.hand_over(Some(key), request, seen)? {
+                    match handed {
+                        Handed::Over(_) => handed_over += 1,
+                        Handed::LetGo => let_go += 1,
+                        Handed::Changed => {}
                     }
                 }
             }

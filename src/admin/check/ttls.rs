@@ -10,7 +10,6 @@ use super::{CHANGED_MEANWHILE, Check, Mended, PAGE, Violation};
 use crate::admin::failure::Failure;
 use crate::admin::show::{shown, span};
 use crate::error::Error;
-use crate::link::AskAgain;
 
 impl Check<'_> {
     /// Looks at the keys that all share.
@@ -53,9 +52,8 @@ impl Check<'_> {
         for key in keys {
             pipe.cmd("PTTL").arg(key);
         }
-        let ttls: Vec<i64> = pipe
-            .query(&mut AskAgain(self.connection.0))
-            .map_err(Error::redis("look for keys that expire"))?;
+        let ttls: Vec<i64> =
+            pipe.query(&mut self.connection).map_err(Error::redis("look for keys that expire"))?;
         // Negative: there is no TTL, or no key.
         let with_ttl = keys.iter().zip(ttls);
         Ok(with_ttl.filter_map(|(key, ttl)| Some((key, u64::try_from(ttl).ok()?))).collect())

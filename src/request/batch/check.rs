@@ -43,16 +43,18 @@ pub(super) fn lines(order: &Batch, rejected: Option<&Path>) -> Result<Spool, Fai
     };
     let mut filling = Filling::new().map_err(unspooled)?;
     let mut rejects = Rejects::to(rejected);
-    let is_text = |text: &[u8], line: u64| match text.contains(&0) {
-        true => Err(Failure::usage(format!(
-            "{name} has a zero byte in line {line}: it is no text; nothing was sent"
-        ))),
-        false => Ok(()),
+    let refuse_binary = |text: &[u8], line: u64| {
+        if text.contains(&0) {
+            return Err(Failure::usage(format!(
+                "{name} has a zero byte in line {line}: it is no text; nothing was sent"
+            )));
+        }
+        Ok(())
     };
     let mut lines = Lines::new(input);
     let (mut words, mut draft) = (Words::default(), Draft::new());
     while let Some(line) = lines.next().map_err(unreadable)? {
-        is_text(line.text, line.number)?;
+        refuse_binary(line.text, line.number)?;
         let number = line.number;
         match line.parse(&mut words, &mut draft) {
             Ok(false) => {}
@@ -60,7 +62,7 @@ pub(super) fn lines(order: &Batch, rejected: Option<&Path>) -> Result<Spool, Fai
             Err(fault) => {
                 rejects.add(&line, &fault);
                 while let Some(piece) = lines.more().map_err(unreadable)? {
-                    is_text(piece, number)?;
+                    refuse_binary(piece, number)?;
                     rejects.write(piece);
                 }
                 rejects.write(b"\n");

@@ -165,16 +165,14 @@ impl Collector<'_, '_> {
         outcomes: &mut [Option<Outcome>],
     ) -> Result<Look, Error> {
         let missing: Vec<usize> = (0..keys.len()).filter(|&n| outcomes[n].is_none()).collect();
-        let Some(link) = self.courier.link.as_mut() else {
+        if missing.is_empty() {
             return Ok(Look::Whole);
-        };
+        }
         let mut pipe = redis::pipe();
         for &n in &missing {
             pipe.cmd("LINDEX").arg(&keys[n]).arg(0);
         }
-        if missing.is_empty() {
-            return Ok(Look::Whole);
-        }
+        let link = self.courier.link.as_mut().expect("it is made before the first chunk");
         let answers: Vec<Option<Vec<u8>>> =
             pipe.query(link).map_err(Error::redis("read the answers"))?;
         let mut first_missing = None;
@@ -197,15 +195,14 @@ impl Collector<'_, '_> {
         }
         // At least twice within the timeout: what has come between the first time and the end is seen.
         let slice = SLICE.min(self.courier.order.timeout / 2).min(left);
-        let outcome = answer::take(link, &keys[n], slice)?;
-        let look = if outcome.is_some() { Look::Moving } else { Look::Stalled };
-        if outcome.is_some() {
-            outcomes[n] = outcome;
-            self.courier.moved = Instant::now();
-            self.courier.progress.answered(1);
-        }
-        self.courier.progress.show();
-        Ok(look)
+        let Some(outcome) = answer::take(link, &self.courier.run.target, &keys[n], slice)? else {
+            self.courier.progress.show();
+            return Ok(Look::Stalled);
+        };
+        outcomes[n] = Some(outcome);
+        self.courier.moved = Instant::now();
+        self.courier.progress.answered(1);
+        Ok(Look::Moving)
     }
 
     /// How many answers of later chunks are there; `None` if there is no later chunk, or nothing is

@@ -53,12 +53,12 @@ struct UnderWay {
     /// and not from an earlier run.
     resent: bool,
     /// Whether Redis has it, as far as we know.
-    fate: Fate,
+    standing: Standing,
 }
 
 /// What is known of a chunk that is not placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Standing {
     /// It was not sent, or Redis has refused it.
     NotThere,
     /// It was sent, and its reply is due.
@@ -70,17 +70,21 @@ enum Fate {
 
 impl UnderWay {
     fn new(chunk: Chunk, chosen: Option<EventId>) -> Self {
-        Self { chunk, chosen, chosen_before: None, resent: false, fate: Fate::NotThere }
+        Self { chunk, chosen, chosen_before: None, resent: false, standing: Standing::NotThere }
     }
 
     fn note_sent(&mut self) {
-        self.fate = if self.fate == Fate::NotThere { Fate::ReplyDue } else { Fate::Unknown };
+        self.standing = if self.standing == Standing::NotThere {
+            Standing::ReplyDue
+        } else {
+            Standing::Unknown
+        };
     }
 
     /// The reply is that nothing was added.
     fn note_refused(&mut self) {
-        if self.fate == Fate::ReplyDue {
-            self.fate = Fate::NotThere;
+        if self.standing == Standing::ReplyDue {
+            self.standing = Standing::NotThere;
         }
     }
 
@@ -125,15 +129,6 @@ pub(super) struct Courier<'a> {
 
 impl<'a> Courier<'a> {
     /// A courier that has carried nothing.
-    /// Whether no instance holds its lock, as far as can be told.
-    pub fn nobody_runs(&mut self) -> bool {
-        let Some(link) = &mut self.link else { return false };
-        let keys = &self.run.keys;
-        Action::ALL
-            .into_iter()
-            .all(|action| matches!(answer::anybody_runs(link, keys, action), Ok(false)))
-    }
-
     pub fn new(
         run: &'a Run,
         order: &'a Batch,
@@ -160,6 +155,15 @@ impl<'a> Courier<'a> {
         }
     }
 
+    /// Whether no instance holds its lock, as far as can be told.
+    pub fn nobody_runs(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let keys = &self.run.keys;
+        Action::ALL
+            .into_iter()
+            .all(|action| matches!(answer::anybody_runs(link, keys, action), Ok(false)))
+    }
+
     /// How many events Redis has.
     pub fn queued(&self) -> u64 {
         self.placed.iter().map(|range| range.count as u64).sum()
@@ -167,7 +171,7 @@ impl<'a> Courier<'a> {
 
     /// The same in words, as far as it is known.
     fn told(&self) -> String {
-        let is_known = self.under_way.iter().all(|sent| sent.fate == Fate::NotThere);
+        let is_known = self.under_way.iter().all(|sent| sent.standing == Standing::NotThere);
         let queued = match (self.queued(), is_known) {
             (0, true) if self.under_way.is_empty() => return "nothing was sent".to_owned(),
             // An earlier run of the same batch may have queued it.
@@ -399,6 +403,10 @@ impl<'a> Courier<'a> {
     /// it does not matter which of them it has added.
     pub fn recover(&mut self, mut error: Error) -> Result<(), Failure> {
         self.under_way.iter_mut().for_each(|sent| sent.resent = true);
+        if error.is_interrupted() {
+            // This process was stopped, for however long: nothing is wrong with Redis.
+            self.moved = Instant::now();
+        }
         while error.remedy() == Remedy::Retry && self.moved.elapsed() < self.order.timeout {
             // Nothing tells when a server is back: asking again is all there is.
             thread::sleep(PAUSE);

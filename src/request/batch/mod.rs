@@ -45,8 +45,10 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
     // Whatever can fail without Redis fails before anything is sent.
     let format = format(run, order);
     let mut results = match &order.results {
-        Some(path) => Results::to_file(path, format)
-            .map_err(|error| unwritable(path, &error, "nothing was sent"))?,
+        Some(path) => Results::to_file(path, format).map_err(|error| Failure {
+            message: format!("cannot write {}: {error}; nothing was sent", path.display()),
+            status: OUTPUT,
+        })?,
         None => Results::to_stdout(format, run.form == Form::Quiet || !order.wait),
     };
     let id = match &order.id {
@@ -83,8 +85,8 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
         say(&summary(&courier, &spool, &tally));
     }
     Ok(match &tally {
-        // Before what no repetition corrects: whoever repeats it while there is something to ask for
-        // has all results in the end.
+        // Unanswered lines come before bad ones: running it again can still bring outcomes, and never mends a
+        // bad line.
         Tally { unanswered: 1.., .. } => UNANSWERED,
         _ if spool.bad > 0 => USAGE,
         tally => tally.worst,
@@ -98,10 +100,6 @@ fn format(run: &Run, order: &Batch) -> Format {
         .and_then(Path::extension)
         .is_some_and(|end| end == "json" || end == "jsonl");
     if json || run.form == Form::Json { Format::Json } else { Format::Csv }
-}
-
-fn unwritable(path: &Path, error: &io::Error, sent: &str) -> Failure {
-    Failure { message: format!("cannot write {}: {error}; {sent}", path.display()), status: OUTPUT }
 }
 
 /// What came of it all, in a line.
@@ -172,7 +170,7 @@ fn confirm_as_json(spool: &Spool, placed: &[IdRange]) -> io::Result<()> {
     while let Some(entry) = entries.next()? {
         match entry {
             Entry::Event { line, action, .. } => {
-                let id = ids.next().unwrap_or_default();
+                let id = ids.next().expect("each event is in a chunk");
                 results.add(line, &Fate::Queued(EventKey { id, action }))?;
             }
             Entry::Bad { line, fault } => results.add(line, &Fate::Bad(fault))?,

@@ -5,9 +5,8 @@ use std::io::{self, BufWriter, Write as _};
 use super::filter::Filter;
 use super::{connect, failed, recorded};
 use crate::clock::{Since, rfc3339};
-use crate::error::Error;
 use crate::ids::EventId;
-use crate::link::{Connection, ask};
+use crate::link::now_ms;
 use crate::request::failure::{DONE, Failure, OUTPUT};
 use crate::request::options::Run;
 use crate::request::show::{self, say};
@@ -71,10 +70,4 @@ pub fn history(
         None => say("there are no outcomes yet"),
     }
     Ok(DONE)
-}
-
-/// The milliseconds of the server's clock, by which ids are given.
-fn now_ms(connection: &mut Connection) -> Result<u64, Error> {
-    let (seconds, micros): (u64, u64) = ask(connection, "ask for the time", &redis::cmd("TIME"))?;
-    Ok(seconds * 1_000 + micros / 1_000)
 }

@@ -28,11 +28,9 @@ use crate::link::Connection;
 
 /// How many entries one command reads: a few milliseconds of the server's time.
 const STEP: usize = 1_000;
-/// How long `watch` blocks at most.
-const SLICE: Duration = Duration::from_secs(2);
 
 fn connect(run: &Run) -> Result<Connection, Failure> {
-    run.target.connect(SLICE).map_err(failed(run))
+    run.target.connect(Duration::ZERO).map_err(failed(run))
 }
 
 /// Nothing is queued by a question.

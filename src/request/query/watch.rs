@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 use super::filter::Filter;
-use super::{SLICE, STEP, connect, failed, recorded};
+use super::{STEP, failed, recorded};
 use crate::clock::rfc3339;
 use crate::error::{Error, Remedy};
 use crate::ids::EventId;
@@ -19,6 +19,9 @@ use crate::request::show::{self, print, say};
 use crate::script;
 use crate::stream::{self, Entry, number};
 
+/// How long one command blocks at most: so soon a half-open link is noticed.
+const SLICE: Duration = Duration::from_secs(2);
+
 /// What XINFO tells, by its names.
 type Info = HashMap<String, Value>;
 
@@ -28,7 +31,7 @@ type Info = HashMap<String, Value>;
 /// What Redis or the link said, or the output.
 pub fn watch(run: &Run, filter: &Filter) -> Result<u8, Failure> {
     const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-    let mut first = connect(run)?;
+    let mut first = run.target.connect(SLICE).map_err(failed(run))?;
     let mut mark = newest(run, &mut first).map_err(failed(run))?;
     let mut connection = Some(first);
     let colours = show::colours();
@@ -146,6 +149,11 @@ fn watch_step(run: &Run, connection: &mut Connection, mark: &mut Mark) -> Result
             let missed = added.saturating_sub(kept).saturating_sub(*count);
             *count += missed + entries.len() as u64;
             missed > 0
+        }
+        // The stream has only just begun: nothing was dropped from it yet.
+        (None, Some(count)) if info.is_empty() => {
+            *count = entries.len() as u64;
+            false
         }
         // Before version 7 none but the id tells.
         _ => oldest > Some(mark.seen) && mark.seen != EventId::default(),

@@ -300,13 +300,8 @@ fn under_load(redis: &Redis, work: impl FnOnce()) -> usize {
             .map(|client: u64| {
                 let stop = &stop;
                 scope.spawn(move || {
-                    let (mut sent, mut random) = (0, client);
-                    let mut below = |bound: u64| {
-                        random = random
-                            .wrapping_mul(6_364_136_223_846_793_005)
-                            .wrapping_add(1_442_695_040_888_963_407);
-                        (random >> 33) % bound
-                    };
+                    let (mut sent, mut numbers) = (0, Numbers(client));
+                    let mut below = |bound| numbers.below(bound);
                     while !stop.load(Ordering::Relaxed) {
                         let mut batch = Vec::new();
                         for _ in 0..20 {
