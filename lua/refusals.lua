@@ -522,8 +522,8 @@ local function wait(e, sorted)
     -- What shelving said is not true any more.
     e.said, e.said_of = '', nil
   end
-  return {'WAIT', sorted.in_doubt and 'doubt' or sorted.told_no and 'no'
-    or sorted.blocked and 'book' or 'older'}
+  return {'WAIT', sorted.ask_again and 'again' or sorted.in_doubt and 'doubt'
+    or sorted.told_no and 'no' or sorted.blocked and 'book' or 'older'}
 end
 
 -- Asks shelving for books, after reserving those that are not yet reserved for e.
@@ -636,8 +636,8 @@ end
 --   its mark, but no answer; or "again" without
 --     its mark, and it is not on its way            unknown: asked for, under its mark
 --   its mark, and another answer                    asked; and in_doubt, or if the answer is final nowhere,
---                                                   or blocked: the book was put back since, or the
---                                                   request that has it is undecided
+--                                                   or blocked: the book was put back since, perhaps
+--                                                   (then ask_again), or the request that has it is undecided
 --   another's mark, on its way, or the request
 --     that has it is undecided                      blocked
 --   anything else                                   free: it gets its mark, and is asked for
@@ -648,7 +648,7 @@ local function look_at_request(e)
   local have, instant, free = {}, {}, {}           -- available, for certain or perhaps
   local asked, unknown = {}, {}                    -- reserved for e without having the book
   local mine, others, nowhere = {}, {}, {}         -- refused
-  local available, blocked, in_doubt = {}, false, false
+  local available, blocked, in_doubt, ask_again = {}, false, false, false
   for n, book in ipairs(e.books) do
     local is = state[book]
     local kind = is and string.sub(is, 1, 1)
@@ -675,7 +675,11 @@ local function look_at_request(e)
       unknown[#unknown + 1] = book
     elseif own then
       asked[#asked + 1] = book
-      if answer == 'again' or is_undecided(answer) or e.said == 'certain' and has_moved_on(book, e) then
+      if answer == 'again' then
+        -- It may be out for e still, and then nobody else gets it before e has put it back: e has to ask
+        -- for it until that is known.
+        blocked, ask_again = true, true
+      elseif is_undecided(answer) or e.said == 'certain' and has_moved_on(book, e) then
         blocked = true
       elseif e.said == 'certain' then
         nowhere[#nowhere + 1] = book
@@ -693,7 +697,7 @@ local function look_at_request(e)
   local sorted = {
     have = have, instant = instant, free = free, asked = asked, unknown = unknown, mine = mine,
     others = others, nowhere = nowhere, available = available, blocked = blocked,
-    in_doubt = in_doubt, too_many = in_hand[e.count] + #available > call.limit,
+    ask_again = ask_again, in_doubt = in_doubt, too_many = in_hand[e.count] + #available > call.limit,
     told_no = e.doubt == 'no' or #nowhere > 0,
   }
   if #unknown > 0 then

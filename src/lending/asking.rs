@@ -54,7 +54,8 @@ impl AskPolicy {
         Try::first(event, ask)
     }
 
-    /// An event is not tried yet, or without asking.
+    /// An event is to be asked for on its next try: it is not tried yet, or was without asking, or what
+    /// shelving said does not hold any more.
     pub fn not_asked_yet(&mut self, event: &Event) {
         if event.key.action == Action::Request {
             self.never_asked.insert(event.key);

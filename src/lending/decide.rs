@@ -142,6 +142,8 @@ pub enum TryEnd {
         doubt: Doubt,
         /// Whether it waits for what is older alone, and for no book.
         for_older: bool,
+        /// Whether it may have a book still, so that all of its books are to be asked for on the next try.
+        ask_again: bool,
         /// Events that are to be tried before it can be refused.
         untried: Vec<EventKey>,
     },
@@ -165,6 +167,13 @@ pub enum Told {
 }
 
 impl Told {
+    /// The books that are nowhere, if some of those that were asked for are: joined by commas.
+    pub fn unavailable(&self) -> Option<&str> {
+        let Self::Fields(fields) = self else { return None };
+        let name = BookList::Unavailable.as_str();
+        outcome::fields(fields).find_map(|(field, books)| (field == name).then_some(books))
+    }
+
     /// The outcome's fields from `outcome` on, names and values. What has to be put together for them
     /// is written to `buffer`.
     pub fn fields<'a>(
@@ -339,7 +348,8 @@ fn wait(parts: &[Value], one: &Try) -> TryEnd {
         _ => one.doubt.clone(),
     };
     let untried = parts.iter().skip(2).filter_map(text).filter_map(EventKey::parse).collect();
-    TryEnd::Wait { doubt, for_older: reason == Some("older"), untried }
+    let (for_older, ask_again) = (reason == Some("older"), reason == Some("again"));
+    TryEnd::Wait { doubt, for_older, ask_again, untried }
 }
 
 fn unexpected(got: &dyn std::fmt::Debug) -> Error {

@@ -440,6 +440,11 @@ impl<'a> Worker<'a> {
                 TryEnd::Done(told) => {
                     had_waited |=
                         one.fetched.as_ref().is_some_and(|it| it.finality != Finality::First);
+                    if let Some(books) = told.unavailable() {
+                        self.log.warn(&format!(
+                            "{key} asks for books that are nowhere, which library-admin check looks into: {books}"
+                        ));
+                    }
                     let fields = told.fields(&one.event, &mut self.outcome_text);
                     self.log.add(key, Some(one.event.user.as_str()), fields);
                     gone.push(one.event);
@@ -447,7 +452,10 @@ impl<'a> Worker<'a> {
                 TryEnd::Fetch { finality, books } => {
                     reserved.push(one.after_reserving(finality, &books));
                 }
-                TryEnd::Wait { doubt, for_older, untried } => {
+                TryEnd::Wait { doubt, for_older, ask_again, untried } => {
+                    if ask_again {
+                        self.policy.not_asked_yet(&one.event);
+                    }
                     asked_in_vain |= are_waiting && one.fetched.is_some();
                     self.room.stir(untried);
                     let waiting = Waiting { event: one.event, doubt, for_older };
@@ -463,7 +471,7 @@ impl<'a> Worker<'a> {
                     gone.push(one.event);
                 }
                 TryEnd::Failed(cause) => {
-                    error!(target: LOG, "{key} cannot be worked on: {cause}");
+                    error!(target: LOG, "{key} cannot be worked on: {cause} (library-admin check tells more)");
                     self.pack(give_up((key, cause)), By::Digest);
                 }
             }
@@ -612,11 +620,11 @@ fn warn_of(keys: &[EventKey], alone: Option<(u64, u64)>) {
     match alone {
         Some((tries, most)) => warn!(
             target: LOG,
-            "{} was in hand when instances died: it is tried alone, time {tries} of {most}", keys[0]
+            "{} was in hand when instances died, or lost their lease: it is tried alone, time {tries} of {most}", keys[0]
         ),
         None => warn!(
             target: LOG,
-            "instances died with {} in hand: tried apart from others", counted(keys.len(), "event")
+            "instances died, or lost their lease, with {} in hand: tried apart from others", counted(keys.len(), "event")
         ),
     }
 }

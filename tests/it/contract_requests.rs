@@ -109,6 +109,21 @@ fn a_book_that_is_nowhere_is_refused_as_unavailable() {
     assert_request(&state, "user1", "gone", "denied", &more);
 }
 
+/// It was an INFO among thousands, where the patron was sent to the staff.
+#[test]
+fn a_book_that_is_nowhere_is_a_warning_in_the_log_however_much_is_logged() {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["gone", "lost"], "5-0").lay_down(&redis);
+    let daemon = Daemon::start(&redis, &["worker1", "--log-outcomes", "none"]);
+    let id = redis.request("user1", "gone,geb,lost");
+    assert_eq!(redis.outcome_of_request(&id)["book_ids"], "geb");
+    let said = format!(
+        "WARN  [lending] request:{id} asks for books that are nowhere, which library-admin check looks into: \
+         gone,lost\n"
+    );
+    assert!(eventually(DEADLINE, || daemon.log().contains(&said)), "{}", daemon.log());
+}
+
 #[test]
 fn five_books_are_allowed() {
     let state = Ledger::new().lent("user1", &["a", "b"], "5-0");

@@ -616,3 +616,54 @@ fn what_waits_for_another_instance_is_not_asked_for_again_and_again() {
     wait_behind("19-0", 20);
     redis.assert_at_rest();
 }
+
+/// The older of two requests for a book waited for the younger one, which had fetched it when a session broke, and
+/// the younger one for the older. Whether the book had been put back since could not be looked up for a while, as
+/// thousands of hand-offs were under way, or an instance had died with hundreds of events: so the younger one let
+/// it go, and never asked for it again.
+#[test]
+fn a_request_that_lets_go_of_what_it_may_have_asks_for_it_again() {
+    const MANY: u32 = 1_000;
+    for other_is_of_the_reference in [false, true] {
+        let redis = Redis::new();
+        let stored: Vec<_> = (0..20).map(|n| format!("stored{n}")).collect();
+        let mut state = Ledger::new().lent("z", &["d"], "1-0").stored(&stored, "1-0");
+        state.lay_down(&redis);
+        let older = redis.request_at("1000-0", "a", "c");
+        let younger = redis.request_at("2000-0", "b", "c,d");
+        let before = Other::gone(&redis, "worker1");
+        assert_eq!(
+            [before.take(REQUESTS), before.take(REQUESTS)],
+            [older.clone(), younger.clone()]
+        );
+        redis.cmd(&["HSET", "shelving_service_state", "c", &younger]);
+        let (other, stream) = if other_is_of_the_reference {
+            (Other::of_the_reference(&redis, "other"), REQUESTS)
+        } else {
+            (Other::alive(&redis, "other"), SHELVING)
+        };
+        let theirs: Vec<String> = (0..MANY)
+            .map(|n| {
+                let fields: &[(&str, &[u8])] = match stream {
+                    REQUESTS => &[("user_id", b"y"), ("book_ids", b"e")],
+                    _ => &[("book_ids", b"e")],
+                };
+                redis.add(stream, &format!("{}-0", 3_000 + n), fields)
+            })
+            .collect();
+        for id in &theirs {
+            assert_eq!(other.take(stream), *id);
+        }
+        let daemon = Daemon::start(&redis, &["worker1"]);
+        let are_undecided = || redis.length(OUTCOMES) == 0;
+        assert!(stays(Duration::from_millis(1_500), are_undecided), "{:?}", redis.outcomes());
+        for id in &theirs {
+            other.acknowledge(stream, id);
+            redis.cmd(&["XDEL", stream, id]);
+        }
+        assert_eq!(redis.outcome_of_request(&older)["book_ids"], "c", "{}", daemon.log());
+        assert_eq!(redis.outcome_of_request(&younger)["lent_to_another"], "c,d");
+        state = state.lent("a", &["c"], &older);
+        assert_eq!(redis.ledger(), state);
+    }
+}

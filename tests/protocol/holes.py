@@ -36,6 +36,7 @@ go('a request that is taken over need not ask', stuck, 2, 1, skip='any', kinds=(
 go('who waits asks again without end', four, 2, ask_again='any')
 go('"again" counts without a reservation', through, 2, 1, again='any', limit=1, capacity=1, kinds=('io',), late=(), storage=(1,))
 go('"again" is not asked for', stuck, 2, 1, again_asks=False, kinds=('io',), **older)
+go('what may be kept is let go, and not asked for again', stuck, 3, 1, again_kept=False, many=1, handed=(2,), kinds=('io',), **older)
 go('who waits keeps what it has', stuck, 2, release=False, **older)
 go('the first no counts', same, 1, ask_twice=False, names=False)
 go('the first no counts, names', [req(1, 0, 0), ret(2, 0, 0), req(3, 1, 0)], 1, ask_twice=False)

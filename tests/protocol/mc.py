@@ -57,6 +57,7 @@ RULES = dict(  # what the protocol demands; holes.py switches them off one by on
                             # doubt | 'any' always
     scan=True,              # beside the reference a book is looked for in the undone hand-offs before it is reserved
     again_asks=True,        # "again" is reserved and asked for before anything else
+    again_kept=True,        # who cannot know whether "again" still holds asks for all books on its next try
     reserve=True,           # a book is reserved before a no counts
     ask_twice=True,         # a no without a reservation does not count
     transit=True,           # a book marked '>' whose hand-off is undone is waited for
@@ -81,7 +82,7 @@ RULES = dict(  # what the protocol demands; holes.py switches them off one by on
 )
 SETTING = dict(  # the library and its misfortunes
     instances=2, capacity=1, limit=2, storage=(), lent=(), loan_of=(), nowhere=(), temps_of=(), fetched=(),
-    handed=(), foreign=(), owned=(), traffic=False, arrive=False, in_order=False, restart=True, dead_letters=False,
+    handed=(), many=None, foreign=(), owned=(), traffic=False, arrive=False, in_order=False, restart=True, dead_letters=False,
     faults=1, kinds=('expire', 'crash'), late=SCRIPTS, depth=1, must=None)
 
 
@@ -265,12 +266,15 @@ class Model:
         mine = S.events[e] == i or not self.is_mine
         doubt = None if held.said else held.doubt  # of an earlier try
         have, instant, free, asked, unknown, refused, nowhere = [], [], [], [], [], [], []
-        blocked = in_doubt = False
+        blocked = in_doubt = ask_again = False
         for b, answer in zip(books, held.answers or (None,) * len(books)):
             mark = S.mark[b]
             own = mark == ('?', e) or not self.reserve and held.said not in ('', 'first') and answer is not None
             moving = self.in_transit(S, mark) or self.scan and self.foreign and any(b in h[1] for h in S.handoffs)
             again = answer == 'again' and (own and (self.again == 'own' or not self.foreign or held.said == 'certain') or self.again == 'any')
+            # With so many hand-offs under way they are not looked through: the book may have been put back since.
+            blind = self.many is not None and len(S.handoffs) >= self.many
+            if answer == 'again' and own and blind: again = False
             no = answer not in (None, 'yes', 'again')
             taken = no and self.names and self.is_undecided(S, answer)
             if own and (S.lent[b] >= 0 or b in S.storage): asked.append(b)
@@ -281,7 +285,8 @@ class Model:
             elif own and answer is None or answer == 'again' and not own and not moving and self.again_asks: unknown.append(b)
             elif own:
                 asked.append(b)
-                if taken: blocked = True
+                if answer == 'again': blocked = ask_again = True
+                elif taken or held.said == 'certain' and blind: blocked = True
                 elif held.said == 'certain': nowhere.append(b)
                 else: in_doubt = True
             elif mark and mark[0] == '?' and self.reserved or moving or taken: blocked = True
@@ -308,6 +313,7 @@ class Model:
                 for b in asked: D.mark[b] = None
                 if self.release: self.put_back(D, have)
             kept = held.doubt if in_doubt else 'no' if told_no else doubt if self.keep_doubt else None
+            if ask_again and self.again_kept: return self.close(D), Held('unasked', doubt=kept, asked=False), None
             return self.close(D), Held('wait', doubt=kept), None
 
         if unknown: return fetch(unknown)

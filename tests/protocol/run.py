@@ -50,6 +50,14 @@ through = [ret(1, 1, 1), req(2, 0, 0, 1), req(3, 1, 0), ret(4, 1, 0)]
 go('put back, lent and given back', through, 2, lent=((1, 1),), capacity=1)
 go('put back, lent and given back', through, 2, 1, lent=((1, 1),), capacity=1, kinds=('io',), late=())
 go('put back, lent and given back, stored', through[1:], 2, 1, storage=(1,), limit=1, capacity=1, kinds=('io',), late=())
+# --- so many hand-offs that they are not looked through, and whether a book was put back since is not known
+for name, events, books, faults, knobs in (
+        ('taken over while it waits', stuck, 3, 1, dict(lent=((1, 0),), handed=(2,))),
+        ('taken over while it waits, stored', stuck, 3, 1, dict(lent=((1, 0),), handed=(2,), capacity=1)),
+        ('two want two books', two, 3, 1, dict(handed=(2,))),
+        ('request, return, request', four[:3], 1, 1, {}),
+        ('nowhere', two, 3, 1, dict(nowhere=(0,), handed=(2,), late=('fetch', 'decide')))):
+    go('not looked through, ' + name, events, books, faults, **dict(knobs, many=1, kinds=('io', 'crash')))
 # --- who waits without having asked asks at its next try
 for name, events, books, knobs in (
         ('two want two books', two, 2, {}), ('taken over while it waits', stuck, 2, dict(lent=((1, 0),))),
