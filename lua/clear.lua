@@ -8,7 +8,7 @@
 -- What was delivered and is not pending is taken for decided. Where somebody has set the group to an id that
 -- the stream has not given yet, that is wrong: what is added up to there is never delivered, and nothing but
 -- the ids tells it from what is decided. So nothing is deleted then, and an error raised, which ends the
--- session; the next one finds the same at its start, and says what to do.
+-- session, also where events are kept; the next one finds the same at its start, and says what to do.
 --
 -- KEYS  1 the instance's lock   2 the stream   3 notes of kept events (hash)
 -- ARGV  1 token of the lease    2 group        3 most events to look at   4 "keep" or "delete"
@@ -47,6 +47,10 @@ for _, entry in ipairs(entries) do
   decided[#decided + 1] = entry[1]
 end
 
+-- Not at every turn: whole entries come with it.
+if #decided > 0 and before(last_given(redis.call('XINFO', 'STREAM', stream)), delivered) then
+  return redis.error_reply('AHEAD the group ' .. group .. ' is ahead of ' .. stream)
+end
 if ARGV[4] == 'keep' or number_of_groups > 1 then
   -- Also where none is left: an instance that deletes them has taken the note away, and more will be kept.
   if #decided > 0 or ARGV[4] == 'keep' then
@@ -55,10 +59,6 @@ if ARGV[4] == 'keep' or number_of_groups > 1 then
   return {'CLEARED', 0, 'done'}
 end
 if #decided > 0 then
-  -- Not at every turn: whole entries come with it.
-  if before(last_given(redis.call('XINFO', 'STREAM', stream)), delivered) then
-    return redis.error_reply('AHEAD the group ' .. group .. ' is ahead of ' .. stream)
-  end
   redis.call('XDEL', stream, unpack(decided))
 end
 if #decided == most then

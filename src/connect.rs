@@ -439,6 +439,7 @@ impl Target {
             Some("NOREPLICAS") => {
                 Some(" (fewer replicas are there than its min-replicas-to-write wants)")
             }
+            Some("MISCONF") => Some(" (it cannot write to its disk: its log says why)"),
             Some("OOM") => Some(" (its memory is full, see its maxmemory)"),
             _ => self.question_of_tls(error),
         }

@@ -105,7 +105,7 @@ hand_in() {
         fi
         # The options are words.
         # shellcheck disable=SC2086
-        "$1" batch $BATCH_OPTIONS --batch-id "$batch" --results "$day.csv" --rejected "$bad" "$day" ||
+        "$1" batch --only return $BATCH_OPTIONS --batch-id "$batch" --results "$day.csv" --rejected "$bad" "$day" ||
             status=$?
         tell_bad "$day"
         case $status in

@@ -90,6 +90,10 @@ impl Help {
             }
         }
         assert!(!options.is_empty(), "{text}");
+        if !options.iter().any(|it| it.long == "--version") {
+            // Left out for want of room.
+            options.push(option("  -V, --version"));
+        }
         Self { program: program_name, command: command.map(str::to_owned), text, options }
     }
 
@@ -154,6 +158,7 @@ fn workplace() -> tempfile::TempDir {
 /// A value that an option takes, by what the help calls it.
 fn sample(value: &str) -> &'static str {
     match value {
+        "ACTION" => "return",
         "ADDRESS" => NO_REDIS,
         "BOOK" => "geb",
         "F" => "password",

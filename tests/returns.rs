@@ -15,14 +15,15 @@ use tempfile::TempDir;
 /// it leaves bad ones and results.
 const LIBRARY_REQ: &str = r#"#!/bin/sh
 for file; do :; done
-echo "${8%%.*}: $(cat "$file")" >>"$NOTED"
+[ "$2 $3" = '--only return' ] || exit 99
+echo "${10%%.*}: $(cat "$file")" >>"$NOTED"
 status=$(cat "$STATUS")
 case $status in
 *x) exit "${status%x}" ;;
 esac
-if grep -q nonsense "$file"; then grep nonsense "$file" >"${12}"; fi
+if grep -q nonsense "$file"; then grep nonsense "$file" >"${14}"; fi
 case $status in
-[0123]) echo results >"${10}" ;;
+[0123]) echo results >"${12}" ;;
 esac
 exit "$status"
 "#;
@@ -183,7 +184,7 @@ fn the_same_returns_of_two_machines_on_one_day_are_two_batches() {
     let batches = ["desk1", "desk2"].map(|name| {
         let machine = Machine::new();
         machine.executable("uname", &format!("#!/bin/sh\necho {name}\n"));
-        machine.executable("library-req", "#!/bin/sh\necho \"$8\" >\"$NOTED\"\n");
+        machine.executable("library-req", "#!/bin/sh\necho \"${10}\" >\"$NOTED\"\n");
         machine.put("spool/returns", "return a 1\n");
         machine.night("2026-11-26", "0").1
     });
@@ -195,7 +196,7 @@ fn the_same_returns_of_two_machines_on_one_day_are_two_batches() {
 fn a_day_keeps_its_batch_when_the_machine_gets_another_name() {
     let machine = Machine::new();
     let named = |name: &str| machine.executable("uname", &format!("#!/bin/sh\necho {name}\n"));
-    machine.executable("library-req", "#!/bin/sh\necho \"$8\" >\"$NOTED\"\nexit 4\n");
+    machine.executable("library-req", "#!/bin/sh\necho \"${10}\" >\"$NOTED\"\nexit 4\n");
     machine.put("spool/returns", "return a 1\n");
     // Interrupted before the name was whole, or the machine lost its power.
     machine.put("state/returns-2026-11-26.batch.new", "retu");

@@ -1,6 +1,7 @@
 //! How a run of `library-admin` ends: its exit statuses, and the words that tell a person what
 //! went wrong and what to do about it.
 
+use super::options::Run;
 use crate::connect::Target;
 use crate::error::Error;
 
@@ -44,6 +45,14 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Redis(error)
     }
+}
+
+/// What is said where there is nothing of a library.
+pub fn no_library(run: &Run) -> String {
+    format!(
+        "there is no library on Redis at {}{}: no libraryd has ever run there, or its data is gone",
+        run.target, run.part
+    )
 }
 
 /// What Redis said, and what to do.

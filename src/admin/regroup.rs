@@ -24,6 +24,7 @@ use crate::keys::Stream;
 use crate::link::{AskAgain, Connection, Fields, ask};
 use crate::script::{Script, lua};
 use crate::stream::{self, Entry};
+use crate::text::counted;
 
 static REGROUP: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("regroup")));
 
@@ -286,12 +287,14 @@ impl Lost {
                 object.line()
             }
             (false, Some(skipped)) => format!(
-                "{word}: the group {group} is back; {to_do} events from {from} on are worked on, \
-                 {skipped} have their outcome (start libraryd again where it has ended)\n"
+                "{word}: the group {group} is back; from {from} on, {} to be worked on, {skipped} decided \
+                 already (start libraryd again where it has ended)\n",
+                counted(to_do, "event")
             ),
             (false, None) => format!(
-                "{word}: the group {group} is back; {to_do} hand-offs are worked on, all others are \
-                 done (start libraryd again where it has ended)\n"
+                "{word}: the group {group} is back; {} to be worked on, all others are done (start libraryd \
+                 again where it has ended)\n",
+                counted(to_do, "hand-off")
             ),
         })
     }

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use super::failure::{DONE, Failure};
+use super::failure::{DONE, Failure, no_library};
 use super::instances::{Instance, instances};
 use super::options::Run;
-use super::show::{print, shown, span};
+use super::show::{print, say, shown, span};
 use crate::error::Error;
 use crate::ids::EventId;
 use crate::info::Memory;
@@ -30,6 +30,8 @@ pub struct Waiting {
     pub stream: Stream,
     /// Whether its consumer group is there.
     pub has_group: bool,
+    /// Whether that is set to an id which the stream has not given yet.
+    pub is_ahead: bool,
     /// Entries that no instance has in hand yet.
     pub backlog: u64,
     /// Entries that an instance has in hand.
@@ -46,6 +48,12 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
     const DOING: &str = "count what waits";
     let key = stream.key(keys);
     let group = stream::group(&mut AskAgain(connection), key, stream.group())?;
+    let is_ahead = match group {
+        None => false,
+        Some(group) => {
+            stream::ahead(&mut AskAgain(connection), key, stream.group(), group)?.is_some()
+        }
+    };
     // The name of the consumer may be any.
     let oldest_pending: Vec<(String, Vec<u8>, u64, u64)> = match group {
         None => Vec::new(),
@@ -78,7 +86,7 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
         after = last;
     }
     let pending = group.map_or(0, |group| group.pending);
-    Ok(Waiting { stream, has_group: group.is_some(), backlog, pending, oldest })
+    Ok(Waiting { stream, has_group: group.is_some(), is_ahead, backlog, pending, oldest })
 }
 
 /// How much there is of what is kept, how much room there is, and the time by which its age is told.
@@ -116,7 +124,9 @@ fn stock(connection: &mut Connection, keys: &Keys) -> Result<Stock, Error> {
 /// What Redis or the link said, or the output.
 pub fn run(run: &Run, connection: &mut Connection) -> Result<u8, Failure> {
     let mut look = || {
-        let instances = instances(connection, &run.keys)?;
+        let mut instances = instances(connection, &run.keys)?;
+        // All that is left of others is their names, for an hour.
+        instances.retain(|it| it.lock != Lock::Gone || it.in_hand > 0);
         let mut all_waiting = Vec::new();
         for stream in Stream::ALL {
             all_waiting.push(waiting(connection, &run.keys, stream)?);
@@ -129,6 +139,11 @@ pub fn run(run: &Run, connection: &mut Connection) -> Result<u8, Failure> {
     } else {
         to_words(&instances, &waiting, &stock)
     })?;
+    let is_there = waiting.iter().any(|one| one.has_group) || stock.outcomes + stock.loans > 0;
+    if !is_there {
+        // A mistyped branch looks like a library in which nothing is to be done.
+        say(&no_library(run));
+    }
     Ok(DONE)
 }
 
@@ -152,7 +167,7 @@ fn to_json(run: &Run, instances: &[Instance], waiting: &[Waiting], stock: &Stock
     let streams = waiting.iter().map(|one| {
         let object = Object::new().text("stream", one.stream.word());
         let object = object.text("key", one.stream.key(&run.keys));
-        let object = object.flag("group", one.has_group);
+        let object = object.flag("group", one.has_group).flag("ahead", one.is_ahead);
         let object = object.number("backlog", one.backlog).number("pending", one.pending);
         match one.oldest {
             Some(id) => object.text("oldest", id.to_string()).number("oldest_age_ms", age(id)),
@@ -216,6 +231,9 @@ fn to_words(instances: &[Instance], waiting: &[Waiting], stock: &Stock) -> Strin
         }
         if !one.has_group {
             let _ = write!(lines, " (no consumer group)");
+        }
+        if one.is_ahead {
+            lines.push_str(" (its group is ahead of it: see library-admin check)");
         }
         lines.push('\n');
     }

@@ -4,7 +4,7 @@ _library_req() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command options i
     # Those with a value.
     local valued=' -a --address --db --username --password --password-file --branch --timeout'
-    valued+=' --id --remember --results --rejected --batch-id --user --book --since --last '
+    valued+=' --id --remember --only --results --rejected --batch-id --user --book --since --last '
     COMPREPLY=()
 
     # To bash, --option=VALUE is three words.
@@ -22,6 +22,10 @@ _library_req() {
     -a | --address)
         compopt -o filenames -o nospace 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -W 'redis:// rediss:// unix://' -f -- "$cur")
+        return
+        ;;
+    --only)
+        mapfile -t COMPREPLY < <(compgen -W 'request return' -- "$cur")
         return
         ;;
     --since)
@@ -42,7 +46,7 @@ _library_req() {
     case $command in
     request | return) options='--timeout --no-wait --id --remember --json -q --quiet' ;;
     batch)
-        options='--timeout --no-wait --partial --results --rejected --batch-id --remember'
+        options='--timeout --no-wait --only --partial --results --rejected --batch-id --remember'
         options+=' --json -q --quiet'
         ;;
     outcome) options='--show-user --json -q --quiet' ;;

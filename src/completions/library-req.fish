@@ -17,6 +17,7 @@ complete -c library-req -n '__fish_seen_subcommand_from request return batch' -l
 complete -c library-req -n '__fish_seen_subcommand_from request return' -l id -x -d 'Name it, so that it is queued once'
 complete -c library-req -n '__fish_seen_subcommand_from request return batch' -l remember -x -d 'For how long it is known'
 complete -c library-req -n '__fish_seen_subcommand_from batch' -F
+complete -c library-req -n '__fish_seen_subcommand_from batch' -l only -x -a 'request return' -d 'Lines of the other kind are bad'
 complete -c library-req -n '__fish_seen_subcommand_from batch' -l partial -d 'Send the good lines of a file that has bad ones'
 complete -c library-req -n '__fish_seen_subcommand_from batch' -l results -r -F -d 'Write the results there'
 complete -c library-req -n '__fish_seen_subcommand_from batch' -l rejected -r -F -d 'Write bad lines there'

@@ -13,7 +13,7 @@ _library-req() {
     commands=(
         'request:ask for books to be lent to a user'
         "return:give a user's books back"
-        'batch:send the requests and returns of a file, one a line'
+        'batch:send a file of lines `request|return USER BOOK...`'
         'outcome:tell what became of an event'
         'loans:tell which books a user has'
         'where:tell where a book is'
@@ -56,6 +56,7 @@ _library-req() {
             ;;
         batch)
             _arguments -S : $common $wait $json $quiet \
+                '--only=[lines of the other kind are bad]:action:(request return)' \
                 '--partial[send the good lines of a file that has bad ones]' \
                 '(--no-wait)--results=[write the results there]:file:_files' \
                 '--rejected=[write bad lines there]:file:_files' \

@@ -120,34 +120,40 @@ pub fn check_ids(connection: &mut Connection, keys: &Keys, thorough: bool) -> Re
     Ok(())
 }
 
-/// Whether a consumer group was lost: it is missing, and there are outcomes, so it was there.
+/// The first stream, if there is one, whose consumer group was lost: it is missing, and there are outcomes, so
+/// it was there.
 ///
 /// # Errors
 /// What Redis or the link said.
-pub fn is_group_lost(connection: &mut Connection, keys: &Keys) -> Result<bool, Error> {
+pub fn lost_group(connection: &mut Connection, keys: &Keys) -> Result<Option<Stream>, Error> {
     let outcomes: u64 = redis::cmd("XLEN")
         .arg(&keys.outcomes)
         .query(connection)
         .map_err(Error::redis("look at the outcomes"))?;
     if outcomes == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     for stream in Stream::ALL {
         if group_of(connection, stream.key(keys), stream.group())?.is_none() {
-            return Ok(true);
+            return Ok(Some(stream));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Creates the consumer groups that are missing, from the beginning of their streams: what was
-/// sent before the first start is served. Returns how many.
+/// sent before the first start is served. Returns how many. `typed` are the options that say which library it
+/// is, for a command to be told.
 ///
 /// # Errors
 /// [`Error::Unfit`] where a group was lost and decided events are still in its stream: they would
 /// be decided again; and where a group is ahead of its stream: what is sent would be passed over.
 /// What Redis or the link said.
-pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<usize, Error> {
+pub fn ensure_groups(
+    connection: &mut Connection,
+    keys: &Keys,
+    typed: &str,
+) -> Result<usize, Error> {
     const DOING: &str = "create the consumer groups";
     let mut number = 0;
     for (stream, group) in Stream::ALL.map(|stream| (stream.key(keys), stream.group())) {
@@ -169,8 +175,7 @@ pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<usize, 
             return Err(Error::Unfit(format!(
                 "the consumer group {group} of {stream} is lost, and events that were decided are \
                  still in that stream: created anew it would decide them again. library-admin \
-                 regroup tells which event is the first that is not decided, library-admin regroup \
-                 --from ID goes on with that one"
+                 regroup{typed} tells which event is the first that is not decided, and how to go on"
             )));
         }
         let created = redis::cmd("XGROUP")

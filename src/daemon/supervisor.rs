@@ -358,7 +358,7 @@ impl Supervisor {
                     if is_forced {
                         warn!(
                             target: LOG,
-                            "took the name {name} from an instance that was running, by its lock"
+                            "took the name {name} from an instance that was running, by its lease"
                         );
                     }
                     return Ok(token);
@@ -383,7 +383,7 @@ impl Supervisor {
                         "if that one runs no more, -f takes the name",
                     )
                 } else {
-                    ("its lock is being renewed", "-f takes the name over and stops the other")
+                    ("its lease is being renewed", "-f takes the name over and stops the other")
                 };
                 return Err(Over::End(End::Status(
                     EXIT_RUNNING,
@@ -394,7 +394,7 @@ impl Supervisor {
                 )));
             }
             if watch.is_none() {
-                info!(target: LOG, "the name {name} is locked; if nobody renews the lock, it is taken");
+                info!(target: LOG, "the name {name} is leased; if nobody renews the lease, it is taken");
                 watch = Some(Watch::new(value, left));
             }
             self.wait(LOOK_EVERY)?;
@@ -478,13 +478,14 @@ impl Supervisor {
         setup::check_permissions(control, session)?;
         setup::check_ids(control, &self.keys, true)?;
         keep_alive(control)?;
-        let is_lost = setup::is_group_lost(control, &self.keys)?;
-        if is_lost {
-            self.wait_until_noticed(session, control)?;
+        let lost = setup::lost_group(control, &self.keys)?;
+        if let Some(stream) = lost {
+            self.wait_until_noticed(session, control, stream)?;
         }
-        let created = setup::ensure_groups(control, &self.keys)?;
+        let typed = self.options.connect.typed();
+        let created = setup::ensure_groups(control, &self.keys, &typed)?;
         // With an outcome left it is known to be lost groups, and no more.
-        if created == Stream::ALL.len() && self.ready && !is_lost {
+        if created == Stream::ALL.len() && self.ready && lost.is_none() {
             error!(
                 target: LOG,
                 "the library is gone from Redis at {}: it was emptied, or came back without its data. Who had \
@@ -492,7 +493,7 @@ impl Supervisor {
                 self.target
             );
         }
-        if is_lost {
+        if lost.is_some() {
             lost_group::forget(session, control)?;
         }
         keep_alive(control)?;
@@ -517,8 +518,16 @@ impl Supervisor {
     }
 
     /// Waits until all instances have noticed that a group is lost, or somebody has made it again.
-    fn wait_until_noticed(&self, session: &Session, control: &mut Connection) -> Result<(), Over> {
-        warn!(target: LOG, "a consumer group is lost: all instances are to know before it is made again");
+    fn wait_until_noticed(
+        &self,
+        session: &Session,
+        control: &mut Connection,
+        stream: Stream,
+    ) -> Result<(), Over> {
+        warn!(target: LOG,
+            "the consumer group {} of {} is lost: all instances are to know before it is made again",
+            stream.group(), stream.key(&self.keys)
+        );
         lost_group::notice(session, control)?;
         let until = Instant::now() + NOTICED_WITHIN;
         let mut pause = REGROUP_PAUSE;
@@ -529,7 +538,7 @@ impl Supervisor {
             lease::renew(session, control)?;
             self.notifier.alive();
             let Some(unaware) = lost_group::unaware(session, control)? else { return Ok(()) };
-            if !setup::is_group_lost(control, &self.keys)? {
+            if setup::lost_group(control, &self.keys)?.is_none() {
                 return Ok(());
             }
             if Instant::now() >= until {

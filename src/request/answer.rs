@@ -68,28 +68,20 @@ impl Waiter<'_> {
                 if let Some(outcome) = take(&mut connection, self.target, &key, slice.min(left))? {
                     return Ok((connection, Some(outcome)));
                 }
-                if slice == FIRST_SLICE {
-                    slice = SLICE;
-                    if !anybody_runs(&mut connection, self.keys, self.event.action)? {
-                        note(Note::NobodyRuns);
-                        is_told = true;
-                    }
+                slice = SLICE;
+                // Whoever ran when it was queued may have died since. If that cannot be found out, the next
+                // look at the answer tells why.
+                if !is_told
+                    && let Ok(false) = anybody_runs(&mut connection, self.keys, self.event.action)
+                {
+                    note(Note::NobodyRuns);
+                    is_told = true;
                 }
                 Ok((connection, None))
             });
             link = match tried {
                 Ok((_, Some(outcome))) => return Ok(Some(outcome)),
-                Ok((mut connection, None)) if left.is_zero() => {
-                    // Whoever ran when it was queued may have died since. If that cannot be found out, it
-                    // changes nothing.
-                    if !is_told
-                        && let Ok(false) =
-                            anybody_runs(&mut connection, self.keys, self.event.action)
-                    {
-                        note(Note::NobodyRuns);
-                    }
-                    return Ok(None);
-                }
+                Ok((_, None)) if left.is_zero() => return Ok(None),
                 Ok((connection, None)) => Ok(connection),
                 // By a pause, or a signal: whoever gave that is told what comes of it.
                 Err(error) if error.is_interrupted() => self.target.connect(SLICE),

@@ -100,8 +100,10 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
         })?;
         return Ok(DONE);
     }
+    let mut was_lost = false;
     let waiter = Waiter { target: &target, keys: &run.keys, event, deadline };
     let answer = waiter.wait(connection, &mut |note| {
+        was_lost |= matches!(note, Note::Lost(_));
         if run.form == Form::Quiet {
             return;
         }
@@ -129,14 +131,22 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
             })?;
             Ok(show::status(&outcome))
         }
-        Ok(None) => Err(Failure {
-            message: format!(
-                "no outcome within {} s: {queued} and will be processed ({ask} tells what became \
-                 of it)",
-                order.timeout.as_secs_f64()
-            ),
-            status: UNANSWERED,
-        }),
+        Ok(None) => {
+            if run.form == Form::Json {
+                print(&without_outcome(event, "unanswered"))
+                    .map_err(|failure| failure.with_fate(&queued.to_string()))?;
+            }
+            // It may have come back without its last writes.
+            let then = if was_lost { ", if Redis has kept it, and then" } else { " and" };
+            Err(Failure {
+                message: format!(
+                    "no outcome within {} s: {queued}{then} will be processed ({ask} tells what became \
+                     of it)",
+                    order.timeout.as_secs_f64()
+                ),
+                status: UNANSWERED,
+            })
+        }
         Err(error) => Err(Failure::redis(&error, &run.target, &queued)),
     }
 }
@@ -145,13 +155,16 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
 fn confirm(event: EventKey, form: Form) -> Result<(), Failure> {
     let text = match form {
         Form::Words => "OK\n".to_owned(),
-        Form::Json => {
-            let object = Object::new().text("event_id", event.id.to_string());
-            object.text("action", event.action.as_str()).text("outcome", "queued").line()
-        }
+        Form::Json => without_outcome(event, "queued"),
         Form::Quiet => return Ok(()),
     };
     print(&text).map(drop)
+}
+
+/// An event that has no outcome yet, as JSON, with a word instead.
+fn without_outcome(event: EventKey, word: &str) -> String {
+    let object = Object::new().text("event_id", event.id.to_string());
+    object.text("action", event.action.as_str()).text("outcome", word).line()
 }
 
 /// What is known about the event when Redis fails, and what to do about it. Without a name, sending

@@ -53,10 +53,10 @@ pub const COMMANDS: [Command; 8] = [
     Command {
         name: "batch",
         arguments: "[FILE|-]",
-        about: "send the requests and returns of a file, one a line",
+        about: "send a file of lines `request|return USER BOOK...`",
         options: &[
-            "timeout", "no-wait", "partial", "results", "rejected", "batch-id", "remember", "json",
-            "quiet",
+            "timeout", "no-wait", "only", "partial", "results", "rejected", "batch-id", "remember",
+            "json", "quiet",
         ],
     },
     Command {
@@ -113,11 +113,12 @@ const fn valued(name: &'static str, value: &'static str, about: &'static str) ->
 }
 
 /// The options that are not about the connection.
-pub const OPTIONS: [OptionSpec; 17] = [
+pub const OPTIONS: [OptionSpec; 18] = [
     valued("timeout", "SECONDS", "how long to wait for an outcome [default: 10]"),
     flag("no-wait", "queue it, print OK and leave"),
     valued("id", "ID", "name it: sent again, it is queued once"),
     valued("remember", "TIME", "for how long it is known: 90m, 12h, 30d [default: 1d]"),
+    valued("only", "ACTION", "request or return: lines of the other kind are bad"),
     flag("partial", "send the good lines of a file that has bad ones"),
     valued("results", "FILE", "write them there; as JSON if it ends with .json[l]"),
     valued("rejected", "FILE", "write bad lines there [default: FILE.rejected]"),
@@ -250,6 +251,8 @@ pub struct Batch {
     pub timeout: Duration,
     /// Whether the outcomes are wanted at all.
     pub wait: bool,
+    /// The only action that its lines may have.
+    pub only: Option<Action>,
     /// Whether good lines are sent where others are bad.
     pub partial: bool,
     /// Where the results go; `None` is stdout.
@@ -456,6 +459,7 @@ impl Typed {
             file,
             timeout: self.timeout()?,
             wait: !self.has("no-wait"),
+            only: self.value("only").map(read_action).transpose()?,
             partial: self.has("partial"),
             results: self.file("results")?.filter(|path| path.as_os_str() != "-"),
             rejected: self.rejected()?,
@@ -531,6 +535,11 @@ fn read_since(raw: &OsStr) -> Result<Since, Usage> {
     raw.to_str()
         .and_then(since)
         .ok_or_else(|| wants("--since", "90m, 12h, 7d, a date or a time in UTC", raw))
+}
+
+fn read_action(raw: &OsStr) -> Result<Action, Usage> {
+    let action = raw.to_str().and_then(Action::from_word);
+    action.ok_or_else(|| wants("--only", "request or return", raw))
 }
 
 fn read_count(raw: &OsStr) -> Result<usize, Usage> {
@@ -615,7 +624,8 @@ fn help(command: Option<&Command>) -> String {
     };
     tell(&mut text, listed);
     text.push_str(ConnectArgs::HELP);
-    tell(&mut text, &COMMON);
+    // A command's help is to fit a screen.
+    tell(&mut text, if command.is_some() { &["help"] } else { &COMMON });
     text + STATUSES
 }
 

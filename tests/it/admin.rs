@@ -101,8 +101,8 @@ fn status_tells_of_instances_what_waits_and_what_is_kept() {
         r#"{"name":"gone","lease":"gone","in_hand":1,"idle_ms":"#,
         r#"{"name":"held","lease":"held","lease_left_ms":5"#,
         r#"{"name":"reference\u001b[2J","lease":"none","in_hand":1,"#,
-        r#"{"stream":"requests","key":"lending_requests_event_stream","group":true,"backlog":1201,"pending":2,"oldest":"1000-0","oldest_age_ms":"#,
-        r#""stream":"handoffs","key":"books_for_shelving_event_stream","group":false,"backlog":1,"pending":0,"oldest":"7-0""#,
+        r#"{"stream":"requests","key":"lending_requests_event_stream","group":true,"ahead":false,"backlog":1201,"pending":2,"oldest":"1000-0","oldest_age_ms":"#,
+        r#""stream":"handoffs","key":"books_for_shelving_event_stream","group":false,"ahead":false,"backlog":1,"pending":0,"oldest":"7-0""#,
         r#""oldest_waiting":{"stream":"returns","event_id":"900-5","age_ms":"#,
         r#""dead_letters":1,"automated_storage":{"books":3,"capacity":20},"loans":2,"outcomes":1,"memory":{"used_bytes":"#,
     ] {
@@ -183,7 +183,8 @@ fn status_tells_of_a_stream_that_has_given_its_last_id() {
     redis.request_at(&last, "user1", "geb");
     assert_eq!(Other::alive(&redis, "other").take(REQUESTS), last);
     let said = admin(&redis, &["status", "--json"]).exits(0).stdout;
-    let of_requests = r#""group":true,"backlog":0,"pending":1,"oldest":"18446744073709551615-"#;
+    let of_requests =
+        r#""group":true,"ahead":false,"backlog":0,"pending":1,"oldest":"18446744073709551615-"#;
     assert!(said.contains(of_requests), "{said}");
 }
 
@@ -195,7 +196,11 @@ fn status_tells_of_a_running_instance_and_of_a_branch_of_its_own() {
     let json = admin(&branch, &["status", "--json"]).exits(0).stdout;
     assert!(json.contains(r#"{"name":"worker1","lease":"held","lease_left_ms":"#), "{json}");
     assert!(json.contains(r#""oldest_waiting":null"#), "{json}");
-    let json = admin(&redis, &["status", "--json"]).exits(0).stdout;
+    assert_eq!(admin(&branch, &["status"]).exits(0).stderr, "");
+    // Or a branch that was mistyped.
+    let run = admin(&redis, &["status", "--json"]).exits(0);
+    assert!(run.stderr.contains("library-admin: there is no library on Redis at "), "{run}");
+    let json = run.stdout;
     assert!(json.contains(r#""instances":[]"#), "{json}");
 }
 
@@ -546,8 +551,8 @@ fn after_a_lost_group_only_undecided_events_are_worked_on() {
     assert_eq!(
         run.stdout,
         format!(
-            "requests: the group lending_service is back; 2 events from {second} on are worked \
-             on, 0 have their outcome (start libraryd again where it has ended)\n"
+            "requests: the group lending_service is back; from {second} on, 2 events to be worked \
+             on, 0 decided already (start libraryd again where it has ended)\n"
         )
     );
     let run = admin(&redis, &["regroup", "--from", &second]).exits(1);
@@ -662,7 +667,7 @@ fn where_no_outcome_is_missing_a_group_begins_with_the_first_event_of_all() {
     assert_eq!(daemon.stop(), 0);
     redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
     let run = admin(&redis, &["regroup", "--from", &first]).exits(0);
-    assert!(run.stdout.contains("; 0 events from "), "{run}");
+    assert!(run.stdout.contains(" on, 0 events to be worked on, 1 decided already "), "{run}");
     assert_eq!(run.stderr, "", "{run}");
 }
 
@@ -744,7 +749,7 @@ fn after_a_lost_group_of_hand_offs_those_are_done_whose_books_are_marked() {
     let said = admin(&redis, &["regroup"]).exits(0).stdout;
     assert!(said.ends_with(&format!(" --stream handoffs --from {undone}\n")), "{said}");
     let run = admin(&redis, &["regroup", "--from", &done[0]]).exits(0);
-    assert!(run.stdout.contains("; 1 hand-offs are worked on, all others are done"), "{run}");
+    assert!(run.stdout.contains("; 1 hand-off to be worked on, all others are done"), "{run}");
     let group = redis.everything().stream(SHELVING).groups.remove("shelving_service").unwrap();
     assert_eq!(group.last_delivered, last);
     assert_eq!(group.pending.into_keys().collect::<Vec<_>>(), [undone]);

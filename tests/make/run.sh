@@ -125,7 +125,7 @@ start_redis() {
 
 write_env() {
     {
-        echo '# Written by make run. In any shell, in any directory: . run/env'
+        echo '# Written by make run, for sh, bash and zsh: . run/env'
         printf 'case ":$PATH:" in\n*:%s:*) ;;\n' "$(quoted "$binaries")"
         printf '*) PATH=%s:$PATH ;;\nesac\nexport PATH\n' "$(quoted "$binaries")"
         printf 'LIBRARY_ADDRESS=%s\nexport LIBRARY_ADDRESS\n' "$(quoted "$address")"

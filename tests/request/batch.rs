@@ -61,6 +61,26 @@ fn a_batch_with_bad_lines_sends_nothing_unless_told_to_send_the_good_ones() {
     assert_eq!(entries(&mut db, RETURNS)[0].1, ["user_id", "Jorge Luis", "book_ids", "a b"]);
 }
 
+/// Whoever could write to the spool of the nightly returns could borrow for anybody.
+#[test]
+fn lines_of_the_other_kind_are_bad_where_only_one_is_taken() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let batch = ["batch", "--no-wait", "--partial", "--json", "--only"];
+    for (only, line) in [("return", 2), ("request", 1)] {
+        let lines = b"return u a\nrequest u b\n";
+        let ended = req_fed(&redis, &[&batch[..], &[only]].concat(), lines);
+        let other = if only == "return" { "request" } else { "return" };
+        let said =
+            format!("library-req: line {line}: is a {other}, and not taken with --only {only}\n");
+        assert!(ended.stderr.starts_with(&said), "{ended}");
+        assert_eq!((ended.status(), ended.stdout.lines().count()), (Some(2), 2), "{ended}");
+    }
+    assert_eq!(entries(&mut db, RETURNS)[0].1[3], "a");
+    assert_eq!(entries(&mut db, REQUESTS)[0].1[3], "b");
+    assert_eq!((entries(&mut db, RETURNS).len(), entries(&mut db, REQUESTS).len()), (1, 1));
+}
+
 /// The nightly unit is not repeated after 2, so one bad line left a night's results incomplete.
 #[test]
 fn a_batch_with_bad_lines_and_unanswered_ones_is_worth_repeating() {

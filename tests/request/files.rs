@@ -180,7 +180,8 @@ fn a_file_that_may_not_grow_is_like_a_full_disk() {
     let args = ["batch", "--timeout", "0", "--results", &results, &batch];
     let ended = Running::start(&redis, "sh", &[&limited[..], &args].concat(), |_| ()).ends();
     assert_eq!(ended.status(), Some(74), "{ended}");
-    assert!(ended.stderr.contains("cannot write the results: File too large"), "{ended}");
+    let said = format!("cannot write the results to {results}: File too large");
+    assert!(ended.stderr.contains(&said), "{ended}");
     assert!(ended.stderr.contains("; 12 events are queued; run the same again"), "{ended}");
     assert_eq!(entries(&mut db, REQUESTS).len(), LINES);
     let left = fs::read_dir(redis.directory()).unwrap().map(|it| it.unwrap().file_name());

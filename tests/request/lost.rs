@@ -72,6 +72,22 @@ fn a_redis_that_restarts_while_somebody_waits_does_not_lose_the_answer() {
     assert!(ended.stderr.contains("lost Redis at"), "{ended}");
 }
 
+/// An event that Redis had lost in its restart was promised to be processed.
+#[test]
+fn nothing_is_promised_of_an_event_that_redis_may_have_lost() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let child = start(&redis, &["request", "u", "geb", "--timeout", "3", "--id", "x"]);
+    wait_for_entry(&mut db, REQUESTS);
+    until_blocked(&mut db, "blmove");
+    redis.kill9();
+    redis.restart();
+    let ended = child.ends();
+    assert_eq!(ended.status(), Some(3), "{ended}");
+    let said = ended.stderr.contains(", if Redis has kept it, and then will be processed (");
+    assert!(said, "{ended}");
+}
+
 #[test]
 fn a_redis_that_is_gone_for_good_says_that_the_event_is_queued() {
     let redis = Redis::new();

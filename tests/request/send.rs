@@ -33,6 +33,13 @@ fn what_is_only_queued_is_told_as_json_too_where_that_is_asked_for() {
     let id = &entries(&mut db, REQUESTS)[0].0;
     let out = format!("{{\"event_id\":\"{id}\",\"action\":\"request\",\"outcome\":\"queued\"}}\n");
     ended.is(0, &out, "");
+    // It was nothing at all, and the id only in a sentence.
+    let ended = req(&redis, &["return", "u", "geb", "--json", "--timeout", "0.1"]);
+    let id = &entries(&mut db, RETURNS)[0].0;
+    let out =
+        format!("{{\"event_id\":\"{id}\",\"action\":\"return\",\"outcome\":\"unanswered\"}}\n");
+    assert_eq!((ended.status(), &*ended.stdout), (Some(3), &*out), "{ended}");
+    redis.cmd(&["DEL", RETURNS]);
     let input = b"return u geb\nnonsense\nrequest u geb\n";
     let ended = req_fed(&redis, &["batch", "--no-wait", "--json", "--partial"], input);
     let (returned, requested) = (&entries(&mut db, RETURNS)[0].0, &entries(&mut db, REQUESTS)[1].0);
@@ -136,14 +143,22 @@ fn with_no_instance_running_it_says_so_at_once_and_waits_on() {
             ),
         );
     }
-    // Nor is who runs no more when the time is up.
+    // And that who ran does so no more, long before the time is up.
     let _: () = db.set("instance_lock:worker1", "its token").unwrap();
-    let child = start(&redis, &["request", "user1", "momo", "--timeout", "1"]);
+    let said = redis.directory().join("said");
+    let mut child =
+        start_with(&redis, &["request", "user1", "momo", "--timeout", "60"], |command| {
+            command.stderr(File::create(&said).unwrap());
+        });
     until_blocked(&mut db, "blmove");
     let _: () = db.del("instance_lock:worker1").unwrap();
-    let ended = child.ends();
-    assert_eq!(ended.status(), Some(3), "{ended}");
-    assert_eq!(ended.stderr.matches("no libraryd is running on ").count(), 1, "{ended}");
+    let told = || std::fs::read_to_string(&said).unwrap();
+    until("it is told", || told().contains("no libraryd is running on "));
+    // Once.
+    until_blocked(&mut db, "blmove");
+    assert_eq!(told().lines().count(), 1, "{}", told());
+    child.process.signal(Signal::INT);
+    assert_eq!(child.ends().exit.and_then(|exit| exit.signal()), Some(2));
     // A group that nobody has joined. And who wants to hear of errors only is told of that one; nor is one
     // told who may not look for instances.
     redis.cmd(&["XGROUP", "CREATE", RETURNS, "lending_service", "$"]);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use redis::FromRedisValue;
 
-use super::failure::{DONE, Failure, UNSETTLED, WRONG};
+use super::failure::{DONE, Failure, UNSETTLED, WRONG, no_library};
 use super::options::Run;
 use super::show::{print, say, shown};
 use crate::error::Error;
@@ -180,10 +180,7 @@ impl Check<'_> {
         }
         if self.wrong == 0 && !self.is_any_there {
             // Whoever watches over a library by this command, and has mistyped its branch, would never know.
-            return Err(Failure::wrong(format!(
-                "there is no library on Redis at {}{}: no libraryd has ever run there, or its data is gone",
-                self.run.target, self.run.part
-            )));
+            return Err(Failure::wrong(no_library(self.run)));
         }
         if !self.run.json {
             let mut summary = match self.wrong {
@@ -197,6 +194,13 @@ impl Check<'_> {
                 // What it says is known all the same, by the exit status.
                 Err(Failure::Closed) => {}
                 printed => printed?,
+            }
+            if self.wrong > 0 {
+                say(if self.repair {
+                    "what is not mended is left to a person: see --repair in library-admin(8)"
+                } else {
+                    "--repair mends what needs no guessing"
+                });
             }
         }
         Ok(match (self.wrong, self.unsettled) {

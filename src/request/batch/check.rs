@@ -56,7 +56,13 @@ pub(super) fn lines(order: &Batch, rejected: Option<&Path>) -> Result<Spool, Fai
     while let Some(line) = lines.next().map_err(unreadable)? {
         refuse_binary(line.text, line.number)?;
         let number = line.number;
-        match line.parse(&mut words, &mut draft) {
+        let is_event = line.parse(&mut words, &mut draft).and_then(|is_event| match order.only {
+            Some(only) if is_event && draft.action != only => {
+                Err(format!("is a {}, and not taken with --only {only}", draft.action))
+            }
+            _ => Ok(is_event),
+        });
+        match is_event {
             Ok(false) => {}
             Ok(true) => filling.event(number, &draft).map_err(unspooled)?,
             Err(fault) => {

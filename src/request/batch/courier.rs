@@ -203,10 +203,10 @@ impl<'a> Courier<'a> {
 
     /// Results cannot be written, or the spool not read.
     pub fn output(&self, error: &io::Error) -> Failure {
-        let what = if spool::is_unreadable(error) {
-            "cannot read the temporary file"
-        } else {
-            "cannot write the results"
+        let what = match &self.order.results {
+            _ if spool::is_unreadable(error) => "cannot read the temporary file".to_owned(),
+            Some(file) => format!("cannot write the results to {}", file.display()),
+            None => "cannot write the results".to_owned(),
         };
         Failure {
             message: format!(
