@@ -7,8 +7,8 @@
 --
 -- What was delivered and is not pending is taken for decided. Where somebody has set the group to an id that
 -- the stream has not given yet, that is wrong: what is added up to there is never delivered, and nothing but
--- the ids tells it from what is decided. So nothing is deleted then, and an error raised, which ends the
--- session, also where events are kept; the next one finds the same at its start, and says what to do.
+-- the ids tells it from what is decided. So nothing is deleted then, and an error ends the session,
+-- whether events are kept or not; the next one finds the same at its start, and says what to do.
 --
 -- KEYS  1 the instance's lock   2 the stream   3 notes of kept events (hash)
 -- ARGV  1 token of the lease    2 group        3 most events to look at   4 "keep" or "delete"
@@ -47,7 +47,7 @@ for _, entry in ipairs(entries) do
   decided[#decided + 1] = entry[1]
 end
 
--- Not at every turn: whole entries come with it.
+-- Only where something seems to be decided: whole entries come with it.
 if #decided > 0 and before(last_given(redis.call('XINFO', 'STREAM', stream)), delivered) then
   return redis.error_reply('AHEAD the group ' .. group .. ' is ahead of ' .. stream)
 end

@@ -47,10 +47,10 @@
 --       text                              any other outcome: its fields from "outcome" on, names and
 --                                         values in turn, a line each
 --       {"WAIT", "older" | "book" | "doubt" | "no" | "again", event, ...}   "no": shelving has said a
---                                         final "no"; "again": a book may be out for this request still: it
---                                         has to ask for all books on its next try, as on its first; events,
---                                         "request:<id>" or "return:<id>", are to be tried before this one
---                                         can be refused, and are not of this call
+--                                         final "no"; "again": a book may still be out for this request,
+--                                         which has to ask for all of its books on its next try. The events,
+--                                         "request:<id>" or "return:<id>", are not of this call, and are to
+--                                         be tried before this one can be refused
 --       {"FETCH", doubt, book, ...}       doubt is "" or goes into the next try, see above
 --       {"STALE"}                         not pending any more: somebody else decides it; nothing
 --                                         was changed, since what it had is theirs now

@@ -165,7 +165,7 @@ impl ConnectArgs {
         // An address that was typed comes before the environment, with all that is in it.
         let is_typed = self.address.is_some() && settings.password().is_some();
         let password = match self.typed_password()? {
-            None if !is_typed => password_around(env)?,
+            None if !is_typed => password_from_env(env)?,
             typed => typed,
         };
         if let Some(password) = password {
@@ -226,7 +226,7 @@ fn variable(env: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Result<Option
 }
 
 /// The password of the environment, or else the one that systemd hands over.
-fn password_around(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<String>, Usage> {
+fn password_from_env(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<String>, Usage> {
     if let Some(password) = variable(env, "LIBRARY_PASSWORD")? {
         return Ok(Some(password));
     }

@@ -391,7 +391,7 @@ mod tests {
         }
     }
 
-    /// libraryd and library-admin said "could not ask Redis what it is: NOAUTH Authentication required."
+    /// libraryd and library-admin said "could not ask Redis about itself: NOAUTH Authentication required."
     #[test]
     fn a_missing_password_is_told_in_the_same_words_by_all() {
         let reply = redis::parse_redis_value(b"-NOAUTH Authentication required.\r\n").unwrap();

@@ -1,26 +1,29 @@
 //! What Redis says of itself (INFO).
 
-use std::collections::HashMap;
-
 use crate::error::Error;
-use crate::link::Connection;
+use crate::link::{Connection, ask};
 
-/// A section of INFO: its fields.
-///
-/// # Errors
-/// What Redis or the link said.
-pub fn section(
-    connection: &mut Connection,
-    section: &str,
-) -> Result<HashMap<String, String>, Error> {
-    // A path in it may be no text.
-    let text: Vec<u8> = redis::cmd("INFO")
-        .arg(section)
-        .query(connection)
-        .map_err(Error::redis("ask Redis what it is"))?;
-    let text = String::from_utf8_lossy(&text);
-    let pairs = text.lines().filter_map(|line| line.split_once(':'));
-    Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+/// A section of INFO.
+#[derive(Debug)]
+pub struct Section(String);
+
+impl Section {
+    /// Asks for a section.
+    ///
+    /// # Errors
+    /// What Redis or the link said.
+    pub fn of(connection: &mut Connection, name: &str) -> Result<Self, Error> {
+        // A path in it may be no text.
+        let text: Vec<u8> =
+            ask(connection, "ask Redis about itself", redis::cmd("INFO").arg(name))?;
+        Ok(Self(String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// The value of a field.
+    pub fn get(&self, field: &str) -> Option<&str> {
+        let mut fields = self.0.lines().filter_map(|line| line.split_once(':'));
+        fields.find_map(|(name, value)| (name == field).then_some(value.trim()))
+    }
 }
 
 /// The memory that Redis has, in bytes.
@@ -38,8 +41,8 @@ impl Memory {
     /// # Errors
     /// What Redis or the link said.
     pub fn of(connection: &mut Connection) -> Result<Option<Self>, Error> {
-        let fields = section(connection, "memory")?;
-        let bytes = |name: &str| fields.get(name)?.parse::<u64>().ok();
+        let section = Section::of(connection, "memory")?;
+        let bytes = |field: &str| section.get(field)?.parse::<u64>().ok();
         // Buffers of replicas and of the append-only file do not count.
         let uncounted = bytes("mem_not_counted_for_evict").unwrap_or(0);
         let memory = bytes("used_memory").zip(bytes("maxmemory"));
@@ -47,7 +50,7 @@ impl Memory {
     }
 
     /// Whether Redis takes no command that may need more, such as a new event: what waits is decided all the
-    /// same.
+    /// same. True of a primary that throws nothing away (maxmemory-policy noeviction), as a library needs it.
     pub fn is_full(self) -> bool {
         self.limit > 0 && self.used > self.limit
     }

@@ -99,7 +99,7 @@ pub struct Session {
 }
 
 /// Locks what threads share. A panic ends the process: nobody finds what one has left half done.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -227,21 +227,21 @@ impl Session {
 
     /// The other instances, as the keeper last saw them.
     pub fn neighbours(&self) -> Arc<Neighbours> {
-        Arc::clone(&lock(&self.neighbours))
+        Arc::clone(&locked(&self.neighbours))
     }
 
     /// Notes which other instances there are.
     pub fn note_neighbours(&self, found: Neighbours) {
-        *lock(&self.neighbours) = Arc::new(found);
+        *locked(&self.neighbours) = Arc::new(found);
     }
 
     /// The events that are being tried under a note, or were when the last session ended.
     pub fn tried(&self) -> Vec<EventKey> {
-        lock(&self.tried).clone()
+        locked(&self.tried).clone()
     }
 
     /// Remembers which events are being tried under a note.
     pub fn remember_tried(&self, keys: Vec<EventKey>) {
-        *lock(&self.tried) = keys;
+        *locked(&self.tried) = keys;
     }
 }

@@ -231,8 +231,8 @@ impl fmt::Display for Ahead<'_> {
             f,
             "the consumer group {group} of {stream} is ahead of its stream: it is at {delivered}, the \
              last event is {last}, and what is added up to there is never worked on. Stop all \
-             instances, XGROUP DESTROY {stream} {group}, then start libraryd (after \
-             library-admin regroup, where decided events are kept)"
+             instances, XGROUP DESTROY {stream} {group}, then start libraryd; where decided events \
+             are kept, after library-admin regroup, which tells how"
         )
     }
 }

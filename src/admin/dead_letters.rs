@@ -11,7 +11,7 @@ use redis::Value;
 
 use super::failure::{DONE, Failure};
 use super::options::Run;
-use super::show::{print, shown};
+use super::show::{print, shown, tell};
 use crate::clock::rfc3339;
 use crate::error::Error;
 use crate::ids::EventId;
@@ -284,7 +284,7 @@ pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<(), 
             if taken.word != "TAKEN" {
                 return Err(taken.unexpected(DOING).into());
             }
-            print(&if run.json {
+            tell(&if run.json {
                 let object = Object::new().text("retried", letter.ids[0].to_string());
                 object.text("stream", stream.word()).text("event_id", event).line()
             } else {
@@ -293,7 +293,7 @@ pub fn retry(run: &Run, connection: &mut Connection, id: EventId) -> Result<(), 
             return Ok(());
         }
     }
-    Err(busy())
+    Err(busy(id))
 }
 
 /// Prints a letter, then removes it.
@@ -304,9 +304,7 @@ pub fn drop(run: &Run, connection: &mut Connection, id: EventId) -> Result<(), F
     let letter = find(run, connection, id)?;
     // Printed first: what was dropped is nowhere else.
     print(&letter.shown(run, true)).map_err(|failure| match failure {
-        Failure::Closed => {
-            Failure::wrong(format!("nobody reads what {id} says: it is not dropped"))
-        }
+        Failure::Closed => Failure::wrong(format!("the output is closed: {id} is not dropped")),
         other => other,
     })?;
     let removed: usize = redis::cmd("XDEL")
@@ -318,7 +316,7 @@ pub fn drop(run: &Run, connection: &mut Connection, id: EventId) -> Result<(), F
         return Err(Failure::wrong(format!("somebody else has put {id} back or dropped it")));
     }
     if !run.json {
-        print(&format!("{} is dropped\n", letter.ids[0]))?;
+        tell(&format!("{} is dropped\n", letter.ids[0]))?;
     }
     Ok(())
 }
@@ -333,6 +331,8 @@ fn take(stream: &str, letters: &str, letter: &Letter) -> redis::Cmd {
     RETRY.keys(&[stream, letters]).arg(&letter.ids).by_text()
 }
 
-fn busy() -> Failure {
-    Failure::wrong("the dead letters change all the time: nothing was done, try again")
+fn busy(id: EventId) -> Failure {
+    Failure::wrong(format!(
+        "{id} is not put back: the dead letters change all the time, try it again"
+    ))
 }

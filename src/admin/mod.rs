@@ -89,8 +89,6 @@ fn of_each(
                 say(&message);
                 status = WRONG;
             }
-            // It is done, and nobody reads it: so are the others.
-            Err(Failure::Closed) => {}
             done => done?,
         }
     }

@@ -182,7 +182,7 @@ struct Raw {
 pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, Wrong> {
     let mut raw = Raw::default();
     let task = match raw.read(args) {
-        // Whatever else is there, help is what is needed.
+        // Help comes before any fault behind it.
         _ if raw.help || raw.is_help_asked_for() => Ok(Task::Print(raw.help_text())),
         Ok(None) => raw.resolve(env),
         Ok(Some(task)) => Ok(task),

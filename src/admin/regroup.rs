@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use super::check::{HAND_OFFS_IN_A_PAGE, books_of};
 use super::failure::{DONE, Failure, USAGE};
 use super::options::Run;
-use super::show::{print, say};
+use super::show::{print, say, tell};
 use super::status::waiting;
 use crate::error::Error;
 use crate::event::Action;
@@ -84,11 +84,7 @@ pub fn run(run: &Run, connection: &mut Connection, order: Order) -> Result<u8, F
         lost.check(run, connection, from, order.before_outcomes)?;
     }
     for lost in &lost {
-        match lost.create(run, connection, from) {
-            // Whoever read what is said has gone away: the others are created all the same.
-            Err(Failure::Closed) => {}
-            created => created?,
-        }
+        lost.create(run, connection, from)?;
     }
     Ok(DONE)
 }
@@ -276,7 +272,7 @@ impl Lost {
         }
         let waiting = waiting(connection, &run.keys, self.stream)?;
         let to_do = waiting.backlog + waiting.pending;
-        print(&match (run.json, skipped) {
+        tell(&match (run.json, skipped) {
             (true, _) => {
                 let object = Object::new().text("regrouped", word).text("from", from.to_string());
                 let object = object.number("waiting", to_do);

@@ -22,6 +22,17 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Writes to stdout what is true whether it is read or not: a closed pipe is no reason to stop.
+///
+/// # Errors
+/// The output could not be written.
+pub fn tell(text: &str) -> Result<(), Failure> {
+    match print(text) {
+        Err(Failure::Closed) => Ok(()),
+        told => told,
+    }
+}
+
 /// Writes one line to stderr.
 pub fn say(line: &str) {
     terminal::say("library-admin", line);

@@ -139,7 +139,8 @@ pub fn run(run: &Run, connection: &mut Connection) -> Result<u8, Failure> {
     } else {
         to_words(&instances, &waiting, &stock)
     })?;
-    let is_there = waiting.iter().any(|one| one.has_group) || stock.outcomes + stock.loans > 0;
+    let is_there = waiting.iter().any(|one| one.has_group || one.backlog > 0)
+        || stock.outcomes + stock.loans + stock.storage + stock.dead_letters > 0;
     if !is_there {
         // A mistyped branch looks like a library in which nothing is to be done.
         say(&no_library(run));

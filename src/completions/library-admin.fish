@@ -9,8 +9,8 @@ complete -c library-admin -n "not __fish_seen_subcommand_from $commands" -a chec
 complete -c library-admin -n "not __fish_seen_subcommand_from $commands" -a dead-letters -d 'Events that could not be worked on'
 complete -c library-admin -n "not __fish_seen_subcommand_from $commands" -a regroup -d 'Go on after a consumer group was lost'
 complete -c library-admin -n "__fish_seen_subcommand_from dead-letters; and not __fish_seen_subcommand_from $verbs" -a list -d 'All of them'
-complete -c library-admin -n "__fish_seen_subcommand_from dead-letters; and not __fish_seen_subcommand_from $verbs" -a retry -d 'Put one back'
-complete -c library-admin -n "__fish_seen_subcommand_from dead-letters; and not __fish_seen_subcommand_from $verbs" -a drop -d 'Remove one for good'
+complete -c library-admin -n "__fish_seen_subcommand_from dead-letters; and not __fish_seen_subcommand_from $verbs" -a retry -d 'Put some back'
+complete -c library-admin -n "__fish_seen_subcommand_from dead-letters; and not __fish_seen_subcommand_from $verbs" -a drop -d 'Remove some for good'
 
 complete -c library-admin -n '__fish_seen_subcommand_from check' -l repair -d 'Mend what can be mended without guessing'
 complete -c library-admin -n '__fish_seen_subcommand_from dead-letters' -l last -x -d 'List only the newest N'

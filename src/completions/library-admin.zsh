@@ -16,7 +16,7 @@ _library-admin() {
         'dead-letters:events that could not be worked on'
         'regroup:go on after a consumer group was lost'
     )
-    verbs=('list:all of them' 'retry:put one back' 'drop:remove one for good')
+    verbs=('list:all of them' 'retry:put some back' 'drop:remove some for good')
     common=(
         '--json[print JSON, one object a line]'
         '(-a --address)'{-a+,--address=}'[URL or path of a socket]:address:_library-admin_address'

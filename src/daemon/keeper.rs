@@ -156,7 +156,8 @@ impl Keeper<'_> {
             Err(error) if error.lacks_permission() => None,
             memory => memory?,
         };
-        let is = memory.is_some_and(Memory::is_full);
+        let Some(memory) = memory else { return Ok(was) };
+        let is = memory.is_full();
         match (was, is) {
             (false, true) => warn!(
                 target: LOG,

@@ -6,11 +6,9 @@
 //! by then. So each that notices takes its lease with a new token first and leaves that here, and a group
 //! is made again once every lease that runs is one of those.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::error::Error;
 use crate::keys::Stream;
-use crate::link::Connection;
+use crate::link::{Connection, Fields};
 use crate::lock::{self, Lock};
 use crate::session::Session;
 use crate::stream;
@@ -48,7 +46,7 @@ pub fn forget(session: &Session, connection: &mut Connection) -> Result<(), Erro
 /// What Redis or the link said.
 pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Option<Vec<u8>>, Error> {
     let keys = &session.keys;
-    let mut others = BTreeSet::new();
+    let mut others: Vec<Vec<u8>> = Vec::new();
     for stream in Stream::ALL {
         let (name, group) = (stream.key(keys), stream.group());
         if stream::group(connection, name, group)?.is_some() {
@@ -58,8 +56,8 @@ pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Option<
     }
     // Where all three groups are lost, these are known still, and the answers of the main storage are
     // what a late call could do most harm with.
-    others.extend(all_of(connection, &keys.fetch_answers)?.into_keys());
-    others.remove(session.consumer().as_bytes());
+    others.extend(all_of(connection, &keys.fetch_answers)?.into_iter().map(|(name, _)| name));
+    others.retain(|name| name != session.consumer().as_bytes());
     let noticed = all_of(connection, &keys.lost_groups)?;
     let names: Vec<&[u8]> = others.iter().map(Vec::as_slice).collect();
     let locks = lock::locks(connection, keys, &names)?;
@@ -72,13 +70,14 @@ pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Option<
             .arg(keys.lock_of(name))
             .query(connection)
             .map_err(Error::redis(DOING))?;
-        if token.is_some() && token.as_ref() != noticed.get(name) {
+        let word = noticed.iter().find(|(noticer, _)| noticer == name).map(|(_, token)| token);
+        if token.is_some() && token.as_ref() != word {
             return Ok(Some(name.to_owned()));
         }
     }
     Ok(None)
 }
 
-fn all_of(connection: &mut Connection, hash: &str) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
+fn all_of(connection: &mut Connection, hash: &str) -> Result<Fields, Error> {
     redis::cmd("HGETALL").arg(hash).query(connection).map_err(Error::redis(DOING))
 }

@@ -26,17 +26,17 @@ impl Outage {
         Self { since, causes: vec![without_numbers(cause)], told: now }
     }
 
-    /// Whether this cause is to be told as well; it then counts as told.
-    pub fn takes(&mut self, cause: &str, now: Instant) -> bool {
+    /// Whether this cause is to be told as well; it counts as told from then on.
+    pub fn is_news(&mut self, cause: &str, now: Instant) -> bool {
         let cause = without_numbers(cause);
-        let takes = now - self.told >= STILL_TRYING
+        let is_news = now - self.told >= STILL_TRYING
             && self.causes.len() < MOST_CAUSES
             && !self.causes.contains(&cause);
-        if takes {
+        if is_news {
             self.causes.push(cause);
             self.told = now;
         }
-        takes
+        is_news
     }
 }
 
@@ -54,12 +54,12 @@ mod tests {
         let begin = Instant::now();
         let after = |seconds| begin + Duration::from_secs(seconds);
         let mut outage = Outage::new("refused, try 1", begin, begin);
-        assert!(!outage.takes("loading", after(4)), "it may be over soon");
-        assert!(outage.takes("loading", after(5)));
-        assert!(!outage.takes("no master", after(9)), "five seconds after the last word");
-        assert!(!outage.takes("refused, try 17", after(10)), "known, with another number");
-        assert!(outage.takes("no master", after(10)));
-        let told = (1..100).filter(|n| outage.takes(&"x".repeat(*n), after(10 + 5 * *n as u64)));
+        assert!(!outage.is_news("loading", after(4)), "it may be over soon");
+        assert!(outage.is_news("loading", after(5)));
+        assert!(!outage.is_news("no master", after(9)), "five seconds after the last word");
+        assert!(!outage.is_news("refused, try 17", after(10)), "known, with another number");
+        assert!(outage.is_news("no master", after(10)));
+        let told = (1..100).filter(|n| outage.is_news(&"x".repeat(*n), after(10 + 5 * *n as u64)));
         assert_eq!(told.count(), MOST_CAUSES - 3);
     }
 }

@@ -9,7 +9,7 @@ use crate::daemon::LOG;
 use crate::error::Error;
 use crate::event::{Action, EventKey};
 use crate::ids::EventId;
-use crate::info;
+use crate::info::Section;
 use crate::keys::{Keys, Stream};
 use crate::link::Connection;
 use crate::script::{Script, lua, text};
@@ -26,9 +26,9 @@ const OLDEST_REDIS: (u64, u64) = (6, 2);
 /// # Errors
 /// [`Error::Unfit`] if it is not; what Redis or the link said.
 pub fn check_version(connection: &mut Connection, has_branch: bool) -> Result<(), Error> {
-    let server = info::section(connection, "server")?;
+    let server = Section::of(connection, "server")?;
     // The second is Valkey's.
-    let modes = ["redis_mode", "server_mode"].map(|name| server.get(name).map(String::as_str));
+    let modes = ["redis_mode", "server_mode"].map(|name| server.get(name));
     if !has_branch && modes.contains(&Some("cluster")) {
         return Err(Error::Unfit(
             "this Redis is a cluster, where all keys of a library have to be in one slot: it needs \
@@ -36,7 +36,7 @@ pub fn check_version(connection: &mut Connection, has_branch: bool) -> Result<()
                 .to_owned(),
         ));
     }
-    let version = server.get("redis_version").map_or("unknown", String::as_str);
+    let version = server.get("redis_version").unwrap_or("unknown");
     let mut parts = version.split('.').map_while(|part| part.parse::<u64>().ok());
     match (parts.next(), parts.next()) {
         (Some(major), Some(minor)) if (major, minor) < OLDEST_REDIS => {
@@ -125,7 +125,7 @@ pub fn check_ids(connection: &mut Connection, keys: &Keys, thorough: bool) -> Re
 ///
 /// # Errors
 /// What Redis or the link said.
-pub fn lost_group(connection: &mut Connection, keys: &Keys) -> Result<Option<Stream>, Error> {
+pub fn first_lost(connection: &mut Connection, keys: &Keys) -> Result<Option<Stream>, Error> {
     let outcomes: u64 = redis::cmd("XLEN")
         .arg(&keys.outcomes)
         .query(connection)
@@ -142,18 +142,13 @@ pub fn lost_group(connection: &mut Connection, keys: &Keys) -> Result<Option<Str
 }
 
 /// Creates the consumer groups that are missing, from the beginning of their streams: what was
-/// sent before the first start is served. Returns how many. `typed` are the options that say which library it
-/// is, for a command to be told.
+/// sent before the first start is served. Returns how many.
 ///
 /// # Errors
 /// [`Error::Unfit`] where a group was lost and decided events are still in its stream: they would
 /// be decided again; and where a group is ahead of its stream: what is sent would be passed over.
 /// What Redis or the link said.
-pub fn ensure_groups(
-    connection: &mut Connection,
-    keys: &Keys,
-    typed: &str,
-) -> Result<usize, Error> {
+pub fn ensure_groups(connection: &mut Connection, keys: &Keys) -> Result<usize, Error> {
     const DOING: &str = "create the consumer groups";
     let mut number = 0;
     for (stream, group) in Stream::ALL.map(|stream| (stream.key(keys), stream.group())) {
@@ -175,7 +170,8 @@ pub fn ensure_groups(
             return Err(Error::Unfit(format!(
                 "the consumer group {group} of {stream} is lost, and events that were decided are \
                  still in that stream: created anew it would decide them again. library-admin \
-                 regroup{typed} tells which event is the first that is not decided, and how to go on"
+                 regroup, with the address and the branch of this libraryd, tells which event is the \
+                 first that is not decided, and how to go on"
             )));
         }
         let created = redis::cmd("XGROUP")
@@ -245,15 +241,15 @@ pub fn note_kept_events(connection: &mut Connection, keys: &Keys) -> Result<(), 
 
 /// Warns of settings under which Redis itself loses loans. What it may not tell us is passed over.
 pub fn warn_of_settings(connection: &mut Connection) {
-    if let Ok(persistence) = info::section(connection, "persistence")
-        && persistence.get("aof_enabled").map(String::as_str) == Some("0")
+    if let Ok(persistence) = Section::of(connection, "persistence")
+        && persistence.get("aof_enabled") == Some("0")
     {
         warn!(target: LOG,
             "Redis keeps no append-only file: when it dies, loans since its last snapshot are lost \
              (appendonly yes)"
         );
     }
-    if let Ok(memory) = info::section(connection, "memory")
+    if let Ok(memory) = Section::of(connection, "memory")
         && let Some(policy) = memory.get("maxmemory_policy")
         && policy != "noeviction"
     {
@@ -262,8 +258,8 @@ pub fn warn_of_settings(connection: &mut Connection) {
              needs noeviction"
         );
     }
-    if let Ok(replication) = info::section(connection, "replication")
-        && replication.get("role").map(String::as_str) == Some("slave")
+    if let Ok(replication) = Section::of(connection, "replication")
+        && replication.get("role") == Some("slave")
     {
         // One that takes no writes gives no lease, and says so.
         warn!(target: LOG,

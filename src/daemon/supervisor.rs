@@ -220,7 +220,8 @@ impl Supervisor {
         }
     }
 
-    /// Tells an outage when it is noticed, and later what else keeps it up. A link that is closed is noticed at once; a server that has fallen silent did so after its last answer.
+    /// Tells an outage when it is noticed, and later whatever else keeps it up. A closed link is noticed at
+    /// once; a server that has fallen silent has been so since its last answer.
     fn tell_outage(&mut self, error: &Error) {
         if error.is_interrupted() {
             // Somebody paused this process: nothing is wrong with Redis.
@@ -247,7 +248,7 @@ impl Supervisor {
                 self.outage = Some(Outage::new(&cause, since, now));
             }
             Some(outage) => {
-                if outage.takes(&cause, now) {
+                if outage.is_news(&cause, now) {
                     warn!(target: LOG, "{cause}{question}; still trying");
                 } else {
                     debug!(target: LOG, "{cause}");
@@ -257,8 +258,7 @@ impl Supervisor {
         self.notifier.status("waiting for Redis");
     }
 
-    /// A pause of this process is nobody's fault; one that outlasted the lease tells why others had its
-    /// events.
+    /// A pause is nobody's fault. One that outlasted the lease explains why others have our events.
     fn tell_pause(&self, error: &Error) {
         let silent = self.answered.elapsed();
         if (error.is_interrupted() || matches!(error, Error::Fenced))
@@ -266,8 +266,8 @@ impl Supervisor {
         {
             warn!(
                 target: LOG,
-                "this process stood still for about {} s, longer than its lease: what it had in hand may \
-                 have been taken over",
+                "nothing was heard from Redis for {} s, longer than the lease, as when this process or its \
+                 machine is paused: what it had in hand may have been taken over",
                 silent.as_secs()
             );
         }
@@ -478,12 +478,11 @@ impl Supervisor {
         setup::check_permissions(control, session)?;
         setup::check_ids(control, &self.keys, true)?;
         keep_alive(control)?;
-        let lost = setup::lost_group(control, &self.keys)?;
+        let lost = setup::first_lost(control, &self.keys)?;
         if let Some(stream) = lost {
             self.wait_until_noticed(session, control, stream)?;
         }
-        let typed = self.options.connect.typed();
-        let created = setup::ensure_groups(control, &self.keys, &typed)?;
+        let created = setup::ensure_groups(control, &self.keys)?;
         // With an outcome left it is known to be lost groups, and no more.
         if created == Stream::ALL.len() && self.ready && lost.is_none() {
             error!(
@@ -538,7 +537,7 @@ impl Supervisor {
             lease::renew(session, control)?;
             self.notifier.alive();
             let Some(unaware) = lost_group::unaware(session, control)? else { return Ok(()) };
-            if setup::lost_group(control, &self.keys)?.is_none() {
+            if setup::first_lost(control, &self.keys)?.is_none() {
                 return Ok(());
             }
             if Instant::now() >= until {

@@ -32,14 +32,15 @@ pub struct AskPolicy {
     first: bool,
     /// How many of the waiting room are asked for ahead, see [`MOST_AHEAD`].
     ahead: usize,
-    /// Requests of which shelving has not been asked for all books since they were delivered. They
-    /// may have some all the same, if their group was lost meanwhile.
-    never_asked: HashSet<EventKey>,
+    /// Requests for all of whose books shelving is to be asked on their next try: it was not since they were
+    /// delivered, or what it said does not hold any more. They may have some all the same, if their group was
+    /// lost meanwhile.
+    ask_next: HashSet<EventKey>,
 }
 
 impl Default for AskPolicy {
     fn default() -> Self {
-        Self { first: true, ahead: 0, never_asked: HashSet::new() }
+        Self { first: true, ahead: 0, ask_next: HashSet::new() }
     }
 }
 
@@ -49,16 +50,15 @@ impl AskPolicy {
         // What was in hand before may have books already: only shelving can tell.
         let ask = self.first || !fresh;
         if !ask {
-            self.not_asked_yet(&event);
+            self.ask_next_time(&event);
         }
         Try::first(event, ask)
     }
 
-    /// An event is to be asked for on its next try: it is not tried yet, or was without asking, or what
-    /// shelving said does not hold any more.
-    pub fn not_asked_yet(&mut self, event: &Event) {
+    /// Shelving is to be asked for all books of this request on its next try.
+    pub fn ask_next_time(&mut self, event: &Event) {
         if event.key.action == Action::Request {
-            self.never_asked.insert(event.key);
+            self.ask_next.insert(event.key);
         }
     }
 
@@ -72,7 +72,7 @@ impl AskPolicy {
             }
             let is_ahead = left > 0 && event.key.action == Action::Request;
             left -= usize::from(is_ahead);
-            let ask = self.never_asked.remove(&event.key) || is_ahead;
+            let ask = self.ask_next.remove(&event.key) || is_ahead;
             Try { doubt, ..Try::first(event, ask) }
         });
         next.collect()
@@ -80,7 +80,7 @@ impl AskPolicy {
 
     /// An event need not be asked for any more: it is out of hand.
     pub fn forget(&mut self, key: EventKey) {
-        self.never_asked.remove(&key);
+        self.ask_next.remove(&key);
     }
 
     /// Of the books of first tries shelving had so many on their shelves.

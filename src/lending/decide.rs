@@ -344,6 +344,8 @@ fn wait(parts: &[Value], one: &Try) -> TryEnd {
         // The doubt of the answers that it had, or still the one that it came with.
         (Some("doubt"), Some(Finality::InDoubt(doubt))) => Doubt::About(doubt.clone()),
         (Some("no"), _) => Doubt::ToldNo,
+        // It begins anew.
+        (Some("again"), _) => Doubt::None,
         // It may wait for a book that it put back itself because of the doubt.
         _ => one.doubt.clone(),
     };

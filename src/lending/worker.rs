@@ -257,7 +257,7 @@ impl<'a> Worker<'a> {
             let Some(delivered) = self.fresh.pop_front() else { break };
             match delivered.content {
                 Content::Event(event) if delivered.fresh && self.room.is_awaited(&event) => {
-                    self.policy.not_asked_yet(&event);
+                    self.policy.ask_next_time(&event);
                     self.room.admit_behind(event);
                 }
                 Content::Event(ref event) if delivered.fresh && self.busy.concerns(event) => {
@@ -442,7 +442,7 @@ impl<'a> Worker<'a> {
                         one.fetched.as_ref().is_some_and(|it| it.finality != Finality::First);
                     if let Some(books) = told.unavailable() {
                         self.log.warn(&format!(
-                            "{key} asks for books that are nowhere, which library-admin check looks into: {books}"
+                            "{key} asks for books that are nowhere (library-admin check tells more): {books}"
                         ));
                     }
                     let fields = told.fields(&one.event, &mut self.outcome_text);
@@ -454,7 +454,7 @@ impl<'a> Worker<'a> {
                 }
                 TryEnd::Wait { doubt, for_older, ask_again, untried } => {
                     if ask_again {
-                        self.policy.not_asked_yet(&one.event);
+                        self.policy.ask_next_time(&one.event);
                     }
                     asked_in_vain |= are_waiting && one.fetched.is_some();
                     self.room.stir(untried);
@@ -620,11 +620,14 @@ fn warn_of(keys: &[EventKey], alone: Option<(u64, u64)>) {
     match alone {
         Some((tries, most)) => warn!(
             target: LOG,
-            "{} was in hand when instances died, or lost their lease: it is tried alone, time {tries} of {most}", keys[0]
+            "{} was in hand when instances died, or lost their lease: it is tried alone, time {tries} of \
+             {most}",
+            keys[0]
         ),
         None => warn!(
             target: LOG,
-            "instances died, or lost their lease, with {} in hand: tried apart from others", counted(keys.len(), "event")
+            "instances died, or lost their lease, with {} in hand: tried apart from others",
+            counted(keys.len(), "event")
         ),
     }
 }

@@ -13,7 +13,7 @@ use super::Delivered;
 use super::news::News;
 use super::worker::Worker;
 use crate::error::Error;
-use crate::session::{Session, Thread, lock};
+use crate::session::{Session, Thread, locked};
 
 /// How often an idle worker looks up, to show that it is alive, and its link too.
 const IDLE: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub fn run(
 ) -> Result<(), Error> {
     while !session.is_broken() {
         session.beat(Thread::LendingWorker);
-        let mut at_work = lock(worker);
+        let mut at_work = locked(worker);
         let is_open = channels.take_what_has_come(&mut at_work);
         if !is_open && at_work.has_finished() {
             // What waits, and suspects, stay pending; whoever serves them next finds them.
@@ -54,7 +54,7 @@ pub fn run(
         drop(at_work);
         match next_round {
             Some(at) => channels.wait_until(at, worker),
-            None if !channels.wait_for_events(worker) => lock(worker).keep_alive()?,
+            None if !channels.wait_for_events(worker) => locked(worker).keep_alive()?,
             None => {}
         }
     }
@@ -91,7 +91,7 @@ impl Channels {
     /// whether any came.
     fn wait_for_events(&self, worker: &Mutex<Worker<'_>>) -> bool {
         let batch = self.events.recv_timeout(IDLE);
-        batch.map(|batch| lock(worker).take(batch)).is_ok()
+        batch.map(|batch| locked(worker).take(batch)).is_ok()
     }
 
     /// Waits for something to do, or for the next round.
@@ -99,15 +99,15 @@ impl Channels {
         let patience = IDLE.min(next_round.saturating_duration_since(Instant::now()));
         select! {
             recv(self.events) -> batch => if let Ok(batch) = batch {
-                lock(worker).take(batch);
+                locked(worker).take(batch);
             },
             recv(self.shelved) -> done => match done {
-                Ok(()) => lock(worker).shelved(),
+                Ok(()) => locked(worker).shelved(),
                 // The shelving worker has ended: so will this one.
                 Err(_) => self.shelved = crossbeam_channel::never(),
             },
             recv(self.rung) -> ring => match ring {
-                Ok(news) => lock(worker).heard(news),
+                Ok(news) => locked(worker).heard(news),
                 Err(_) => self.rung = crossbeam_channel::never(),
             },
             default(patience) => {}

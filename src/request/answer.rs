@@ -61,6 +61,8 @@ impl Waiter<'_> {
         let mut link: Result<Connection, Error> = Ok(connection);
         let mut slice = FIRST_SLICE;
         let (mut lost, mut is_told) = (false, false);
+        // Less and less often: there may be very many instances to look at.
+        let (mut next_look, mut pause) = (Instant::now(), SLICE);
         loop {
             // The last look begins when the time is over: this process may have been stopped meanwhile.
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -71,11 +73,13 @@ impl Waiter<'_> {
                 slice = SLICE;
                 // Whoever ran when it was queued may have died since. If that cannot be found out, the next
                 // look at the answer tells why.
-                if !is_told
-                    && let Ok(false) = anybody_runs(&mut connection, self.keys, self.event.action)
-                {
-                    note(Note::NobodyRuns);
-                    is_told = true;
+                if !is_told && Instant::now() >= next_look {
+                    next_look = Instant::now() + pause;
+                    pause *= 2;
+                    if let Ok(false) = anybody_runs(&mut connection, self.keys, self.event.action) {
+                        note(Note::NobodyRuns);
+                        is_told = true;
+                    }
                 }
                 Ok((connection, None))
             });

@@ -137,10 +137,10 @@ fn send(run: &Run, order: &Send) -> Result<u8, Failure> {
                     .map_err(|failure| failure.with_fate(&queued.to_string()))?;
             }
             // It may have come back without its last writes.
-            let then = if was_lost { ", if Redis has kept it, and then" } else { " and" };
+            let kept = if was_lost { ", if Redis has kept it," } else { "" };
             Err(Failure {
                 message: format!(
-                    "no outcome within {} s: {queued}{then} will be processed ({ask} tells what became \
+                    "no outcome within {} s: {queued} and{kept} will be processed ({ask} tells what became \
                      of it)",
                     order.timeout.as_secs_f64()
                 ),

@@ -624,7 +624,7 @@ fn help(command: Option<&Command>) -> String {
     };
     tell(&mut text, listed);
     text.push_str(ConnectArgs::HELP);
-    // A command's help is to fit a screen.
+    // Without --version: a command's help is to fit a screen.
     tell(&mut text, if command.is_some() { &["help"] } else { &COMMON });
     text + STATUSES
 }

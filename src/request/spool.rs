@@ -294,7 +294,13 @@ mod tests {
     fn a_name_that_is_taken_is_left_to_whoever_has_it() {
         let path = directory().join(format!("library-req.{}.0", std::process::id()));
         // Another test may have it for a moment.
-        let taken = (0..1_000).find_map(|_| File::create_new(&path).ok());
+        let taken = (0..1_000).find_map(|_| {
+            let taken = File::create_new(&path).ok();
+            if taken.is_none() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            taken
+        });
         taken.expect("nobody has it for long");
         let filling = Filling::new();
         std::fs::remove_file(&path).expect("it is still there");

@@ -118,7 +118,7 @@ fn a_book_that_is_nowhere_is_a_warning_in_the_log_however_much_is_logged() {
     let id = redis.request("user1", "gone,geb,lost");
     assert_eq!(redis.outcome_of_request(&id)["book_ids"], "geb");
     let said = format!(
-        "WARN  [lending] request:{id} asks for books that are nowhere, which library-admin check looks into: \
+        "WARN  [lending] request:{id} asks for books that are nowhere (library-admin check tells more): \
          gone,lost\n"
     );
     assert!(eventually(DEADLINE, || daemon.log().contains(&said)), "{}", daemon.log());

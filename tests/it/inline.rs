@@ -430,7 +430,7 @@ pub fn session(redis: &Redis) -> Session {
 fn session_with_batch(redis: &Redis, batch: usize) -> Session {
     redis.cmd(&["SET", "instance_lock:worker1", "process:1"]);
     let keys = Keys::new(None);
-    setup::ensure_groups(&mut link(redis, Duration::ZERO), &keys, "").unwrap();
+    setup::ensure_groups(&mut link(redis, Duration::ZERO), &keys).unwrap();
     let settings = Settings { batch, ..Settings::of("worker1".parse().unwrap()) };
     Session::new(keys, settings, "process:1".into(), Arc::default(), true)
 }

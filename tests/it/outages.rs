@@ -310,7 +310,8 @@ fn what_stands_in_redis_place_during_an_outage_ends_nobody() {
                 }
             }
         });
-        let told = || daemon.log().contains("could not ask Redis what it is: ERR unknown command");
+        let told =
+            || daemon.log().contains("could not ask Redis about itself: ERR unknown command");
         let is_told = eventually(2 * DEADLINE, told);
         let is_running = stays(Duration::from_secs(2), || daemon.is_running());
         // It has never been a Redis to whoever starts now.

@@ -266,7 +266,7 @@ class Model:
         mine = S.events[e] == i or not self.is_mine
         doubt = None if held.said else held.doubt  # of an earlier try
         have, instant, free, asked, unknown, refused, nowhere = [], [], [], [], [], [], []
-        blocked = in_doubt = ask_again = False
+        blocked = in_doubt = may_keep = False
         for b, answer in zip(books, held.answers or (None,) * len(books)):
             mark = S.mark[b]
             own = mark == ('?', e) or not self.reserve and held.said not in ('', 'first') and answer is not None
@@ -285,7 +285,7 @@ class Model:
             elif own and answer is None or answer == 'again' and not own and not moving and self.again_asks: unknown.append(b)
             elif own:
                 asked.append(b)
-                if answer == 'again': blocked = ask_again = True
+                if answer == 'again': blocked = may_keep = True
                 elif taken or held.said == 'certain' and blind: blocked = True
                 elif held.said == 'certain': nowhere.append(b)
                 else: in_doubt = True
@@ -312,8 +312,8 @@ class Model:
                 D.temp[e] = ()
                 for b in asked: D.mark[b] = None
                 if self.release: self.put_back(D, have)
+            if may_keep and self.again_kept: return self.close(D), UNASKED, None
             kept = held.doubt if in_doubt else 'no' if told_no else doubt if self.keep_doubt else None
-            if ask_again and self.again_kept: return self.close(D), Held('unasked', doubt=kept, asked=False), None
             return self.close(D), Held('wait', doubt=kept), None
 
         if unknown: return fetch(unknown)

@@ -84,7 +84,7 @@ fn nothing_is_promised_of_an_event_that_redis_may_have_lost() {
     redis.restart();
     let ended = child.ends();
     assert_eq!(ended.status(), Some(3), "{ended}");
-    let said = ended.stderr.contains(", if Redis has kept it, and then will be processed (");
+    let said = ended.stderr.contains(" and, if Redis has kept it, will be processed (");
     assert!(said, "{ended}");
 }
 

@@ -18,7 +18,7 @@ use redis::FromRedisValue;
 
 use super::failure::{DONE, Failure, UNSETTLED, WRONG, no_library};
 use super::options::Run;
-use super::show::{print, say, shown};
+use super::show::{print, say, shown, tell};
 use crate::error::Error;
 use crate::event::BOOK_IDS_FIELD;
 use crate::ids::BookId;
@@ -190,14 +190,10 @@ impl Check<'_> {
             if self.mended > 0 {
                 summary += &format!(", {} mended", self.mended);
             }
-            match print(&(summary + "\n")) {
-                // What it says is known all the same, by the exit status.
-                Err(Failure::Closed) => {}
-                printed => printed?,
-            }
+            tell(&(summary + "\n"))?;
             if self.wrong > 0 {
                 say(if self.repair {
-                    "what is not mended is left to a person: see --repair in library-admin(8)"
+                    "each line says why it is not mended; --repair in library-admin(8) tells what a person can do"
                 } else {
                     "--repair mends what needs no guessing"
                 });
