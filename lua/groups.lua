@@ -92,7 +92,7 @@ local function is_in_handoff(stream, group, book)
 end
 
 -- Of one consumer no more entries than these are looked at; a reference instance works on one at a time.
-local MOST_RESERVATIONS = 100
+local MOST_RESERVATIONS = 1000
 -- The books that these consumers have reserved for the requests that they work on, if they run the reference
 -- application. They tell nobody, and take them out of automated storage, whoever had fetched them before.
 -- Their keys are named like `temp`, that of the request with this id. nil if there are too many to look

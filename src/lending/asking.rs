@@ -1,7 +1,8 @@
 //! When shelving is asked for the books of a request in front of a try: a fetch in the same write costs
 //! little where it hands books out, and is a call for nothing where it does not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use super::decide::{Doubt, Try};
 use super::waiting::Waiting;
@@ -26,6 +27,14 @@ const WORTH_ASKING: usize = 4;
 /// Left out is what may tie with events of the other stream: these are tried several times in a call.
 const MOST_AHEAD: usize = 128;
 
+/// A request that has waited for so long since shelving was asked for it is asked for anew. It may have a book that
+/// everybody believes to be put back: a hand-off can get lost, by an operator's XGROUP DELCONSUMER for example.
+/// Whoever wants that book then waits for this request, which may wait for them.
+const ANEW_AFTER: Duration = Duration::from_secs(10);
+
+/// From one that is asked for anew to the next: thousands may wait, and the books of each go back to their shelves.
+const ANEW_EVERY: Duration = Duration::from_millis(100);
+
 /// Whether shelving is asked, and for whom, by what came of it so far.
 pub struct AskPolicy {
     /// Whether newcomers ask before they are tried for the first time.
@@ -36,11 +45,21 @@ pub struct AskPolicy {
     /// delivered, or what it said does not hold any more. They may have some all the same, if their group was
     /// lost meanwhile.
     ask_next: HashSet<EventKey>,
+    /// When shelving was asked for those that wait, or else when they were tried again for the first time.
+    asked: HashMap<EventKey, Instant>,
+    /// When one was asked for anew.
+    anew: Instant,
 }
 
 impl Default for AskPolicy {
     fn default() -> Self {
-        Self { first: true, ahead: 0, ask_next: HashSet::new() }
+        Self {
+            first: true,
+            ahead: 0,
+            ask_next: HashSet::new(),
+            asked: HashMap::new(),
+            anew: Instant::now(),
+        }
     }
 }
 
@@ -63,7 +82,7 @@ impl AskPolicy {
     }
 
     /// The next tries of events that waited. `are_oldest`: nothing that waits is older than the first.
-    pub fn next_tries(&mut self, waited: Vec<Waiting>, are_oldest: bool) -> Vec<Try> {
+    pub fn next_tries(&mut self, waited: Vec<Waiting>, are_oldest: bool, now: Instant) -> Vec<Try> {
         let mut left = if are_oldest { self.ahead } else { 0 };
         let next = waited.into_iter().map(|Waiting { event, doubt, for_older }| {
             if !for_older || doubt != Doubt::None || !event.key.id.is_ordered() {
@@ -72,7 +91,16 @@ impl AskPolicy {
             }
             let is_ahead = left > 0 && event.key.action == Action::Request;
             left -= usize::from(is_ahead);
-            let ask = self.ask_next.remove(&event.key) || is_ahead;
+            let mut ask = self.ask_next.remove(&event.key) || is_ahead;
+            if event.key.action == Action::Request {
+                let asked = self.asked.entry(event.key).or_insert(now);
+                if now - *asked >= ANEW_AFTER && now - self.anew >= ANEW_EVERY {
+                    (ask, self.anew) = (true, now);
+                }
+                if ask {
+                    *asked = now;
+                }
+            }
             Try { doubt, ..Try::first(event, ask) }
         });
         next.collect()
@@ -81,6 +109,7 @@ impl AskPolicy {
     /// An event need not be asked for any more: it is out of hand.
     pub fn forget(&mut self, key: EventKey) {
         self.ask_next.remove(&key);
+        self.asked.remove(&key);
     }
 
     /// Of the books of first tries shelving had so many on their shelves.
@@ -126,7 +155,7 @@ mod tests {
     }
 
     fn asked_ahead(policy: &mut AskPolicy, waited: Vec<Waiting>, are_oldest: bool) -> usize {
-        asked(&policy.next_tries(waited, are_oldest)).count()
+        asked(&policy.next_tries(waited, are_oldest, Instant::now())).count()
     }
 
     #[test]
@@ -162,6 +191,32 @@ mod tests {
             asked_ahead(&mut policy, waited, true)
         });
         assert_eq!(asked, [2, 2, 2, 4], "a return has nothing to ask for, and holds up nothing");
+    }
+
+    /// One whose book was out for it, which nobody knew of, waited for an older one that waited for the book.
+    #[test]
+    fn who_waits_for_long_is_asked_for_anew_one_after_the_other() {
+        let mut policy = AskPolicy::default();
+        let begin = Instant::now();
+        let mut asked_after = |time: Duration| {
+            let waited = queue(3);
+            asked(&policy.next_tries(waited, false, begin + time)).count()
+        };
+        let moments = [
+            Duration::ZERO,
+            ANEW_AFTER - ANEW_EVERY,
+            ANEW_AFTER,
+            ANEW_AFTER + ANEW_EVERY / 2,
+            ANEW_AFTER + ANEW_EVERY,
+            ANEW_AFTER + 2 * ANEW_EVERY,
+            ANEW_AFTER + 3 * ANEW_EVERY,
+            2 * ANEW_AFTER,
+        ];
+        assert_eq!(moments.map(&mut asked_after), [0, 0, 1, 0, 1, 1, 0, 1]);
+        for one in queue(3) {
+            policy.forget(one.event.key);
+        }
+        assert!(policy.asked.is_empty());
     }
 
     #[test]

@@ -45,6 +45,11 @@ const IN_TURN: usize = 8;
 /// again soon; but not all of a crowd each time.
 const LOOK_AT: usize = 2;
 
+/// How many events, and about how many books, are taken out for the sake of one that asks for the same: requests
+/// may hang together by thousands, each by a book of the one before.
+const MOST_IN_COMPANY: usize = 128;
+const MOST_BOOKS_IN_COMPANY: usize = 1_000;
+
 /// An event that waits.
 #[derive(Debug)]
 pub struct Waiting {
@@ -97,6 +102,8 @@ pub struct WaitingRoom {
     share: usize,
     /// The last that was looked at in its turn, and not because it was among the oldest.
     last_in_turn: Option<EventKey>,
+    /// The last that was taken out of a company that was too large to be taken out as a whole.
+    cut_off_at: Option<EventKey>,
     now: Moment,
     /// The last news, for those that are out for a try.
     recent: VecDeque<News>,
@@ -118,6 +125,7 @@ impl Default for WaitingRoom {
             asked_for: HashSet::new(),
             share: LEAST_SHARE,
             last_in_turn: None,
+            cut_off_at: None,
             now: Moment::default(),
             recent: VecDeque::new(),
             is_vague: false,
@@ -322,9 +330,10 @@ impl WaitingRoom {
 
     /// Takes out the oldest that are worth another try and that `may_go`, and with each the oldest
     /// who waits for one of its books, so that it does not overtake that one: about `count` at
-    /// most, and none more once they have as many as `books` books. In the order of their ids. A chain of
-    /// requests, each for a book of the one before, comes as a whole, however long: its oldest alone may
-    /// wait on for long, and those behind it would come to no try meanwhile.
+    /// most, and none more once they have as many as `books` books. In the order of their ids. A long chain of
+    /// requests, each for a book of the one before, comes part by part, the oldest first: its oldest alone may
+    /// wait on for long, and those behind it would come to no try meanwhile; and as a whole it would have Redis
+    /// at work for seconds, for each of them that is decided.
     ///
     /// If something of the millisecond of the oldest of all is due, the oldest comes along: it may only need
     /// to see that the others wait for it.
@@ -344,12 +353,13 @@ impl WaitingRoom {
         let least = 2 * usize::from(oldest.is_some_and(|oldest| self.due.insert(oldest)));
         let count = count.min(self.share);
         let mut taken = Taken::default();
+        let mut stuck = HashSet::new();
         for key in self.due_behind(None, LOOK_AT * count) {
             let is_enough = taken.is_enough(count - count.div_ceil(IN_TURN), books);
             if is_enough && taken.events.len() >= least {
                 break;
             }
-            taken.add(self.take_with_those_before(key, &may_go));
+            taken.add(self.take_with_those_before(key, &mut stuck, &may_go));
         }
         let mut is_one_owed = true;
         for key in self.due_behind(self.last_in_turn, LOOK_AT * count) {
@@ -357,25 +367,28 @@ impl WaitingRoom {
                 break;
             }
             self.last_in_turn = Some(key);
-            let company = self.take_with_those_before(key, &may_go);
+            let company = self.take_with_those_before(key, &mut stuck, &may_go);
             is_one_owed &= company.is_empty();
             taken.add(company);
         }
         taken.events.into_values().collect()
     }
 
-    /// Takes out one that is due, with those that go before it; nobody unless all of them may go.
+    /// Takes out one that is due, with those that go before it, or a part of those if they are too many; nobody
+    /// unless all of them may go. Who is `stuck` is known not to go, nor anybody behind it.
     fn take_with_those_before(
         &mut self,
         key: EventKey,
+        stuck: &mut HashSet<EventKey>,
         may_go: impl Fn(&Event) -> bool,
     ) -> Vec<Waiting> {
-        let company = self.with_those_before(key);
-        if !company.iter().all(|key| may_go(&self.by_age[key].event)) {
+        let goes = |key: &EventKey, event: &Event| !stuck.contains(key) && may_go(event);
+        let Some(company) = self.with_those_before(key, goes) else {
+            stuck.insert(key);
             return Vec::new();
-        }
-        let mut taken = Vec::with_capacity(company.len());
-        for key in company {
+        };
+        let mut taken = Vec::new();
+        for key in self.part_of(&company) {
             self.due.remove(&key);
             if let Some(waiting) = self.by_age.remove(&key) {
                 self.forget(&waiting.event);
@@ -383,6 +396,30 @@ impl WaitingRoom {
             }
         }
         taken
+    }
+
+    /// Those of a company that are taken out together: all of them, or where they are too many as many as may be,
+    /// behind those that were taken out the last time.
+    fn part_of(&mut self, company: &BTreeSet<EventKey>) -> Vec<EventKey> {
+        let part_behind = |at: Option<EventKey>| {
+            let mut books = 0;
+            let keys = company.range((at.map_or(Unbounded, Excluded), Unbounded)).copied();
+            let fits = keys.take(MOST_IN_COMPANY).take_while(|key| {
+                let fits = books < MOST_BOOKS_IN_COMPANY;
+                books += self.by_age[key].event.books.len();
+                fits
+            });
+            fits.collect::<Vec<_>>()
+        };
+        let mut part = part_behind(None);
+        if part.len() < company.len() {
+            let behind = self.cut_off_at.map_or_else(Vec::new, |at| part_behind(Some(at)));
+            if !behind.is_empty() {
+                part = behind;
+            }
+            self.cut_off_at = part.last().copied();
+        }
+        part
     }
 
     /// Up to `count` that are worth another try: those that come behind `one`, and then the oldest.
@@ -393,14 +430,21 @@ impl WaitingRoom {
     }
 
     /// An event, and those who are the oldest in the room to ask for a book of it or of one of
-    /// them. Empty if it is not in the room.
-    fn with_those_before(&self, key: EventKey) -> BTreeSet<EventKey> {
+    /// them. Empty if it is not in the room; none if not all of them go.
+    fn with_those_before(
+        &self,
+        key: EventKey,
+        goes: impl Fn(&EventKey, &Event) -> bool,
+    ) -> Option<BTreeSet<EventKey>> {
         let mut company = BTreeSet::new();
         let mut next = vec![key];
         while let Some(key) = next.pop() {
             let Some(waiting) = self.by_age.get(&key) else { continue };
             if !company.insert(key) {
                 continue;
+            }
+            if !goes(&key, &waiting.event) {
+                return None;
             }
             if key.action == Action::Return {
                 continue;
@@ -411,7 +455,7 @@ impl WaitingRoom {
                 next.extend(oldest.filter(|oldest| *oldest < key));
             }
         }
-        company
+        Some(company)
     }
 
     fn forget(&mut self, event: &Event) {
@@ -535,19 +579,46 @@ mod tests {
         assert_eq!(room.due.len(), OLDEST_OF_A_USER);
     }
 
-    /// The way along a chain went through all of it again for each of its links.
+    /// Each asks for a book of the one before.
+    fn chain(length: u64) -> Vec<Event> {
+        let link =
+            |ms| event(ms, Action::Request, &[&format!("book{ms}"), &format!("book{}", ms + 1)]);
+        (1..=length).map(link).collect()
+    }
+
+    /// It came as a whole with each call: thousands were tried for each that was decided, in scripts of seconds.
     #[test]
-    fn a_long_chain_comes_as_a_whole_and_at_once() {
+    fn a_long_chain_comes_part_by_part_up_to_the_last() {
         const LENGTH: u64 = 8_192;
-        let link = |ms: u64| {
-            event(ms, Action::Request, &[&format!("book{ms}"), &format!("book{}", ms + 1)])
-        };
-        let mut room = room(&(1..=LENGTH).map(link).collect::<Vec<_>>());
-        room.stir(vec![link(LENGTH).key]);
-        let start = Instant::now();
-        assert_eq!(due(&mut room), (1..=LENGTH).collect::<Vec<_>>());
+        let chain = chain(LENGTH);
+        let mut room = room(&chain);
+        room.stir(vec![chain[LENGTH as usize - 1].key]);
+        let (mut seen, start) = (Vec::new(), Instant::now());
+        while room.has_due() {
+            let taken = room.take_due(100, 100, |_| true);
+            assert!(!taken.is_empty() && taken.len() <= 2 * MOST_IN_COMPANY, "{}", taken.len());
+            seen.extend(taken.iter().map(|waiting| waiting.event.key.id.ms));
+            taken.into_iter().for_each(|waiting| room.admit_again(waiting, NONE));
+        }
+        assert!(seen.iter().copied().eq(1..=LENGTH), "{} were tried", seen.len());
         // Seconds where each link goes through all of them; the machine may be busy.
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+
+    /// For each of the links that were looked at, all those before it were.
+    #[test]
+    fn of_a_chain_that_may_not_go_each_link_is_looked_at_once() {
+        let mut room = room(&chain(2_000));
+        room.tick(next_of_all(&room));
+        let looks = std::cell::Cell::new(0);
+        let may_go = |event: &Event| {
+            looks.set(looks.get() + 1);
+            event.key.id.ms != 1
+        };
+        for _ in 0..50 {
+            assert!(room.take_due(100, 100, may_go).is_empty());
+        }
+        assert!(looks.get() < 50 * 1_000, "{}", looks.get());
     }
 
     /// Of a crowd for a book that is under way all were looked at each time.

@@ -287,7 +287,7 @@ impl<'a> Worker<'a> {
     fn retry(&mut self, due: Vec<Waiting>) -> Vec<Try> {
         due.iter().for_each(|waiting| self.busy.add(&waiting.event));
         let are_oldest = due.first().is_some_and(|first| self.room.has_no_older(first.event.key));
-        self.policy.next_tries(due, are_oldest)
+        self.policy.next_tries(due, are_oldest, Instant::now())
     }
 
     /// Decides a chunk: asks shelving, unless there is nothing to ask for, and decides by its answer in

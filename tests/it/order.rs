@@ -667,3 +667,26 @@ fn a_request_that_lets_go_of_what_it_may_have_asks_for_it_again() {
         assert_eq!(redis.ledger(), state);
     }
 }
+
+/// A hand-off was lost: a book that everybody believed to be on its way to its shelf was still out for a request
+/// which waited for an older one, and the older one for the book. Both waited until libraryd was started again.
+#[test]
+fn a_request_that_has_a_book_without_knowing_it_asks_in_the_end() {
+    let redis = Redis::new();
+    let stored: Vec<_> = (0..20).map(|n| format!("stored{n}")).collect();
+    Ledger::new().lent("z", &["d"], "1-0").stored(&stored, "1-0").lay_down(&redis);
+    let daemon = Daemon::start(&redis, &["worker1"]);
+    let other = Other::alive(&redis, "other");
+    other.takes_new("1000-0", "y", "e");
+    let older = redis.request_at("2000-0", "a", "c,d");
+    let younger = redis.request_at("3000-0", "b", "c,d");
+    let has_put_back = || !redis.everything().hash("shelving_service_state").contains_key("c");
+    assert!(stays(A_WHILE, || redis.length(OUTCOMES) == 0) && eventually(DEADLINE, has_put_back));
+    redis.cmd(&["HSET", "shelving_service_state", "c", &younger]);
+    other.finishes("1000-0");
+    let is_decided = || redis.length(OUTCOMES) == 2;
+    assert!(eventually(2 * DEADLINE, is_decided), "{}", daemon.log());
+    assert_eq!(redis.outcome_of_request(&older)["book_ids"], "c");
+    assert_eq!(redis.outcome_of_request(&younger)["lent_to_another"], "c,d");
+    redis.assert_at_rest();
+}

@@ -48,6 +48,7 @@ go('nothing waits', four[:3], 1, order=False)
 go('reserving although it must wait', stuck, 2, foresee=False, **older)
 go('reserving again after a final no', [ret(1, 0, 0), req(2, 0, 0, 1), req(3, 1, 0)], 2, told_no=False, nowhere=(0,))
 go('loans of younger requests taken back', [ret(1, 0, 0), req(2, 0, 0)], 1, young_loans=False)
+go('a hand-off is lost, and nobody asks anew', stuck, 2, 1, kinds=('vanish',), late=(), **older)
 # --- a no in doubt
 go('any no under a reservation is final', same[:1], 1, doubt=False, handed=(0,))
 go('a doubt settles at once', same[:1], 1, settle=False, handed=(0,))

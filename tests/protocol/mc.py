@@ -432,6 +432,11 @@ class Model:
             elif not alive and self.restart:
                 yield 'i%d: restarts' % i, self.begin_anew(S, i, 1 - session)
             if S.faults: yield from self.misfortunes(S._replace(faults=S.faults - 1), i, [c for c in calls if c[0] in self.late])
+        if S.faults and 'vanish' in self.kinds:  # an operator's XGROUP DELCONSUMER; who waits asks anew some time later
+            held = tuple(tuple(x and x._replace(more=0) for x in hands) for hands in S.held)
+            for n, h in enumerate(S.handoffs):
+                yield 'FAULT hand-off %s is lost' % h[0], S._replace(
+                    handoffs=S.handoffs[:n] + S.handoffs[n + 1:], held=held, faults=S.faults - 1)
         if S.faults and 'regroup' in self.kinds: yield from self.regroups(S._replace(faults=S.faults - 1))
         first = set()  # what was sent on one connection arrives in order
         for n, call in enumerate(S.late):
@@ -517,7 +522,9 @@ class Model:
                 before = held.answers or (None,) * len(self.spec[e][3])
                 after = Held('try', said, tuple(got.get(b, a) for b, a in zip(self.spec[e][3], before)), doubt,
                              asks_all or held.asked or self.skip != 'once', held.more + (asks_again and self.ask_again != 'any'))
-                yield of + 'asks for %s: %s' % (books, answers), self.hold(T, i, e, after)
+                # Its time comes, whatever else is tried.
+                who = 'i%d e%d anew: ' % (i, e) if asks_again else of
+                yield who + 'asks for %s: %s' % (books, answers), self.hold(T, i, e, after)
             if not asks_first and step[0] != 'ask' or asks_first and (self.skip == step or self.skip == 'any' or self.skip == 'once' and step != 'unasked'):
                 T, after, outcome = self.decide(S, i, e, held); calls.append(('decide', i, token, (e, held)))
                 if after and after.phase == 'wait': after = UNASKED if self.skip == 'once' and not held.asked else Held('wait', doubt=after.doubt)

@@ -58,6 +58,9 @@ for name, events, books, faults, knobs in (
         ('request, return, request', four[:3], 1, 1, {}),
         ('nowhere', two, 3, 1, dict(nowhere=(0,), handed=(2,), late=('fetch', 'decide')))):
     go('not looked through, ' + name, events, books, faults, **dict(knobs, many=1, kinds=('io', 'crash')))
+# --- a hand-off is lost: who waits for what is older asks anew in the end
+go('lost hand-off, taken over while it waits', stuck, 2, 1, lent=((1, 0),), kinds=('vanish',), ask_again=1, late=())
+go('lost hand-off, two want two books', two, 2, 1, kinds=('vanish',), ask_again=1, late=())
 # --- who waits without having asked asks at its next try
 for name, events, books, knobs in (
         ('two want two books', two, 2, {}), ('taken over while it waits', stuck, 2, dict(lent=((1, 0),))),

@@ -99,7 +99,7 @@ fn may_have(library: &mut Library, by: &Instance, event: &Event) -> Result<Vec<S
     Ok(words[1..].to_vec())
 }
 
-/// An instance of the reference application works on one at a time: with a hundred in hand it is not known
+/// An instance of the reference application works on one at a time: with a thousand in hand it is not known
 /// what it has reserved. What is left out for it will be lent.
 #[test]
 fn nothing_is_taken_back_from_a_request_where_reservations_are_too_many_to_look_through() {
@@ -112,8 +112,8 @@ fn nothing_is_taken_back_from_a_request_where_reservations_are_too_many_to_look_
             let (shelves, given_up) = (library.keys.shelves.clone(), request(5, "user1", "geb"));
             library.redis.ask::<()>(&["HSET", &shelves, "geb", "5-0"]);
             give(library, &by, &given_up);
-            (6..106).for_each(|ms| library.add(&request(ms, "user2", "kim")));
-            library.take("reference1", Action::Request, 100);
+            (6..1_006).for_each(|ms| library.add(&request(ms, "user2", "kim")));
+            library.take("reference1", Action::Request, 1_000);
             let without_ttl = vec![b"reference1".to_vec()];
             by.session.note_neighbours(Neighbours { without_ttl, ..Neighbours::default() });
             let words = may_have(library, &by, &given_up)?;
