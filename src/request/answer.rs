@@ -73,7 +73,7 @@ impl Waiter<'_> {
                 slice = SLICE;
                 // Whoever ran when it was queued may have died since. If that cannot be found out, the next
                 // look at the answer tells why.
-                if !is_told && Instant::now() >= next_look {
+                if !is_told && (left.is_zero() || Instant::now() >= next_look) {
                     next_look = Instant::now() + pause;
                     pause *= 2;
                     if let Ok(false) = anybody_runs(&mut connection, self.keys, self.event.action) {
