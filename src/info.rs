@@ -36,12 +36,16 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// What Redis says of its memory; none where it says nothing that could be read.
+    /// What Redis says of its memory; none where this Redis user may not ask, or nothing comes that could be
+    /// read.
     ///
     /// # Errors
     /// What Redis or the link said.
     pub fn of(connection: &mut Connection) -> Result<Option<Self>, Error> {
-        let section = Section::of(connection, "memory")?;
+        let section = match Section::of(connection, "memory") {
+            Err(error) if error.lacks_permission() => return Ok(None),
+            section => section?,
+        };
         let bytes = |field: &str| section.get(field)?.parse::<u64>().ok();
         // Buffers of replicas and of the append-only file do not count.
         let uncounted = bytes("mem_not_counted_for_evict").unwrap_or(0);

@@ -23,11 +23,12 @@ pub enum Lock {
 ///
 /// # Errors
 /// What Redis or the link said.
-pub fn locks(
+pub fn locks<'n>(
     connection: &mut impl ConnectionLike,
     keys: &Keys,
-    names: &[&[u8]],
+    names: impl Iterator<Item = &'n [u8]>,
 ) -> Result<Vec<Lock>, Error> {
+    let names: Vec<&[u8]> = names.collect();
     let mut locks = Vec::with_capacity(names.len());
     for page in names.chunks(LOCKS_AT_ONCE) {
         let mut pipe = redis::pipe();

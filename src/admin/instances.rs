@@ -46,8 +46,8 @@ pub fn instances(connection: &mut Connection, keys: &Keys) -> Result<Vec<Instanc
         }
     }
     let found: Vec<Consumer> = found.into_values().collect();
-    let names: Vec<&[u8]> = found.iter().map(|consumer| &consumer.name[..]).collect();
-    let locks = lock::locks(&mut AskAgain(connection), keys, &names)?;
+    let names = found.iter().map(|consumer| &consumer.name[..]);
+    let locks = lock::locks(&mut AskAgain(connection), keys, names)?;
     let instance = |(consumer, lock): (Consumer, Lock)| Instance {
         name: consumer.name,
         lock,

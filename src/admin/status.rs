@@ -110,10 +110,7 @@ fn stock(connection: &mut Connection, keys: &Keys) -> Result<Stock, Error> {
     let outcomes = count("XLEN", &keys.outcomes)?;
     let storage = count("SCARD", &keys.storage)?;
     let loans = count("HLEN", &keys.loans)?;
-    let memory = match Memory::of(connection) {
-        Err(error) if error.lacks_permission() => None,
-        memory => memory?,
-    };
+    let memory = Memory::of(connection)?;
     let now_ms = now_ms(connection)?;
     Ok(Stock { dead_letters, outcomes, storage, loans, memory, now_ms })
 }

@@ -152,11 +152,7 @@ impl Keeper<'_> {
     /// Tells when Redis' memory has become full, or has room again. Nothing else would: what is queued is
     /// decided all the same, and it is those who ask who are refused. Returns whether it is full.
     fn tell_if_full(&mut self, was: bool) -> Result<bool, Error> {
-        let memory = match Memory::of(&mut self.connection) {
-            Err(error) if error.lacks_permission() => None,
-            memory => memory?,
-        };
-        let Some(memory) = memory else { return Ok(was) };
+        let Some(memory) = Memory::of(&mut self.connection)? else { return Ok(was) };
         let is = memory.is_full();
         match (was, is) {
             (false, true) => warn!(

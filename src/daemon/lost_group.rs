@@ -59,9 +59,8 @@ pub fn unaware(session: &Session, connection: &mut Connection) -> Result<Option<
     others.extend(all_of(connection, &keys.fetch_answers)?.into_iter().map(|(name, _)| name));
     others.retain(|name| name != session.consumer().as_bytes());
     let noticed = all_of(connection, &keys.lost_groups)?;
-    let names: Vec<&[u8]> = others.iter().map(Vec::as_slice).collect();
-    let locks = lock::locks(connection, keys, &names)?;
-    for (name, lock) in names.into_iter().zip(locks) {
+    let locks = lock::locks(connection, keys, others.iter().map(Vec::as_slice))?;
+    for (name, lock) in others.iter().zip(locks) {
         // An instance of the reference application has no token that could be waited for.
         if !matches!(lock, Lock::Held(_)) {
             continue;

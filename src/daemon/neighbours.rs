@@ -45,8 +45,8 @@ pub fn others(session: &Session, connection: &mut Connection) -> Result<Vec<Othe
         let (name, group) = (of.key(&session.keys), of.group());
         let mut consumers = stream::consumers(connection, name, group)?;
         consumers.retain(|consumer| consumer.name != session.consumer().as_bytes());
-        let names: Vec<&[u8]> = consumers.iter().map(|consumer| &consumer.name[..]).collect();
-        let locks = lock::locks(connection, &session.keys, &names)?;
+        let names = consumers.iter().map(|consumer| &consumer.name[..]);
+        let locks = lock::locks(connection, &session.keys, names)?;
         for (consumer, lock) in consumers.into_iter().zip(locks) {
             let Consumer { name, pending, idle_ms } = consumer;
             others.push(Other { stream: of, name, pending, idle_ms, lock });

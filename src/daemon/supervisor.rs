@@ -241,10 +241,10 @@ impl Supervisor {
         };
         let cause = format!("{whose}{error}");
         let now = Instant::now();
-        let since = if error.is_unanswered() { self.answered } else { now };
         match &mut self.outage {
             None => {
                 warn!(target: LOG, "{cause}{question}; trying again until it works");
+                let since = if error.is_unanswered() { self.answered } else { now };
                 self.outage = Some(Outage::new(&cause, since, now));
             }
             Some(outage) => {

@@ -1,7 +1,7 @@
 //! When shelving is asked for the books of a request in front of a try: a fetch in the same write costs
 //! little where it hands books out, and is a call for nothing where it does not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::decide::{Doubt, Try};
@@ -41,25 +41,17 @@ pub struct AskPolicy {
     first: bool,
     /// How many of the waiting room are asked for ahead, see [`MOST_AHEAD`].
     ahead: usize,
-    /// Requests for all of whose books shelving is to be asked on their next try: it was not since they were
-    /// delivered, or what it said does not hold any more. They may have some all the same, if their group was
-    /// lost meanwhile.
-    ask_next: HashSet<EventKey>,
-    /// When shelving was asked for those that wait, or else when they were tried again for the first time.
-    asked: HashMap<EventKey, Instant>,
+    /// When shelving was asked for all books of a request, or else when that was tried again for the first time.
+    /// None if it is to be asked on the next try: it was not since the request was delivered, or what it said does
+    /// not hold any more. The request may have some all the same, if its group was lost meanwhile.
+    asked: HashMap<EventKey, Option<Instant>>,
     /// When one was asked for anew.
     anew: Instant,
 }
 
 impl Default for AskPolicy {
     fn default() -> Self {
-        Self {
-            first: true,
-            ahead: 0,
-            ask_next: HashSet::new(),
-            asked: HashMap::new(),
-            anew: Instant::now(),
-        }
+        Self { first: true, ahead: 0, asked: HashMap::new(), anew: Instant::now() }
     }
 }
 
@@ -77,7 +69,7 @@ impl AskPolicy {
     /// Shelving is to be asked for all books of this request on its next try.
     pub fn ask_next_time(&mut self, event: &Event) {
         if event.key.action == Action::Request {
-            self.ask_next.insert(event.key);
+            self.asked.insert(event.key, None);
         }
     }
 
@@ -91,24 +83,35 @@ impl AskPolicy {
             }
             let is_ahead = left > 0 && event.key.action == Action::Request;
             left -= usize::from(is_ahead);
-            let mut ask = self.ask_next.remove(&event.key) || is_ahead;
-            if event.key.action == Action::Request {
-                let asked = self.asked.entry(event.key).or_insert(now);
-                if now - *asked >= ANEW_AFTER && now - self.anew >= ANEW_EVERY {
-                    (ask, self.anew) = (true, now);
-                }
-                if ask {
-                    *asked = now;
-                }
-            }
+            let ask =
+                event.key.action == Action::Request && self.is_to_ask(event.key, is_ahead, now);
             Try { doubt, ..Try::first(event, ask) }
         });
         next.collect()
     }
 
+    /// Whether shelving is asked for a request that waited; it counts as asked then.
+    fn is_to_ask(&mut self, key: EventKey, is_ahead: bool, now: Instant) -> bool {
+        let asked = self.asked.entry(key).or_insert(Some(now));
+        let ask = match *asked {
+            None => true,
+            Some(_) if is_ahead => true,
+            Some(at) => {
+                let anew = now - at >= ANEW_AFTER && now - self.anew >= ANEW_EVERY;
+                if anew {
+                    self.anew = now;
+                }
+                anew
+            }
+        };
+        if ask {
+            *asked = Some(now);
+        }
+        ask
+    }
+
     /// An event need not be asked for any more: it is out of hand.
     pub fn forget(&mut self, key: EventKey) {
-        self.ask_next.remove(&key);
         self.asked.remove(&key);
     }
 
