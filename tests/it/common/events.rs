@@ -158,6 +158,15 @@ impl Redis {
         found.remove(0)
     }
 
+    /// Waits until what is sent gets an id of a later millisecond than all that is there by now. For
+    /// where milliseconds are compared: a quick test sends into that of its last outcome.
+    pub fn wait_for_next_millisecond(&self) {
+        let now = || self.ask::<(u64, u64)>(&["TIME"]);
+        let (seconds, micros) = now();
+        let is_later = |(s, us): (u64, u64)| (s, us / 1000) > (seconds, micros / 1000);
+        assert!(eventually(DEADLINE, || is_later(now())), "Redis' clock stands");
+    }
+
     /// Waits until there are `count` outcomes, as long as there are more and more, and then until
     /// nothing is left to do; each event has one outcome and no more.
     pub fn assert_one_outcome_each(&self, count: usize) -> Vec<Fields> {
