@@ -5,9 +5,9 @@
 //! already (then it is not taken twice), and are those just read all there is (then they need not
 //! queue).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::event::{ByAction, EventKey};
 use crate::ids::EventId;
@@ -18,35 +18,92 @@ use crate::ids::EventId;
 /// one of them may be what all others wait for.
 pub const MOST_EVENTS: usize = 8_192;
 
+/// With how many books among them a stream is not read on: sixteen each. Memory goes with the books, and
+/// an event may name a thousand.
+const MOST_BOOKS: usize = 16 * MOST_EVENTS;
+
+/// How long nothing of a stream that has as many books in hand has to change for it to be read on, if all it
+/// has in hand is of one millisecond. Those may wait for each other (library-lending(7), Order), and one
+/// that is not read yet may be among them.
+const STUCK_FOR: Duration = Duration::from_secs(1);
+
 /// The events in hand.
 #[derive(Debug, Default)]
 pub struct Workload {
-    events: Mutex<ByAction<HashSet<EventId>>>,
+    streams: Mutex<ByAction<InHand>>,
     fewer: Condvar,
 }
 
-impl Workload {
-    fn events(&self) -> MutexGuard<'_, ByAction<HashSet<EventId>>> {
-        // A set is whole after every operation; whoever panicked did not break it.
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+/// What is in hand of one stream.
+#[derive(Debug, Default)]
+struct InHand {
+    /// How many books each event names.
+    events: HashMap<EventId, usize>,
+    books: usize,
+    /// When an event was taken or let go the last time, if ever.
+    changed: Option<Instant>,
+}
+
+impl InHand {
+    /// Takes an event; tells whether it was not in hand before.
+    fn take(&mut self, id: EventId, books: usize, now: Instant) -> bool {
+        if self.events.contains_key(&id) {
+            return false;
+        }
+        self.events.insert(id, books);
+        self.books += books;
+        self.changed = Some(now);
+        true
     }
 
-    /// Takes events in hand; drops from the list those that are in hand already.
-    pub fn take<T>(&self, list: &mut Vec<T>, key: impl Fn(&T) -> EventKey) {
-        let mut events = self.events();
+    fn release(&mut self, id: EventId, now: Instant) {
+        if let Some(books) = self.events.remove(&id) {
+            self.books -= books;
+            self.changed = Some(now);
+        }
+    }
+
+    /// How many more events may be taken.
+    fn free(&self) -> usize {
+        if self.books >= MOST_BOOKS && !self.is_stuck() {
+            return 0;
+        }
+        MOST_EVENTS.saturating_sub(self.events.len())
+    }
+
+    fn is_stuck(&self) -> bool {
+        let mut milliseconds = self.events.keys().map(|id| id.ms);
+        let first = milliseconds.next();
+        self.changed.is_none_or(|changed| changed.elapsed() >= STUCK_FOR)
+            && milliseconds.all(|ms| Some(ms) == first)
+    }
+}
+
+impl Workload {
+    fn streams(&self) -> MutexGuard<'_, ByAction<InHand>> {
+        // All of it is whole after every operation; whoever panicked did not break it.
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes events in hand, each with how many books it names; drops from the list those that are in hand
+    /// already.
+    pub fn take<T>(&self, list: &mut Vec<T>, what: impl Fn(&T) -> (EventKey, usize)) {
+        let now = Instant::now();
+        let mut streams = self.streams();
         list.retain(|one| {
-            let key = key(one);
-            events[key.action].insert(key.id)
+            let (key, books) = what(one);
+            streams[key.action].take(key.id, books, now)
         });
     }
 
     /// Lets events go: they are decided, or somebody else's.
     pub fn release(&self, keys: impl IntoIterator<Item = EventKey>) {
-        let mut events = self.events();
+        let now = Instant::now();
+        let mut streams = self.streams();
         // Nobody waits otherwise, and to wake nobody is a system call as well.
-        let were_full = are_full(&events);
+        let were_full = are_full(&streams);
         for key in keys {
-            events[key.action].remove(&key.id);
+            streams[key.action].release(key.id, now);
         }
         if were_full {
             self.fewer.notify_all();
@@ -55,47 +112,54 @@ impl Workload {
 
     /// Whether an event is in hand.
     pub fn contains(&self, key: EventKey) -> bool {
-        self.events()[key.action].contains(&key.id)
+        self.streams()[key.action].events.contains_key(&key.id)
     }
 
     /// How many events are in hand.
     pub fn count(&self) -> usize {
-        self.events().iter().map(HashSet::len).sum()
+        self.streams().iter().map(|stream| stream.events.len()).sum()
     }
 
     /// How many more events of each stream may be taken.
     pub fn free(&self) -> ByAction<usize> {
-        let events = self.events();
-        ByAction::of(|action| MOST_EVENTS.saturating_sub(events[action].len()))
+        let streams = self.streams();
+        ByAction::of(|action| streams[action].free())
     }
 
     /// Waits as long as no more events of either stream may be taken, for `timeout` at most.
     pub fn wait_while_full(&self, timeout: Duration) {
-        drop(self.fewer.wait_timeout_while(self.events(), timeout, |events| are_full(events)));
+        drop(self.fewer.wait_timeout_while(self.streams(), timeout, |streams| are_full(streams)));
     }
 }
 
-fn are_full(events: &ByAction<HashSet<EventId>>) -> bool {
-    events.iter().all(|events| events.len() >= MOST_EVENTS)
+fn are_full(streams: &ByAction<InHand>) -> bool {
+    streams.iter().all(|stream| stream.free() == 0)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use crate::event::Action;
+
+    fn key(ms: u64, action: Action) -> EventKey {
+        EventKey { id: EventId { ms, seq: 0 }, action }
+    }
+
+    /// Takes a request that has half the books that may be in hand.
+    fn take_half(workload: &Workload, id: EventId) {
+        let mut list = vec![EventKey { id, action: Action::Request }];
+        workload.take(&mut list, |key| (*key, MOST_BOOKS / 2));
+    }
 
     #[test]
     fn events_are_taken_once_and_counted_by_stream() {
         let workload = Workload::default();
-        let key = |ms, action| EventKey { id: EventId { ms, seq: 0 }, action };
         let mut list =
             vec![key(1, Action::Request), key(1, Action::Return), key(1, Action::Return)];
-        workload.take(&mut list, |key| *key);
+        workload.take(&mut list, |key| (*key, 1));
         assert_eq!(list, [key(1, Action::Request), key(1, Action::Return)]);
         assert_eq!(workload.count(), 2);
-        workload.take(&mut list, |key| *key);
+        workload.take(&mut list, |key| (*key, 1));
         assert!(list.is_empty());
         assert_eq!(workload.free(), ByAction::of(|_| MOST_EVENTS - 1));
         workload.release([key(1, Action::Return)]);
@@ -105,15 +169,45 @@ mod tests {
         assert!(!workload.contains(key(1, Action::Return)));
     }
 
+    /// Eight thousand requests for four hundred books each took 1.3 GB.
+    #[test]
+    fn a_stream_of_large_events_is_read_on_when_enough_were_let_go() {
+        let workload = Workload::default();
+        take_half(&workload, EventId { ms: 1, seq: 0 });
+        assert_eq!(workload.free()[Action::Request], MOST_EVENTS - 1);
+        take_half(&workload, EventId { ms: 2, seq: 0 });
+        assert_eq!(workload.free()[Action::Request], 0);
+        assert_eq!(workload.free()[Action::Return], MOST_EVENTS);
+        workload.release([key(1, Action::Request), key(7, Action::Request)]);
+        assert_eq!(workload.free()[Action::Request], MOST_EVENTS - 1);
+    }
+
+    #[test]
+    fn of_large_events_only_those_of_one_millisecond_are_read_on_when_nothing_moves() {
+        let [tied, untied] = [Workload::default(), Workload::default()];
+        for n in 0..3 {
+            take_half(&tied, EventId { ms: 1, seq: n });
+            take_half(&untied, EventId { ms: n, seq: 0 });
+        }
+        let full = Instant::now();
+        while tied.free()[Action::Request] == 0 {
+            assert!(full.elapsed() < 20 * STUCK_FOR, "it is never read on");
+            std::thread::sleep(STUCK_FOR / 100);
+        }
+        assert!(full.elapsed() >= STUCK_FOR, "it was read on while something moved");
+        assert_eq!(untied.free()[Action::Request], 0);
+        tied.release([EventKey { id: EventId { ms: 1, seq: 0 }, action: Action::Request }]);
+        assert_eq!(tied.free()[Action::Request], 0, "something moves again");
+    }
+
     /// A reader that saw both streams full, and began to wait when that was over, slept for two seconds.
     #[test]
     fn nobody_waits_but_while_both_streams_are_full() {
         const LONG: Duration = Duration::from_secs(60);
         let workload = Workload::default();
-        let key = |ms, action| EventKey { id: EventId { ms, seq: 0 }, action };
         let fill = |action| {
             let mut list: Vec<_> = (0..MOST_EVENTS as u64).map(|ms| key(ms, action)).collect();
-            workload.take(&mut list, |key| *key);
+            workload.take(&mut list, |key| (*key, 1));
         };
         let start = Instant::now();
         fill(Action::Request);

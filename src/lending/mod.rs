@@ -77,6 +77,15 @@ impl Delivered {
         Self { key, content, fresh }
     }
 
+    /// What it is known by, and how many books it names as far as that was looked at.
+    pub fn size(&self) -> (EventKey, usize) {
+        let books = match &self.content {
+            Content::Event(event) => event.books.len(),
+            Content::Fault(_) | Content::Suspect => 0,
+        };
+        (self.key, books)
+    }
+
     /// An event whose content is not looked at yet.
     pub fn suspect(key: EventKey) -> Self {
         Self { key, content: Content::Suspect, fresh: false }

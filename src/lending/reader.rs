@@ -201,7 +201,7 @@ fn read_new(
 
 /// Takes events in hand; drops those that are in hand already.
 fn take_on(session: &Session, batch: &mut Vec<Delivered>) {
-    session.workload.take(batch, |delivered| delivered.key);
+    session.workload.take(batch, Delivered::size);
 }
 
 /// Takes events in hand and queues them, oldest first.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use library_lending::workload::MOST_EVENTS;
 use redis::Value;
@@ -173,6 +174,32 @@ fn a_hand_off_is_never_given_up_for_the_number_of_its_books() {
     redis.assert_at_rest();
     assert_eq!(redis.ledger(), Ledger::new());
     assert_eq!(redis.length(DEAD_LETTERS), 0);
+}
+
+/// They were counted, and eight thousand of them, which waited for what another instance had in hand, took
+/// 1.3 GB.
+#[test]
+fn of_requests_for_hundreds_of_books_only_so_many_are_in_hand() {
+    const EVENTS: usize = 800;
+    let redis = Redis::new();
+    let other = Other::alive(&redis, "other");
+    redis.request_at("10-0", "user1", "geb");
+    other.take(REQUESTS);
+    let books = |n| (0..400).map(|book| format!("{n}-{book}")).collect::<Vec<_>>().join(",");
+    for n in 0..EVENTS {
+        redis.request_at(&format!("{}-0", 20 + n), &format!("user{n}"), &books(n));
+    }
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let in_hand = || {
+        let args = ["XPENDING", REQUESTS, "lending_service", "-", "+", "9999", "worker1"];
+        redis.ask::<Vec<Value>>(&args).len()
+    };
+    // 131,072 books; and what a read brings beyond that.
+    let most = 131_072_usize.div_ceil(400);
+    assert!(eventually(DEADLINE, || in_hand() >= most), "{}", in_hand());
+    assert!(stays(Duration::from_secs(2), || in_hand() < most + 128), "{}", in_hand());
+    other.finishes("10-0");
+    redis.assert_one_outcome_each(EVENTS);
 }
 
 /// The last id that there is. Nothing can be behind it, and Redis refuses to be asked for that: a refusal

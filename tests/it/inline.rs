@@ -410,7 +410,7 @@ fn key(action: Action, ms: u64) -> EventKey {
 /// Takes so many events in hand that are in no stream.
 fn fill(session: &Session, action: Action, count: usize) {
     let mut keys = (0..count as u64).map(|ms| key(action, ms)).collect();
-    session.workload.take(&mut keys, |key| *key);
+    session.workload.take(&mut keys, |key| (*key, 1));
 }
 
 /// A connection as the daemon makes it.
@@ -457,7 +457,7 @@ fn read(redis: &Redis, session: &Session, numbers: std::ops::Range<usize>) -> Ve
         stream::read_new(&mut connection, group, consumer, &[REQUESTS], count, &[None]).unwrap();
     let deliver = |(_, entry): &(usize, Entry)| Delivered::read(Action::Request, entry, true);
     let mut batch = reads.iter().flatten().map(deliver).collect();
-    session.workload.take(&mut batch, |one| one.key);
+    session.workload.take(&mut batch, Delivered::size);
     assert_eq!(batch.len(), count);
     batch
 }
