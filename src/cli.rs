@@ -22,6 +22,15 @@ impl From<lexopt::Error> for Usage {
     }
 }
 
+/// A wrong command line.
+#[derive(Debug)]
+pub struct WrongCommandLine {
+    /// What is wrong with it.
+    pub fault: Usage,
+    /// How the command that was meant is used, in one line.
+    pub usage: String,
+}
+
 /// One argument, owned, so that its value can be asked for while it is looked at.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Arg {

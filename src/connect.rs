@@ -391,6 +391,11 @@ impl Target {
         self.info.redis_settings().db()
     }
 
+    /// That Redis failed there: what it said, and what a person who gave a command this address may do about it.
+    pub fn failed(&self, error: &Error) -> String {
+        format!("Redis at {self}: {error}{}", self.advice(error))
+    }
+
     /// What a person who gave a command this address may do about an error, as an aside.
     pub fn advice(&self, error: &Error) -> &'static str {
         match error {

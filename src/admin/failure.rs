@@ -2,7 +2,6 @@
 //! went wrong and what to do about it.
 
 use super::options::Run;
-use crate::connect::Target;
 use crate::error::Error;
 
 /// Done; of a check: nothing is wrong.
@@ -53,10 +52,4 @@ pub fn no_library(run: &Run) -> String {
         "there is no library on Redis at {}{}: no libraryd has ever run there, or its data is gone",
         run.target, run.part
     )
-}
-
-/// What Redis said, and what to do.
-pub fn redis_failed(error: &Error, target: &Target) -> String {
-    let hint = target.advice(error);
-    format!("Redis at {target}: {error}{hint}")
 }

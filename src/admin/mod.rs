@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
         Ok(task) => task,
         Err(wrong) => {
             say(&wrong.fault.0);
-            say(wrong.usage);
+            say(&wrong.usage);
             return failure::USAGE.into();
         }
     };
@@ -56,7 +56,7 @@ fn end(result: Result<u8, Failure>, target: Option<&Target>) -> ExitCode {
         }
         Err(Failure::Redis(error)) => {
             match target {
-                Some(target) => say(&failure::redis_failed(&error, target)),
+                Some(target) => say(&target.failed(&error)),
                 None => say(&error.to_string()),
             }
             failure::REDIS

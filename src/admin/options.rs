@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 
 use super::regroup::Order;
-use crate::cli::{Arg, Args, Usage, nearest};
+use crate::cli::{Arg, Args, Usage, WrongCommandLine, nearest};
 use crate::connect::{ConnectArgs, Target};
 use crate::ids::EventId;
 use crate::keys::{Keys, Stream};
@@ -152,15 +152,6 @@ Exit status: 0 done, 1 something is wrong or cannot be done, 2 wrong command
 line, 3 not sure (check), 4 no Redis, 74 cannot write
 ";
 
-/// A wrong command line.
-#[derive(Debug)]
-pub struct Wrong {
-    /// What is wrong with it.
-    pub fault: Usage,
-    /// How it should be.
-    pub usage: &'static str,
-}
-
 /// The command line as it was typed.
 #[derive(Default)]
 struct Raw {
@@ -179,7 +170,7 @@ struct Raw {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, Wrong> {
+pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, WrongCommandLine> {
     let mut raw = Raw::default();
     let task = match raw.read(args) {
         // Help comes before any fault behind it.
@@ -188,7 +179,8 @@ pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task,
         Ok(Some(task)) => Ok(task),
         Err(fault) => Err(fault),
     };
-    task.map_err(|fault| Wrong { fault, usage: raw.subcommand().map_or(USAGE, |it| it.usage) })
+    let usage = raw.subcommand().map_or(USAGE, |it| it.usage);
+    task.map_err(|fault| WrongCommandLine { fault, usage: usage.to_owned() })
 }
 
 /// The complaint about a word that is none of `known`, with the one that was meant, or all of them.
@@ -343,7 +335,7 @@ fn stream(text: &str) -> Result<Stream, Usage> {
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Task, Wrong> {
+    fn parse(args: &[&str]) -> Result<Task, WrongCommandLine> {
         super::parse(Args::from_list(args.iter().copied()), &|_| None)
     }
 

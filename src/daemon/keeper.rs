@@ -86,18 +86,17 @@ pub struct Keeper<'a> {
     pub session: &'a Session,
     /// Its own connection.
     pub connection: Connection,
-    /// The ways to those who do the work, until they are to end.
-    pub workers: Option<Workers>,
     /// What the supervisor says.
     pub orders: Receiver<Order>,
 }
 
 impl Keeper<'_> {
-    /// Keeps house until told to end.
+    /// Keeps house until told to end, and passes on to the workers what it finds until told to let go of them.
     ///
     /// # Errors
     /// [`Error::Fenced`] when the lease is lost; what Redis or the link said.
-    pub fn run(mut self) -> Result<(), Error> {
+    pub fn run(mut self, workers: Workers) -> Result<(), Error> {
+        let mut workers = Some(workers);
         let turn = self.session.settings.lease / 3;
         let mut next_reconcile = Instant::now() + RECONCILE_EVERY;
         let mut tidy = Tidy::new(self.session);
@@ -106,7 +105,7 @@ impl Keeper<'_> {
         while !self.session.is_broken() {
             match self.orders.recv_deadline(next_turn.min(Instant::now() + IDLE)) {
                 Ok(Order::LetGo) => {
-                    self.workers = None;
+                    workers = None;
                     continue;
                 }
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => break,
@@ -133,13 +132,11 @@ impl Keeper<'_> {
             stalled = false;
             lease::renew(self.session, &mut self.connection)?;
             self.session.note_reply();
-            if self.workers.is_none() {
-                continue;
-            }
+            let Some(workers) = &workers else { continue };
             setup::check_ids(&mut self.connection, &self.session.keys, false)?;
-            self.look_after_others()?;
+            self.look_after_others(workers)?;
             if Instant::now() >= next_reconcile {
-                self.reconcile()?;
+                self.reconcile(workers)?;
                 tidy.remove_old_tries(&mut self.connection)?;
                 full = self.tell_if_full(full)?;
                 next_reconcile = Instant::now() + RECONCILE_EVERY;
@@ -168,7 +165,7 @@ impl Keeper<'_> {
 
     /// Looks at the other instances: takes over from the dead, forgets those that are long gone,
     /// and notes which hold up no refusal.
-    fn look_after_others(&mut self) -> Result<(), Error> {
+    fn look_after_others(&mut self, workers: &Workers) -> Result<(), Error> {
         let others = others(self.session, &mut self.connection)?;
         note_neighbours(self.session, &others);
         let abandoned_ms = self.session.settings.abandoned_after.as_millis() as u64;
@@ -185,7 +182,7 @@ impl Keeper<'_> {
                 Lock::Held(_) => false,
             };
             if gone && other.pending > 0 {
-                self.take_over(other.stream, &other.name, until)?;
+                self.take_over(workers, other.stream, &other.name, until)?;
             } else if other.lock == Lock::Gone && other.idle_ms > FORGET_AFTER_MS {
                 self.forget(other.stream, &other.name)?;
             }
@@ -210,18 +207,23 @@ impl Keeper<'_> {
     }
 
     /// Takes over what an instance that is gone has in hand. Stops at `until`; the rest comes next time.
-    fn take_over(&mut self, stream: Stream, from: &[u8], until: Instant) -> Result<(), Error> {
-        let (session, workers) = (self.session, &self.workers);
+    fn take_over(
+        &mut self,
+        workers: &Workers,
+        stream: Stream,
+        from: &[u8],
+        until: Instant,
+    ) -> Result<(), Error> {
+        let session = self.session;
         let mut count = 0;
         claim::claim_all(session, &mut self.connection, stream, from, |claimed| {
             count += claimed.len();
-            match (workers, stream.action()) {
-                (None, _) => {}
-                (Some(workers), Some(action)) => {
+            match stream.action() {
+                Some(action) => {
                     let delivered = |one| lending::reader::delivered(action, one);
                     workers.pass_events(session, claimed.into_iter().map(delivered).collect());
                 }
-                (Some(workers), None) => {
+                None => {
                     let entries = claimed.iter().filter_map(|one| one.entry.as_ref());
                     workers.pass_hand_offs(entries);
                 }
@@ -236,7 +238,7 @@ impl Keeper<'_> {
 
     /// Takes up own pending events that are in nobody's hands: the reply to a read can get lost
     /// while the lease lives on.
-    fn reconcile(&mut self) -> Result<(), Error> {
+    fn reconcile(&mut self, workers: &Workers) -> Result<(), Error> {
         for stream in Stream::ALL {
             let mut after: Option<EventId> = None;
             loop {
@@ -255,7 +257,7 @@ impl Keeper<'_> {
                 }
                 after = Some(last.id);
                 if !lost.is_empty() {
-                    self.take_up(stream, &lost)?;
+                    self.take_up(workers, stream, &lost)?;
                 }
             }
         }
@@ -273,12 +275,16 @@ impl Keeper<'_> {
     }
 
     /// Reads what was delivered to this instance and did not arrive.
-    fn take_up(&mut self, stream: Stream, lost: &[Pending]) -> Result<(), Error> {
+    fn take_up(
+        &mut self,
+        workers: &Workers,
+        stream: Stream,
+        lost: &[Pending],
+    ) -> Result<(), Error> {
         let (session, connection) = (self.session, &mut self.connection);
         let name = stream.key(&session.keys);
         let number = counted(lost.len(), "delivered event");
         warn!(target: LOG, "{number} of {name} did not arrive: read again");
-        let Some(workers) = &self.workers else { return Ok(()) };
         match stream.action() {
             Some(action) => {
                 let batch = lending::reader::read_pending(session, connection, action, lost)?;

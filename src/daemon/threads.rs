@@ -100,21 +100,14 @@ impl Connections {
                 .map_err(|source| Error::System { doing: "start a thread", source })
         };
         let worker = Arc::new(Mutex::new(Worker::new(session, self.lending_worker)));
-        let keeper = Keeper {
-            session,
-            connection: self.keeper,
-            workers: Some(Workers {
-                to_lending: to_lending.clone(),
-                to_shelving: to_shelving.clone(),
-            }),
-            orders,
-        };
+        let keeper = Keeper { session, connection: self.keeper, orders };
+        let workers = Workers { to_lending: to_lending.clone(), to_shelving: to_shelving.clone() };
         let reading = |events: &Sender<Report>| {
             let events = events.clone();
             move || drop(events.send(Report::Reading))
         };
         let (lending_reading, shelving_reading) = (reading(events), reading(events));
-        start(Thread::Keeper, Box::new(move || keeper.run()))?;
+        start(Thread::Keeper, Box::new(move || keeper.run(workers)))?;
         start(Thread::LendingWorker, {
             let worker = Arc::clone(&worker);
             let channels = Channels { events: lending_events, shelved, rung, to_listener };

@@ -63,7 +63,6 @@ impl Failure {
 
     /// Redis failed: what it said, what is known to be sent, what to do.
     pub fn redis(error: &Error, target: &Target, sent: &dyn fmt::Display) -> Self {
-        let hint = target.advice(error);
-        Self { message: format!("Redis at {target}: {error}{hint}; {sent}"), status: REDIS }
+        Self { message: format!("{}; {sent}", target.failed(error)), status: REDIS }
     }
 }

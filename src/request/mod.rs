@@ -46,9 +46,9 @@ pub fn main() -> ExitCode {
     signals::outlive_file_limits();
     let task = match options::parse(Args::from_env(), &|name| std::env::var_os(name)) {
         Ok(task) => task,
-        Err(fault) => {
-            say(&fault.what.0);
-            say(&fault.usage);
+        Err(wrong) => {
+            say(&wrong.fault.0);
+            say(&wrong.usage);
             return failure::USAGE.into();
         }
     };

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::draft::{Draft, id_fault};
 use super::query::Filter;
 use super::show::Form;
-use crate::cli::{Arg, Args, Usage, nearest, shell_word};
+use crate::cli::{Arg, Args, Usage, WrongCommandLine, nearest, shell_word};
 use crate::clock::{Since, since};
 use crate::connect::{ConnectArgs, Target};
 use crate::event::{Action, AnswerWish, EventKey, MAX_KEEP_MS};
@@ -265,25 +265,16 @@ pub struct Batch {
     pub remember: Duration,
 }
 
-/// A fault of the command line, and the usage of the command that was meant.
-#[derive(Debug)]
-pub struct Fault {
-    /// What is wrong.
-    pub what: Usage,
-    /// How it is right, in one line.
-    pub usage: String,
-}
-
 /// Reads a command line.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, Fault> {
+pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task, WrongCommandLine> {
     let mut typed = Typed::default();
     typed
         .read(args)
         .and_then(|()| typed.task(env))
-        .map_err(|what| Fault { what, usage: usage(typed.command()) })
+        .map_err(|fault| WrongCommandLine { fault, usage: usage(typed.command()) })
 }
 
 /// The command line as it was typed.
@@ -633,7 +624,7 @@ fn help(command: Option<&Command>) -> String {
 mod tests {
     use super::*;
 
-    fn parsed(args: &[&str]) -> Result<Task, Fault> {
+    fn parsed(args: &[&str]) -> Result<Task, WrongCommandLine> {
         parse(Args::from_list(args), &|_| None)
     }
 
@@ -711,7 +702,7 @@ mod tests {
             (&["loans", "--timout"], "unknown option --timout"),
             (&["--timout"], "unknown option --timout: did you mean --timeout?"),
         ] {
-            assert_eq!(parsed(args).unwrap_err().what.0, fault);
+            assert_eq!(parsed(args).unwrap_err().fault.0, fault);
         }
     }
 }
