@@ -54,6 +54,12 @@ collect() {
     else
         : >no-spool
     fi
+    # Only root may be able to see that.
+    if is_there "$RETURNS"; then
+        : >too-late
+    else
+        rm -f too-late
+    fi
 }
 
 # The name of a day's batch: the same returns on another day, or of another machine, are others. It is kept
@@ -122,7 +128,9 @@ hand_in() {
         *) exit "$status" ;;
         esac
     done
-    if [ -z "$found" ]; then
+    if [ -e too-late ]; then
+        echo "$RETURNS came after this day's returns were collected: it is for the next day"
+    elif [ -z "$found" ]; then
         echo 'no returns to hand in'
     fi
     for rejected in returns-*.rejected; do

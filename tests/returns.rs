@@ -109,6 +109,29 @@ fn returns_that_could_not_be_handed_in_are_on_another_day_oldest_first() {
     assert_eq!(machine.night("2026-11-28", "0"), (0, String::new()));
 }
 
+/// "no returns to hand in" was said while they lay there.
+#[test]
+fn returns_that_are_for_the_next_day_are_told() {
+    let machine = Machine::new();
+    let told = |day| {
+        assert!(machine.script(day, &["collect"]).status.success());
+        machine.put("status", "0");
+        let said = machine.script(day, &["hand-in", "library-req"]);
+        assert!(said.status.success());
+        String::from_utf8(said.stdout).unwrap()
+    };
+    assert_eq!(told("2026-11-26"), "no returns to hand in\n");
+    machine.put("spool/returns", "return a 1\n");
+    assert_eq!(told("2026-11-26"), "");
+    machine.put("spool/returns", "return b 2\n");
+    let late = told("2026-11-26");
+    assert!(late.ends_with(
+        "spool/returns came after this day's returns were collected: it is for the next day\n"
+    ));
+    assert_eq!(told("2026-11-27"), "");
+    assert_eq!(told("2026-11-27"), "no returns to hand in\n");
+}
+
 /// Lines that were no returns are no better on the next day; but if nothing was sent, all is still to do,
 /// whatever results an earlier try has left.
 #[test]
