@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 
-/// The rights, as library-lending(7) lists them.
-fn rights() -> Vec<String> {
+/// The rights of a user, as library-lending(7) lists them.
+fn rights(user: &str) -> Vec<String> {
     const PAGE: &str = include_str!("../../src/man/library-lending.7");
-    let (_, behind) = PAGE.split_once("ACL SETUSER library on '>PASSWORD'").unwrap();
+    let (_, behind) = PAGE.split_once(&format!("ACL SETUSER {user} on '>PASSWORD'")).unwrap();
     let (rights, _) = behind.split_once("\n.Ed").unwrap();
     let words = rights.split_whitespace().filter(|word| *word != "\\e");
     words.map(|word| word.trim_matches('\'').to_owned()).collect()
@@ -20,7 +20,7 @@ const CLERK: [&str; 4] = ["--username", "library", "--password", "right"];
 fn the_user_of_the_manual_may_do_what_is_done_and_no_more() {
     let redis = Redis::new();
     let mut user = vec!["ACL", "SETUSER", "library", "on", ">right"];
-    let rights = rights();
+    let rights = rights("library");
     user.extend(rights.iter().map(String::as_str));
     redis.cmd(&user);
     Ledger::new().lent("user1", &["lent"], "1-0").nowhere(&["emma"], "1-0").lay_down(&redis);
@@ -65,6 +65,53 @@ fn the_user_of_the_manual_may_do_what_is_done_and_no_more() {
         let error = tried.arg(&command[1..]).exec(&mut connection).unwrap_err();
         assert_eq!(error.code(), Some("NOPERM"), "{command:?}");
     }
+}
+
+#[test]
+fn the_user_that_only_looks_may_do_that_and_changes_nothing() {
+    let redis = Redis::new();
+    let mut user = vec!["ACL", "SETUSER", "monitor", "on", ">right"];
+    let rights = rights("monitor");
+    user.extend(rights.iter().map(String::as_str));
+    redis.cmd(&user);
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let id = redis.request("user1", "geb");
+    redis.outcome_of_request(&id);
+    redis.request("", "momo");
+    redis.wait_until_drained(DEADLINE);
+    redis.cmd(&["INCR", "user:user1:count"]);
+    redis.cmd(&["SCRIPT", "FLUSH"]);
+    // Nobody else writes any more.
+    let before = redis.everything();
+    const MONITOR: [&str; 4] = ["--username", "monitor", "--password", "right"];
+    let req = |args: &[&str]| TestCommand::library_req(&redis, &[&MONITOR[..], args].concat());
+    let admin = |args: &[&str]| TestCommand::library_admin(&redis, &[&MONITOR[..], args].concat());
+    req(&["outcome", &id]).exits(0);
+    req(&["loans", "user1"]).exits(0);
+    req(&["where", "geb", "--show-user"]).exits(0);
+    req(&["history", "--user", "user1"]).exits(0);
+    let args = [&MONITOR[..], &["watch"]].concat();
+    let mut watch = Running::start(&redis, env!("CARGO_BIN_EXE_library-req"), &args, |_| {});
+    let watches = |client: &str| client.contains("user=monitor") && client.contains("cmd=xread");
+    let clients = || redis.ask::<String>(&["CLIENT", "LIST"]);
+    assert!(eventually(DEADLINE, || clients().lines().any(watches)), "{}", clients());
+    watch.process.signal(Signal::INT);
+    assert_eq!(watch.ends().stderr, "");
+    admin(&["status"]).exits(0);
+    assert!(admin(&["check"]).exits(1).stdout.contains("count of user1"));
+    admin(&["dead-letters", "list"]).exits(0);
+    let letter = redis.entries(DEAD_LETTERS)[0].0.clone();
+    for run in [
+        req(&["request", "user1", "emma"]),
+        req(&["return", "user1", "geb"]),
+        admin(&["check", "--repair"]),
+        admin(&["dead-letters", "retry", &letter]),
+        admin(&["dead-letters", "drop", &letter]),
+    ] {
+        let run = run.exits(4);
+        assert!(run.stderr.contains("see Redis users in library-lending(7)"), "{run}");
+    }
+    assert_eq!(redis.everything(), before);
 }
 
 /// A database that the server has not was asked for again and again; and so was one that it did not give
