@@ -6,6 +6,7 @@
 //! queue).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,10 +48,8 @@ struct InHand {
 impl InHand {
     /// Takes an event; tells whether it was not in hand before.
     fn take(&mut self, id: EventId, books: usize, now: Instant) -> bool {
-        if self.events.contains_key(&id) {
-            return false;
-        }
-        self.events.insert(id, books);
+        let Entry::Vacant(place) = self.events.entry(id) else { return false };
+        place.insert(books);
         self.books += books;
         self.changed = Some(now);
         true

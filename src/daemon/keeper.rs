@@ -71,7 +71,7 @@ pub struct Workers {
 impl Workers {
     /// Passes on what is not in hand already.
     fn pass_events(&self, session: &Session, mut batch: Vec<lending::Delivered>) {
-        session.workload.take(&mut batch, lending::Delivered::size);
+        session.workload.take(&mut batch, lending::Delivered::key_and_books);
         let _ = self.to_lending.send(batch);
     }
 

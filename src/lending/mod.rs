@@ -78,7 +78,7 @@ impl Delivered {
     }
 
     /// What it is known by, and how many books it names as far as that was looked at.
-    pub fn size(&self) -> (EventKey, usize) {
+    pub fn key_and_books(&self) -> (EventKey, usize) {
         let books = match &self.content {
             Content::Event(event) => event.books.len(),
             Content::Fault(_) | Content::Suspect => 0,

@@ -201,7 +201,7 @@ fn read_new(
 
 /// Takes events in hand; drops those that are in hand already.
 fn take_on(session: &Session, batch: &mut Vec<Delivered>) {
-    session.workload.take(batch, Delivered::size);
+    session.workload.take(batch, Delivered::key_and_books);
 }
 
 /// Takes events in hand and queues them, oldest first.

@@ -457,7 +457,7 @@ fn read(redis: &Redis, session: &Session, numbers: std::ops::Range<usize>) -> Ve
         stream::read_new(&mut connection, group, consumer, &[REQUESTS], count, &[None]).unwrap();
     let deliver = |(_, entry): &(usize, Entry)| Delivered::read(Action::Request, entry, true);
     let mut batch = reads.iter().flatten().map(deliver).collect();
-    session.workload.take(&mut batch, Delivered::size);
+    session.workload.take(&mut batch, Delivered::key_and_books);
     assert_eq!(batch.len(), count);
     batch
 }

@@ -14,15 +14,21 @@ fn rights(user: &str) -> Vec<String> {
     words.map(|word| word.trim_matches('\'').to_owned()).collect()
 }
 
+/// A Redis with one of the manual's users.
+fn redis_with(user: &str) -> Redis {
+    let redis = Redis::new();
+    let rights = rights(user);
+    let rights: Vec<&str> = rights.iter().map(String::as_str).collect();
+    redis.cmd(&[&["ACL", "SETUSER", user, "on", ">right"], &rights[..]].concat());
+    redis
+}
+
 const CLERK: [&str; 4] = ["--username", "library", "--password", "right"];
+const MONITOR: [&str; 4] = ["--username", "monitor", "--password", "right"];
 
 #[test]
 fn the_user_of_the_manual_may_do_what_is_done_and_no_more() {
-    let redis = Redis::new();
-    let mut user = vec!["ACL", "SETUSER", "library", "on", ">right"];
-    let rights = rights("library");
-    user.extend(rights.iter().map(String::as_str));
-    redis.cmd(&user);
+    let redis = redis_with("library");
     Ledger::new().lent("user1", &["lent"], "1-0").nowhere(&["emma"], "1-0").lay_down(&redis);
     // Something to take over, to put on its shelf, and to reject.
     redis.request("user2", "lent,momo");
@@ -69,11 +75,7 @@ fn the_user_of_the_manual_may_do_what_is_done_and_no_more() {
 
 #[test]
 fn the_user_that_only_looks_may_do_that_and_changes_nothing() {
-    let redis = Redis::new();
-    let mut user = vec!["ACL", "SETUSER", "monitor", "on", ">right"];
-    let rights = rights("monitor");
-    user.extend(rights.iter().map(String::as_str));
-    redis.cmd(&user);
+    let redis = redis_with("monitor");
     let _daemon = Daemon::start(&redis, &["worker1"]);
     let id = redis.request("user1", "geb");
     redis.outcome_of_request(&id);
@@ -83,7 +85,6 @@ fn the_user_that_only_looks_may_do_that_and_changes_nothing() {
     redis.cmd(&["SCRIPT", "FLUSH"]);
     // Nobody else writes any more.
     let before = redis.everything();
-    const MONITOR: [&str; 4] = ["--username", "monitor", "--password", "right"];
     let req = |args: &[&str]| TestCommand::library_req(&redis, &[&MONITOR[..], args].concat());
     let admin = |args: &[&str]| TestCommand::library_admin(&redis, &[&MONITOR[..], args].concat());
     req(&["outcome", &id]).exits(0);
