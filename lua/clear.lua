@@ -35,16 +35,19 @@ if not ours then
   return {'CLEARED', 0, 'done'}
 end
 
--- Everything before the oldest undecided event is decided.
+-- What was delivered before the oldest undecided event is decided. What is behind that one is not read: each id comes
+-- with its whole entry, of megabytes perhaps.
 local delivered = ours['last-delivered-id']
 local oldest = redis.call('XPENDING', stream, group, '-', '+', 1)[1]
+local last = delivered
+if oldest and before(oldest[1], delivered) then
+  last = oldest[1]
+end
 local decided = {}
-local entries = redis.call('XRANGE', stream, '-', delivered, 'COUNT', most)
-for _, entry in ipairs(entries) do
-  if oldest and not before(entry[1], oldest[1]) then
-    break
+for _, entry in ipairs(redis.call('XRANGE', stream, '-', last, 'COUNT', most)) do
+  if not oldest or entry[1] ~= oldest[1] then
+    decided[#decided + 1] = entry[1]
   end
-  decided[#decided + 1] = entry[1]
 end
 
 -- Only where something seems to be decided: whole entries come with it.
