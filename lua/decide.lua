@@ -602,31 +602,43 @@ for stream, ids in pairs(call.decided) do
   end
 end
 
--- Other instances may wait for what was decided here: those who listen are told its users and books, in
--- messages of no more than so many bytes. For an event that is longer by itself the name has to do, as each of
--- them would have to read it. Who is not permitted to ring works on: the others then find out by themselves.
+-- Other instances may wait for what was decided here. Those who listen are told the users and books for whom it
+-- changed something, in messages of no more than so many bytes; of books that a refusal puts back they hear when
+-- these arrive. For an event that is longer by itself the name has to do, as each of them would have to
+-- read it. Who is not permitted to ring works on: the others then find out by themselves.
 local MOST_NEWS = 16384
 local function tell_news()
-  local lines, size = {ARGV[8]}, 0
-  local function ring()
-    redis.pcall('PUBLISH', ARGV[9], table.concat(lines, '\n'))
-    lines, size = {ARGV[8]}, 0
+  local lines, size, is_rung = {ARGV[8]}, 0, false
+  local function ring(message)
+    redis.pcall('PUBLISH', ARGV[9], message)
+    lines, size, is_rung = {ARGV[8]}, 0, true
   end
   for _, e in ipairs(events) do
     if call.decided[e.stream][e.id] then
-      local line = e.user .. ',' .. table.concat(e.books, ',')
+      local is_return = e.stream == returns
+      local parts = {call.changed_users[e.user] and e.user or ''}
+      for n = 1, #e.books do
+        local book = e.books[n]
+        if call.changed[book] and (is_return or string.sub(state[book] or '', 1, 1) ~= '>') then
+          parts[#parts + 1] = book
+        end
+      end
+      local line = table.concat(parts, ',')
       if size > 0 and size + #line > MOST_NEWS then
-        ring()
+        ring(table.concat(lines, '\n'))
       end
       if #line > MOST_NEWS then
-        ring()
-      else
+        ring(ARGV[8])
+      elseif line ~= '' then
+        -- Else it changed nothing for anybody.
         lines[#lines + 1], size = line, size + #line
       end
     end
   end
   if size > 0 then
-    ring()
+    ring(table.concat(lines, '\n'))
+  elseif not is_rung then
+    ring(ARGV[8] .. '\n')
   end
 end
 

@@ -554,7 +554,7 @@ local function decide(e, sorted)
   if sorted.too_many then
     call.taking_back().put_back(available)
     lists[7], lists[8] = 'put_back', available
-    return conclude(e, 'denied', 'too_many_books', lists, true)
+    return conclude(e, 'denied', 'too_many_books', lists, false)
   end
   call.lend(e, available)
   return conclude(e, 'accepted', nil, {'book_ids', available, unpack(lists)}, true)

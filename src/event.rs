@@ -127,6 +127,14 @@ impl EventKey {
         let (action, id) = text.split_once(':')?;
         Some(Self { id: id.parse().ok()?, action: Action::from_word(action)? })
     }
+
+    /// Whether it is not known which of two came first: they are of one millisecond and of different streams, and
+    /// not both have their ids from submit.lua (library-lending(7), Order).
+    pub fn ties_with(self, other: Self) -> bool {
+        self.action != other.action
+            && self.id.ms == other.id.ms
+            && !(self.id.is_ordered() && other.id.is_ordered())
+    }
 }
 
 /// Whether the sender wants the outcome kept under a key of its own, and for how long.

@@ -166,7 +166,34 @@ pub enum Told {
     Fields(String),
 }
 
+/// What a decision changed for others that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing, but that it is decided.
+    Nothing,
+    /// Books were lent.
+    Lent,
+    /// Books came free, or it is not known what happened.
+    Freed,
+}
+
 impl Told {
+    /// What the decision changed for others that wait.
+    pub fn change(&self, action: Action) -> Change {
+        let has_effect = match self {
+            Self::All(_) => true,
+            Self::AllLent(_) => false,
+            Self::Fields(fields) => {
+                outcome::fields(fields).any(|(name, _)| name == BookList::Done.as_str())
+            }
+        };
+        match action {
+            _ if !has_effect => Change::Nothing,
+            Action::Request => Change::Lent,
+            Action::Return => Change::Freed,
+        }
+    }
+
     /// The books that are nowhere, if some of those that were asked for are: joined by commas.
     pub fn unavailable(&self) -> Option<&str> {
         let Self::Fields(fields) = self else { return None };
@@ -356,4 +383,31 @@ fn wait(parts: &[Value], one: &Try) -> TryEnd {
 
 fn unexpected(got: &dyn std::fmt::Debug) -> Error {
     Error::Reply { doing: DOING, got: format!("{got:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_changes_nothing_for_others() {
+        let told = |fields: &str| Told::Fields(fields.replace(' ', "\n"));
+        for (told, on_request, on_return) in [
+            (Told::All(1), Change::Lent, Change::Freed),
+            (Told::AllLent(0), Change::Nothing, Change::Nothing),
+            (
+                told("outcome x book_ids geb unavailable momo in_hand 1"),
+                Change::Lent,
+                Change::Freed,
+            ),
+            (
+                told("outcome x cause y put_back book_ids in_hand 1"),
+                Change::Nothing,
+                Change::Nothing,
+            ),
+        ] {
+            assert_eq!(told.change(Action::Request), on_request, "{told:?}");
+            assert_eq!(told.change(Action::Return), on_return, "{told:?}");
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! What instances tell each other by the bell: who decided, or put books on their shelves, and which users
 //! and books it concerned. For whoever waits for one of those it is as if it had been done here.
 //!
-//! The message is the instance's name, and a line for each event: its user, then its books, with commas
-//! between them; what was put on its shelf has no user. Much comes in several messages. Of an event that is
-//! too long for one, the name is all.
+//! The message is the instance's name, and a line for each event that changed something: its user, then the books,
+//! with commas between them; either may be missing. Much comes in several messages. A name without a line break
+//! is all that is told of an event that is too long for one.
 
 use std::collections::HashSet;
 
@@ -16,10 +16,12 @@ const MAX_BYTES: usize = 32 * 1024;
 /// What was told.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct News {
-    /// Whose events were decided.
+    /// Who has other books now.
     pub users: HashSet<UserId>,
-    /// What they were about, and what has come to its shelf.
+    /// What was lent, given back or let go, and what has come to its shelf.
     pub books: HashSet<BookId>,
+    /// Whether it may concern others as well.
+    pub is_vague: bool,
 }
 
 impl News {
@@ -30,8 +32,8 @@ impl News {
             return None;
         }
         let mut news = Self::default();
-        if message.len() > MAX_BYTES {
-            return Some(news);
+        if message.len() > MAX_BYTES || !message.contains(&b'\n') {
+            return Some(Self { is_vague: true, ..news });
         }
         for line in lines {
             // Anybody may ring. What is no name is nobody's here.
@@ -40,11 +42,6 @@ impl News {
             news.books.extend(names.filter_map(|book| BookId::from_bytes(book).ok()));
         }
         Some(news)
-    }
-
-    /// Whether it names nothing: it may concern anybody.
-    pub fn is_vague(&self) -> bool {
-        self.users.is_empty() && self.books.is_empty()
     }
 
     /// Whether it names an event's user, or a book of it.
@@ -66,10 +63,11 @@ mod tests {
     #[test]
     fn news_name_users_and_books_and_a_bare_ring_nobody() {
         assert_eq!(News::read(b"worker1\nuser1,geb", "worker1"), None);
-        assert!(read("worker11").is_vague() && read("").is_vague() && read("other\n\n").is_vague());
-        assert!(read(&format!("other\nuser1,geb{}", ",x".repeat(MAX_BYTES))).is_vague());
+        assert!(read("worker11").is_vague && read("").is_vague);
+        assert_eq!(read("other\n\n"), News::default(), "it concerns nobody");
+        assert!(read(&format!("other\nuser1,geb{}", ",x".repeat(MAX_BYTES))).is_vague);
         let news = read("other\nuser1,geb,momo\nuser2\n,kim\nuser\u{7},a\u{7}b, c");
-        assert!(!news.is_vague());
+        assert!(!news.is_vague);
         let concerns = |user: &str, book: &str| {
             let key = EventKey { id: EventId::default(), action: Action::Request };
             let (user, books) = (user.parse().unwrap(), vec![book.parse().unwrap()]);

@@ -68,7 +68,7 @@ impl Cost {
 /// What a round tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Round {
-    /// As many as at a ring: what is in front of all others may be decided without one.
+    /// Some of the oldest: what is in front of all others may be decided without a ring.
     Oldest,
     /// Everything.
     All,
@@ -124,7 +124,7 @@ impl Rounds {
         let round = if now >= self.next_of_all(waiting, cost) + late {
             self.last_of_all = now;
             Round::All
-        } else if now >= self.last + self.pause && !are_others_due {
+        } else if now >= self.last + self.pause {
             Round::Oldest
         } else {
             return None;

@@ -12,11 +12,11 @@ use std::hash::Hash;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
-use super::decide::Doubt;
+use super::decide::{Change, Doubt};
 use super::news::News;
 use super::pace::{Bell, Cost, Round, Rounds};
 use crate::event::{Action, Event, EventKey};
-use crate::ids::{BookId, UserId};
+use crate::ids::{BookId, EventId, UserId};
 
 /// How many of the oldest are tried again when events older than they were decided: at least, and
 /// for each of those. A queue of refusals that wait for each other then flows in growing chunks,
@@ -152,6 +152,13 @@ impl WaitingRoom {
         self.by_age.keys().next().is_none_or(|oldest| *oldest > key)
     }
 
+    /// Whether somebody waits of whom it is not known who came first.
+    pub fn has_tie_of(&self, key: EventKey) -> bool {
+        let at = |seq, action| EventKey { id: EventId { seq, ..key.id }, action };
+        let of_its_ms = at(0, Action::Request)..=at(u64::MAX, Action::Return);
+        self.by_age.range(of_its_ms).any(|(other, _)| key.ties_with(*other))
+    }
+
     /// Whether anything is worth another try now.
     pub fn has_due(&self) -> bool {
         !self.due.is_empty()
@@ -227,16 +234,11 @@ impl WaitingRoom {
         self.due.extend(events.into_iter().filter(for_older));
     }
 
-    fn stir_books<'a>(
-        &mut self,
+    fn asking_for<'a>(
+        &'a self,
         books: impl IntoIterator<Item = &'a BookId>,
-        which: impl Fn(&EventKey) -> bool,
-    ) {
-        for book in books {
-            if let Some(keys) = self.by_book.get(book) {
-                self.due.extend(keys.iter().filter(|key| which(key)));
-            }
-        }
+    ) -> impl Iterator<Item = EventKey> {
+        books.into_iter().filter_map(|book| self.by_book.get(book)).flatten().copied()
     }
 
     fn stir_users<'a>(&mut self, users: impl IntoIterator<Item = &'a UserId>) {
@@ -246,24 +248,35 @@ impl WaitingRoom {
         }
     }
 
-    /// Events were decided: those that ask for their books, and the oldest if they were older than
-    /// they, are worth another try.
-    pub fn decided(&mut self, events: &[Event]) {
+    /// Events were decided: those for whom that may make a difference, and the oldest if they were older than
+    /// they, are worth another try. Books that are lent to somebody, or were reserved for who was refused, make one to
+    /// those only who wait for a book: all others could be refused before and can be now.
+    pub fn decided(&mut self, events: &[(Change, Event)]) {
         if events.is_empty() {
             return;
         }
         let Some(oldest) = self.by_age.keys().next() else { return };
         self.rounds.hasten();
         // In the same millisecond it is not known which came first.
-        let older = events.iter().filter(|event| event.key.id.ms <= oldest.id.ms).count();
-        if older > 0 {
-            let count = LEAST_OLDEST.max(OLDEST_FOR_EACH * older);
+        let older = || events.iter().filter(|(_, event)| event.key.id.ms <= oldest.id.ms);
+        if let Some(newest) = older().map(|(_, event)| event.key.id.ms).max() {
+            let mut count = LEAST_OLDEST.max(OLDEST_FOR_EACH * older().count());
+            if newest < oldest.id.ms {
+                count = count.max(of_oldest_ms(&self.by_age));
+            }
             self.due.extend(self.by_age.keys().take(count));
         }
         // Once each: thousands may wait for a book that all of these asked for.
-        let books: HashSet<_> = events.iter().flat_map(|event| &event.books).collect();
-        self.stir_books(books, |_| true);
-        self.stir_users(events.iter().map(|event| &event.user));
+        let (mut freed, mut others) = (HashSet::new(), HashSet::new());
+        for (change, event) in events {
+            let books = if *change == Change::Freed { &mut freed } else { &mut others };
+            books.extend(&event.books);
+        }
+        let who_wait = self.asking_for(others).filter(|key| self.for_books.contains(key));
+        let due: Vec<_> = self.asking_for(freed).chain(who_wait).collect();
+        self.due.extend(due);
+        let changed = events.iter().filter(|(change, _)| *change != Change::Nothing);
+        self.stir_users(changed.map(|(_, event)| &event.user));
     }
 
     /// Books have arrived on their shelves: every request that waits for one is worth another try.
@@ -277,8 +290,9 @@ impl WaitingRoom {
     /// over. Who is out for a try, for which the news may have come too late, is due again when it is back.
     pub fn heard(&mut self, news: News) {
         self.bell.ring();
-        self.is_vague |= news.is_vague();
-        self.stir_books(&news.books, |_| true);
+        self.is_vague |= news.is_vague;
+        let due: Vec<_> = self.asking_for(&news.books).collect();
+        self.due.extend(due);
         self.stir_users(&news.users);
         self.rounds.hasten();
         self.now.news += 1;
@@ -313,14 +327,14 @@ impl WaitingRoom {
         }
         match self.rounds.take_due(now, self.len(), &self.cost, self.has_due()) {
             Some(Round::All) => self.due.extend(self.by_age.keys()),
-            Some(Round::Oldest) => self.bell.ring(),
+            // Not as at a ring: the next one is answered at once all the same.
+            Some(Round::Oldest) => {
+                let number = LEAST_OLDEST.max(of_oldest_ms(&self.by_age));
+                self.due.extend(self.by_age.keys().take(number));
+            }
             None => {}
         }
-        // For one of a millisecond to be decided, all of it have to be tried, each in whatever hands it is.
-        let mut oldest = self.by_age.keys().map(|key| key.id.ms).take(MOST_SHARE);
-        let first = oldest.next();
-        let of_one_ms = || 1 + oldest.take_while(|ms| Some(*ms) == first).count();
-        if let Some(number) = self.bell.answer(now, of_one_ms) {
+        if let Some(number) = self.bell.answer(now, || of_oldest_ms(&self.by_age)) {
             self.due.extend(self.by_age.keys().take(number));
             if std::mem::take(&mut self.is_vague) {
                 self.due.extend(self.for_books.iter().take(number));
@@ -344,7 +358,9 @@ impl WaitingRoom {
         may_go: impl Fn(&Event) -> bool,
     ) -> Vec<Waiting> {
         let asked_for = std::mem::take(&mut self.asked_for);
-        self.stir_books(&asked_for, |key| key.action == Action::Request);
+        let requests = self.asking_for(&asked_for).filter(|key| key.action == Action::Request);
+        let due: Vec<_> = requests.collect();
+        self.due.extend(due);
         let is_of_oldest_ms =
             |oldest: &EventKey| self.due.first().is_some_and(|first| first.id.ms == oldest.id.ms);
         let oldest = self.by_age.keys().next().copied().filter(is_of_oldest_ms);
@@ -467,6 +483,14 @@ impl WaitingRoom {
     }
 }
 
+/// How many of the oldest are of one millisecond, as far as one script may try them. For one of them to be decided,
+/// all have to be tried, each in whatever hands it is.
+fn of_oldest_ms(by_age: &BTreeMap<EventKey, Waiting>) -> usize {
+    let mut oldest = by_age.keys().map(|key| key.id.ms).take(MOST_SHARE);
+    let first = oldest.next();
+    1 + oldest.take_while(|ms| Some(*ms) == first).count()
+}
+
 fn remove<K: Eq + Hash>(map: &mut HashMap<K, BTreeSet<EventKey>>, name: &K, key: EventKey) {
     if let Some(keys) = map.get_mut(name) {
         keys.remove(&key);
@@ -482,7 +506,7 @@ mod tests {
 
     use super::*;
     use crate::event::AnswerWish;
-    use crate::ids::EventId;
+    use crate::ids::SEQ_STEP;
     use crate::lending::pace::{
         FEWEST_RUNG, LONGEST_DEAF, LONGEST_PAUSE, LONGEST_TO_A_ROUND, ROUND_IN, SHORTEST_DEAF,
         SHORTEST_PAUSE,
@@ -512,6 +536,10 @@ mod tests {
         room.take_due(100, 100, |_| true).iter().map(|waiting| waiting.event.key.id.ms).collect()
     }
 
+    fn freed(events: impl IntoIterator<Item = Event>) -> Vec<(Change, Event)> {
+        events.into_iter().map(|event| (Change::Freed, event)).collect()
+    }
+
     fn room(events: &[Event]) -> WaitingRoom {
         let mut room = WaitingRoom::default();
         for event in events {
@@ -533,6 +561,77 @@ mod tests {
         assert_eq!(due(&mut room), [2, 3]);
         assert!(!room.is_awaited(&event(4, Action::Request, &["geb"])));
         assert_eq!(room.len(), 1);
+    }
+
+    /// Behind thousands that asked for the same books, each refusal had hundreds of them tried in vain.
+    #[test]
+    fn a_decision_stirs_those_for_whom_it_changes_something() {
+        let of_user = |ms, book: &str| Event {
+            user: "user".parse().unwrap(),
+            ..event(ms, Action::Request, &[book])
+        };
+        for (change, stirred) in [
+            (Change::Nothing, vec![12]),
+            (Change::Lent, vec![11, 12]),
+            (Change::Freed, vec![10, 11, 12]),
+        ] {
+            let mut room = room(&[event(10, Action::Request, &["geb"]), of_user(11, "momo")]);
+            room.admit(waiting_for_book(event(12, Action::Request, &["geb"])), NONE);
+            room.decided(&[(change, of_user(99, "geb"))]);
+            assert_eq!(
+                room.due.iter().map(|key| key.id.ms).collect::<Vec<_>>(),
+                stirred,
+                "{change:?}"
+            );
+        }
+    }
+
+    /// For one of a millisecond to be decided all others have to be tried, and nothing had those tried that another
+    /// instance's event waited for.
+    #[test]
+    fn when_the_front_comes_to_a_millisecond_all_of_it_is_tried() {
+        let of_one_ms = |n| Event {
+            key: EventKey { id: EventId { ms: 5, seq: n }, action: Action::Return },
+            ..event(5, Action::Return, &["geb"])
+        };
+        for (ms, expected) in [(4, 100), (5, LEAST_OLDEST), (6, 0)] {
+            let mut room = room(&(0..100).map(of_one_ms).collect::<Vec<_>>());
+            room.decided(&[(Change::Nothing, event(ms, Action::Return, &["momo"]))]);
+            assert_eq!(room.due.len(), expected, "{ms}");
+        }
+    }
+
+    #[test]
+    fn the_room_knows_ties() {
+        let mut room = room(&[event(5, Action::Request, &["geb"])]);
+        let mut ordered = event(6, Action::Return, &["momo"]);
+        ordered.key.id.seq = SEQ_STEP;
+        room.admit(Waiting { event: ordered, doubt: Doubt::None, for_older: true }, NONE);
+        let has_tie =
+            |ms, seq, action| room.has_tie_of(EventKey { id: EventId { ms, seq }, action });
+        assert!(has_tie(5, 7, Action::Return) && has_tie(5, SEQ_STEP, Action::Return));
+        assert!(!has_tie(5, 7, Action::Request) && !has_tie(4, 0, Action::Return));
+        assert!(has_tie(6, 2, Action::Request), "its own id does not tell");
+        assert!(!has_tie(6, 2 * SEQ_STEP, Action::Request), "both are submit.lua's");
+    }
+
+    /// With two instances each waited for the other's oldest until its own heap of vain tries was done.
+    #[test]
+    fn the_oldest_are_tried_soon_though_others_are_always_due() {
+        let mut room =
+            room(&(1..2_000).map(|ms| event(ms, Action::Return, &["geb"])).collect::<Vec<_>>());
+        let mut now = next_of_all(&room);
+        room.tick(now);
+        room.take_due(20, 1_000, |_| true).into_iter().for_each(|one| room.admit_again(one, NONE));
+        assert!(room.has_due());
+        let oldest = event(1, Action::Return, &[]).key;
+        assert!(!room.due.contains(&oldest));
+        let end = now + LONGEST_PAUSE + LONGEST_DEAF;
+        while now < end && !room.due.contains(&oldest) {
+            now += SHORTEST_DEAF;
+            room.tick(now);
+        }
+        assert!(room.due.contains(&oldest));
     }
 
     #[test]
@@ -560,7 +659,7 @@ mod tests {
         let mut due_after = |decided: std::ops::Range<u64>| {
             let back =
                 |ms| Event { user: "other".parse().unwrap(), ..event(ms, Action::Return, &[]) };
-            room.decided(&decided.map(back).collect::<Vec<_>>());
+            room.decided(&freed(decided.map(back)));
             std::mem::take(&mut room.due).len()
         };
         assert_eq!(due_after(1..2), LEAST_OLDEST);
@@ -575,7 +674,7 @@ mod tests {
         let of_user =
             |ms| Event { user: "user".parse().unwrap(), ..event(ms, Action::Return, &[]) };
         let mut room = room(&(1..100).map(of_user).collect::<Vec<_>>());
-        room.decided(&[of_user(200)]);
+        room.decided(&freed([of_user(200)]));
         assert_eq!(room.due.len(), OLDEST_OF_A_USER);
     }
 
@@ -640,19 +739,19 @@ mod tests {
     fn a_decision_stirs_those_behind_it_and_those_who_want_its_books_or_are_its_users() {
         let waiting = [event(5, Action::Request, &["geb"]), event(6, Action::Request, &["momo"])];
         let mut first = room(&waiting);
-        first.decided(&[event(4, Action::Return, &["alice"])]);
+        first.decided(&freed([event(4, Action::Return, &["alice"])]));
         assert_eq!(due(&mut first), [5, 6]);
         let mut second = room(&waiting);
-        second.decided(&[event(9, Action::Return, &["momo"])]);
+        second.decided(&freed([event(9, Action::Return, &["momo"])]));
         assert_eq!(due(&mut second), [6]);
         // A return waits for the request that it belongs to.
         let mut third = room(&[event(5, Action::Return, &["geb"])]);
-        third.decided(&[event(9, Action::Request, &["geb"])]);
+        third.decided(&freed([event(9, Action::Request, &["geb"])]));
         assert_eq!(due(&mut third), [5]);
         // A user at the limit may have another book, whichever came back.
         let mut fourth = room(&waiting);
         let user = waiting[1].user.clone();
-        fourth.decided(&[Event { user, ..event(9, Action::Return, &["alice"]) }]);
+        fourth.decided(&freed([Event { user, ..event(9, Action::Return, &["alice"]) }]));
         assert_eq!(due(&mut fourth), [6]);
     }
 
@@ -666,7 +765,7 @@ mod tests {
         let newcomers = crowd.split_off(6_144);
         let mut room = room(&crowd[2_048..]);
         let start = Instant::now();
-        room.decided(&crowd[..2_048]);
+        room.decided(&freed(crowd[..2_048].iter().cloned()));
         assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
         assert_eq!(room.due.len(), 4_096);
         room.due.clear();
@@ -685,7 +784,7 @@ mod tests {
             event(3, Action::Request, &["geb"]),
             event(4, Action::Request, &["momo"]),
         ]);
-        room.decided(&[event(9, Action::Return, &["nothing"])]);
+        room.decided(&freed([event(9, Action::Return, &["nothing"])]));
         assert_eq!(due(&mut room), []);
         let key = |ms| event(ms, Action::Request, &[]).key;
         room.due.insert(key(3));
@@ -997,7 +1096,7 @@ mod tests {
         }
         assert!(pauses.is_sorted(), "{pauses:?}");
         assert_eq!(pauses.last(), Some(&LONGEST_PAUSE));
-        room.decided(&[event(9, Action::Return, &["momo"])]);
+        room.decided(&freed([event(9, Action::Return, &["momo"])]));
         assert_eq!(room.next_round().unwrap() - now, SHORTEST_PAUSE);
     }
 }

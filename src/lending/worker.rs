@@ -19,7 +19,7 @@ use redis::Value;
 
 use super::asking::AskPolicy;
 use super::busy::Busy;
-use super::decide::{self, Finality, Try, TryEnd, asked};
+use super::decide::{self, Change, Finality, Try, TryEnd, asked};
 use super::lone_tries::{self, LoneStep};
 use super::news::News;
 use super::reject::{self, GivenUp, Rejected};
@@ -287,7 +287,15 @@ impl<'a> Worker<'a> {
     fn retry(&mut self, due: Vec<Waiting>) -> Vec<Try> {
         due.iter().for_each(|waiting| self.busy.add(&waiting.event));
         let are_oldest = due.first().is_some_and(|first| self.room.has_no_older(first.event.key));
-        self.policy.next_tries(due, are_oldest, Instant::now())
+        let returns: Vec<EventKey> = due
+            .iter()
+            .map(|one| one.event.key)
+            .filter(|key| key.action == Action::Return)
+            .collect();
+        let may_tie = |key: EventKey| {
+            returns.iter().any(|other| key.ties_with(*other)) || self.room.has_tie_of(key)
+        };
+        self.policy.next_tries(due, are_oldest, may_tie, Instant::now())
     }
 
     /// Decides a chunk: asks shelving, unless there is nothing to ask for, and decides by its answer in
@@ -447,7 +455,7 @@ impl<'a> Worker<'a> {
                     }
                     let fields = told.fields(&one.event, &mut self.outcome_text);
                     self.log.add(key, Some(one.event.user.as_str()), fields);
-                    gone.push(one.event);
+                    gone.push((told.change(key.action), one.event));
                 }
                 TryEnd::Fetch { finality, books } => {
                     reserved.push(one.after_reserving(finality, &books));
@@ -468,7 +476,7 @@ impl<'a> Worker<'a> {
                 }
                 TryEnd::Stale => {
                     debug!(target: LOG, "{key} is decided by another instance");
-                    gone.push(one.event);
+                    gone.push((Change::Freed, one.event));
                 }
                 TryEnd::Failed(cause) => {
                     error!(target: LOG, "{key} cannot be worked on: {cause} (library-admin check tells more)");
@@ -476,7 +484,7 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        self.session.workload.release(gone.iter().map(|event| event.key));
+        self.session.workload.release(gone.iter().map(|(_, event)| event.key));
         self.room.decided(&gone);
         self.forget_news();
         if are_waiting {
@@ -484,7 +492,7 @@ impl<'a> Worker<'a> {
         }
         // The front has moved only if the oldest was decided; younger ones do not count.
         let has_front_moved =
-            had_waited && gone.iter().any(|event| self.room.has_no_older(event.key));
+            had_waited && gone.iter().any(|(_, event)| self.room.has_no_older(event.key));
         if has_front_moved {
             self.room.front_moved(self.replied);
         }

@@ -70,7 +70,15 @@ fn what_waits_for_another_instance_is_decided_when_that_one_rings() {
 fn a_daemon_rings_when_it_has_decided_something_and_when_books_are_on_their_shelves() {
     let redis = Redis::new();
     let stored: Vec<_> = (0..20).map(|n| format!("stored-{n}")).collect();
-    Ledger::new().stored(&stored, "1-0").lent("user1", &["geb"], "2-0").lay_down(&redis);
+    let long = |prefix: &str| -> Vec<String> {
+        (0..80).map(|n| format!("{prefix}{n}-{}", "x".repeat(240))).collect()
+    };
+    let mut ledger = Ledger::new().stored(&stored, "1-0").lent("user1", &["geb"], "2-0");
+    for (user, books) in [("user6", long("a")), ("user7", long("b"))] {
+        let books: Vec<_> = books.iter().map(String::as_str).collect();
+        ledger = ledger.lent(user, &books, "3-0");
+    }
+    ledger.lent("user5", &["faust"], "5-0").lay_down(&redis);
     let mut connection = redis.connect().unwrap();
     let mut bell = connection.as_pubsub();
     bell.subscribe(BELL).unwrap();
@@ -91,20 +99,33 @@ fn a_daemon_rings_when_it_has_decided_something_and_when_books_are_on_their_shel
     assert_eq!(next_ring(), "worker1\nuser3,dune\nuser4,emma");
     redis.add(REQUESTS, "*", &[("user_id", b"user1")]);
     assert_eq!(next_ring(), "worker1", "a malformed event is in the dead letters");
+    redis.request("user3", "momo");
+    assert_eq!(next_ring(), "worker1\n", "a refusal changes nothing for anybody");
+    redis.request("user3", "1,2,3,4,5,6");
+    assert_eq!(next_ring(), "worker1\n", "what it puts back is told when it arrives");
+    assert_eq!(next_ring(), "worker1\n,1,2,3,4,5,6");
     // As long as that, it would be work for every listener.
-    let books: Vec<_> = (0..80).map(|n| format!("{n}-{}", "x".repeat(240))).collect();
-    let long = books.join(",");
-    redis.give_back("user1", &long);
+    redis.give_back("user6", &long("a").join(","));
     assert_eq!(next_ring(), "worker1");
+    assert_eq!(
+        [next_ring(), next_ring()].concat().matches('x').count(),
+        80 * 240,
+        "on their shelves"
+    );
     // Behind another one of the same call it was not heard of at all.
+    let long_return = ["XADD", RETURNS, "*", "user_id", "user7", "book_ids", &long("b").join(",")];
     redis.pipeline(&[
         vec!["MULTI".to_owned()],
         ["XADD", RETURNS, "*", "user_id", "user5", "book_ids", "faust"].map(str::to_owned).into(),
-        ["XADD", RETURNS, "*", "user_id", "user1", "book_ids", &long].map(str::to_owned).into(),
+        long_return.map(str::to_owned).into(),
         vec!["EXEC".to_owned()],
     ]);
     assert_eq!(next_ring(), "worker1\nuser5,faust");
     assert_eq!(next_ring(), "worker1");
+    let mut shelved = String::new();
+    while shelved.matches('x').count() < 80 * 240 {
+        shelved += &next_ring();
+    }
     // Many with long names come in several messages, and each of them is told.
     let user = |n| format!("{n}-{}", "x".repeat(200));
     let requests = (0..120).map(|n| {

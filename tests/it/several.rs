@@ -65,6 +65,34 @@ fn four_instances_under_load_keep_all_invariants() {
     assert_instances_share_the_work(&["worker1", "worker2", "worker3", "worker4"]);
 }
 
+/// With thousands of plain XADDs that tie, each instance was busy with tries in vain, which every refusal of an event
+/// for a popular book brought about, and did not get to those for which the other one waited: two instances took
+/// ten times as long as one.
+#[test]
+fn two_instances_do_not_keep_each_other_waiting_where_thousands_tie() {
+    const EVENTS: usize = 8_000;
+    let redis = Redis::new();
+    let _daemons = ["worker1", "worker2"].map(|name| Daemon::start(&redis, &[name]));
+    let mut numbers = Numbers(1);
+    let mut event = || {
+        let stream = [REQUESTS, RETURNS][numbers.below(2) as usize];
+        let user = format!("user{}", numbers.below(300));
+        let books: Vec<_> =
+            (0..=numbers.below(3)).map(|_| format!("book{}", numbers.below(200))).collect();
+        ["XADD", stream, "*", "user_id", &user, "book_ids", &books.join(",")]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    for _ in 0..EVENTS / 40 {
+        redis.pipeline(&(0..40).map(|_| event()).collect::<Vec<_>>());
+    }
+    Ledger::new().replay(&redis.assert_one_outcome_each(EVENTS));
+    redis.assert_at_rest();
+    let calls = redis.calls_of_scripts();
+    println!("{calls} calls of scripts");
+    assert!(calls < EVENTS, "{calls} calls of scripts for {EVENTS} events");
+}
+
 #[test]
 fn two_instances_asked_for_one_book_lend_it_once() {
     let redis = Redis::new();
