@@ -237,7 +237,7 @@ class Model:
         """Outcome, XACK and XDEL."""
         if D.outcome[e] is not None: raise Violation('second outcome for event %d' % e)
         D.outcome[e], D.events[e], D.temp[e] = outcome, 'd', ()
-        effect = outcome[0] not in ('none', 'unchanged')
+        effect = outcome[0] not in ('none', 'unchanged', 'many')
         return self.close(D._replace(ties=None if outcome[0] == 'rejected' else self.untie(D, e, effect, refused))), None, outcome
 
     def stale(self, S): return S, None, 'stale'
