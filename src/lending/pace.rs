@@ -168,8 +168,17 @@ impl Bell {
 
     /// When a ring that is not answered yet will be.
     pub fn next(&self) -> Option<Instant> {
-        let deaf = (self.answered.saturating_duration_since(self.moved)) / STILL_FOR_EACH;
-        self.has_rung.then(|| self.answered + deaf.clamp(SHORTEST_DEAF, LONGEST_DEAF))
+        self.has_rung.then(|| self.deaf_until())
+    }
+
+    /// Whether no ring would be answered now.
+    pub fn is_deaf(&self, now: Instant) -> bool {
+        now < self.deaf_until()
+    }
+
+    fn deaf_until(&self) -> Instant {
+        let deaf = self.answered.saturating_duration_since(self.moved) / STILL_FOR_EACH;
+        self.answered + deaf.clamp(SHORTEST_DEAF, LONGEST_DEAF)
     }
 
     /// Answers a ring if it is time: how many of the oldest are to be tried for it, or all `of_one_ms` with

@@ -327,12 +327,12 @@ impl WaitingRoom {
         }
         match self.rounds.take_due(now, self.len(), &self.cost, self.has_due()) {
             Some(Round::All) => self.due.extend(self.by_age.keys()),
-            // Not as at a ring: the next one is answered at once all the same.
-            Some(Round::Oldest) => {
+            // They were just tried for a ring, or are now; and the next ring does not have to wait for it.
+            Some(Round::Oldest) if !self.bell.is_deaf(now) => {
                 let number = LEAST_OLDEST.max(of_oldest_ms(&self.by_age));
                 self.due.extend(self.by_age.keys().take(number));
             }
-            None => {}
+            Some(Round::Oldest) | None => {}
         }
         if let Some(number) = self.bell.answer(now, || of_oldest_ms(&self.by_age)) {
             self.due.extend(self.by_age.keys().take(number));
@@ -632,6 +632,25 @@ mod tests {
             room.tick(now);
         }
         assert!(room.due.contains(&oldest));
+    }
+
+    /// Behind an event of a dead instance, each of the others' decisions had the oldest looked at five milliseconds
+    /// later, and the ring that told of it had them tried as well: three instances kept Redis busy with that.
+    #[test]
+    fn the_oldest_are_not_looked_at_where_a_ring_has_just_had_them_tried() {
+        let mut room =
+            room(&(1..2_000).map(|ms| event(ms, Action::Return, &["geb"])).collect::<Vec<_>>());
+        let rung = Instant::now() + LONGEST_TO_A_ROUND;
+        room.tick(rung - LONGEST_PAUSE);
+        room.heard(news("other\n"));
+        room.tick(rung);
+        room.due.clear();
+        // As after a decision.
+        room.rounds.hasten();
+        room.tick(rung + SHORTEST_PAUSE);
+        assert!(!room.has_due());
+        room.tick(rung + LONGEST_DEAF + SHORTEST_PAUSE * 2);
+        assert_eq!(room.due.len(), LEAST_OLDEST);
     }
 
     #[test]
