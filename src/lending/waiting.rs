@@ -70,6 +70,17 @@ pub struct Moment {
     news: u64,
 }
 
+/// Who of those that ask for a book is worth another try.
+#[derive(Clone, Copy)]
+enum Who {
+    /// All of them.
+    Asks,
+    /// The requests.
+    Requests,
+    /// Those that wait for a book, and not only for what is older.
+    WaitsForBooks,
+}
+
 /// What is taken out for another try.
 #[derive(Default)]
 struct Taken {
@@ -234,11 +245,17 @@ impl WaitingRoom {
         self.due.extend(events.into_iter().filter(for_older));
     }
 
-    fn asking_for<'a>(
-        &'a self,
-        books: impl IntoIterator<Item = &'a BookId>,
-    ) -> impl Iterator<Item = EventKey> {
-        books.into_iter().filter_map(|book| self.by_book.get(book)).flatten().copied()
+    fn stir_books(&mut self, books: &mut dyn Iterator<Item = &BookId>, who: Who) {
+        for key in books.filter_map(|book| self.by_book.get(book)).flatten() {
+            let is_meant = match who {
+                Who::Asks => true,
+                Who::Requests => key.action == Action::Request,
+                Who::WaitsForBooks => self.for_books.contains(key),
+            };
+            if is_meant {
+                self.due.insert(*key);
+            }
+        }
     }
 
     fn stir_users<'a>(&mut self, users: impl IntoIterator<Item = &'a UserId>) {
@@ -272,9 +289,8 @@ impl WaitingRoom {
             let books = if *change == Change::Freed { &mut freed } else { &mut others };
             books.extend(&event.books);
         }
-        let who_wait = self.asking_for(others).filter(|key| self.for_books.contains(key));
-        let due: Vec<_> = self.asking_for(freed).chain(who_wait).collect();
-        self.due.extend(due);
+        self.stir_books(&mut freed.into_iter(), Who::Asks);
+        self.stir_books(&mut others.into_iter(), Who::WaitsForBooks);
         let changed = events.iter().filter(|(change, _)| *change != Change::Nothing);
         self.stir_users(changed.map(|(_, event)| &event.user));
     }
@@ -291,8 +307,7 @@ impl WaitingRoom {
     pub fn heard(&mut self, news: News) {
         self.bell.ring();
         self.is_vague |= news.is_vague;
-        let due: Vec<_> = self.asking_for(&news.books).collect();
-        self.due.extend(due);
+        self.stir_books(&mut news.books.iter(), Who::Asks);
         self.stir_users(&news.users);
         self.rounds.hasten();
         self.now.news += 1;
@@ -358,9 +373,7 @@ impl WaitingRoom {
         may_go: impl Fn(&Event) -> bool,
     ) -> Vec<Waiting> {
         let asked_for = std::mem::take(&mut self.asked_for);
-        let requests = self.asking_for(&asked_for).filter(|key| key.action == Action::Request);
-        let due: Vec<_> = requests.collect();
-        self.due.extend(due);
+        self.stir_books(&mut asked_for.iter(), Who::Requests);
         let is_of_oldest_ms =
             |oldest: &EventKey| self.due.first().is_some_and(|first| first.id.ms == oldest.id.ms);
         let oldest = self.by_age.keys().next().copied().filter(is_of_oldest_ms);
