@@ -79,6 +79,8 @@ enum Who {
     Requests,
     /// Those that wait for a book, and not only for what is older.
     WaitsForBooks,
+    /// These, and the returns: their user may have it now.
+    WaitsOrReturns,
 }
 
 /// What is taken out for another try.
@@ -251,6 +253,7 @@ impl WaitingRoom {
                 Who::Asks => true,
                 Who::Requests => key.action == Action::Request,
                 Who::WaitsForBooks => self.for_books.contains(key),
+                Who::WaitsOrReturns => key.action == Action::Return || self.for_books.contains(key),
             };
             if is_meant {
                 self.due.insert(*key);
@@ -266,8 +269,8 @@ impl WaitingRoom {
     }
 
     /// Events were decided: those for whom that may make a difference, and the oldest if they were older than
-    /// they, are worth another try. Books that are lent to somebody, or were reserved for who was refused, make one to
-    /// those only who wait for a book: all others could be refused before and can be now.
+    /// they, are worth another try. Of books that are lent it makes one to returns, and of those that were reserved
+    /// for who was refused to those only who wait for a book: all others could be refused before and can be now.
     pub fn decided(&mut self, events: &[(Change, Event)]) {
         if events.is_empty() {
             return;
@@ -284,13 +287,15 @@ impl WaitingRoom {
             self.due.extend(self.by_age.keys().take(count));
         }
         // Once each: thousands may wait for a book that all of these asked for.
-        let (mut freed, mut others) = (HashSet::new(), HashSet::new());
-        for (change, event) in events {
-            let books = if *change == Change::Freed { &mut freed } else { &mut others };
-            books.extend(&event.books);
+        for (change, who) in [
+            (Change::Nothing, Who::WaitsForBooks),
+            (Change::Lent, Who::WaitsOrReturns),
+            (Change::Freed, Who::Asks),
+        ] {
+            let of_change = events.iter().filter(|(its, _)| *its == change);
+            let books: HashSet<_> = of_change.flat_map(|(_, event)| &event.books).collect();
+            self.stir_books(&mut books.into_iter(), who);
         }
-        self.stir_books(&mut freed.into_iter(), Who::Asks);
-        self.stir_books(&mut others.into_iter(), Who::WaitsForBooks);
         let changed = events.iter().filter(|(change, _)| *change != Change::Nothing);
         self.stir_users(changed.map(|(_, event)| &event.user));
     }
@@ -585,10 +590,15 @@ mod tests {
         };
         for (change, stirred) in [
             (Change::Nothing, vec![12]),
-            (Change::Lent, vec![11, 12]),
-            (Change::Freed, vec![10, 11, 12]),
+            (Change::Lent, vec![11, 12, 13]),
+            (Change::Freed, vec![10, 11, 12, 13]),
         ] {
-            let mut room = room(&[event(10, Action::Request, &["geb"]), of_user(11, "momo")]);
+            // The return may be of what is lent now; behind eight others of its user it came to no try for seconds.
+            let mut room = room(&[
+                event(10, Action::Request, &["geb"]),
+                of_user(11, "momo"),
+                event(13, Action::Return, &["geb"]),
+            ]);
             room.admit(waiting_for_book(event(12, Action::Request, &["geb"])), NONE);
             room.decided(&[(change, of_user(99, "geb"))]);
             assert_eq!(
@@ -778,7 +788,7 @@ mod tests {
         assert_eq!(due(&mut second), [6]);
         // A return waits for the request that it belongs to.
         let mut third = room(&[event(5, Action::Return, &["geb"])]);
-        third.decided(&freed([event(9, Action::Request, &["geb"])]));
+        third.decided(&[(Change::Lent, event(9, Action::Request, &["geb"]))]);
         assert_eq!(due(&mut third), [5]);
         // A user at the limit may have another book, whichever came back.
         let mut fourth = room(&waiting);
