@@ -41,7 +41,7 @@ struct InHand {
     /// How many books each event names.
     events: HashMap<EventId, usize>,
     books: usize,
-    /// When an event was let go the last time, or taken where it might be, if ever.
+    /// When an event was let go the last time, or taken while there was room for its books, if ever.
     changed: Option<Instant>,
 }
 

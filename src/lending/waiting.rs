@@ -539,6 +539,13 @@ mod tests {
         }
     }
 
+    /// A return of a millisecond that has more.
+    fn of_one_ms(seq: u64) -> Event {
+        let mut event = event(5, Action::Return, &["geb"]);
+        event.key.id.seq = seq;
+        event
+    }
+
     fn waiting_for_book(event: Event) -> Waiting {
         Waiting { event, doubt: Doubt::None, for_older: false }
     }
@@ -613,10 +620,6 @@ mod tests {
     /// instance's event waited for.
     #[test]
     fn when_the_front_comes_to_a_millisecond_all_of_it_is_tried() {
-        let of_one_ms = |n| Event {
-            key: EventKey { id: EventId { ms: 5, seq: n }, action: Action::Return },
-            ..event(5, Action::Return, &["geb"])
-        };
         for (ms, expected) in [(4, 100), (5, LEAST_OLDEST), (6, 0)] {
             let mut room = room(&(0..100).map(of_one_ms).collect::<Vec<_>>());
             room.decided(&[(Change::Nothing, event(ms, Action::Return, &["momo"]))]);
@@ -905,10 +908,6 @@ mod tests {
     /// Each of a millisecond waits until all others have been tried, in whatever hands they are.
     #[test]
     fn a_ring_stirs_all_of_the_oldest_ones_millisecond() {
-        let of_one_ms = |n| Event {
-            key: EventKey { id: EventId { ms: 5, seq: n }, action: Action::Return },
-            ..event(5, Action::Return, &["geb"])
-        };
         let waiting =
             (0..100).map(of_one_ms).chain((6..99).map(|ms| event(ms, Action::Return, &[])));
         let mut room = room(&waiting.collect::<Vec<_>>());

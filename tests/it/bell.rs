@@ -41,7 +41,7 @@ fn other_is_done(redis: &Redis, other: &Other<'_>, older: &str, younger: &str) -
 fn add_crowd(redis: &Redis) {
     let crowd = (1..7_000).map(|n| {
         let id = format!("100-{n}");
-        ["XADD", RETURNS, &id, "user_id", "user3", "book_ids", "kim"].map(str::to_owned).to_vec()
+        xadd(RETURNS, &id, "user3", "kim")
     });
     redis.pipeline(&crowd.collect::<Vec<_>>());
 }
@@ -92,8 +92,8 @@ fn a_daemon_rings_when_it_has_decided_something_and_when_books_are_on_their_shel
     assert_eq!(next_ring(), "worker1\nuser2,momo,kim", "one alone");
     redis.pipeline(&[
         vec!["MULTI".to_owned()],
-        ["XADD", REQUESTS, "*", "user_id", "user3", "book_ids", "dune"].map(str::to_owned).into(),
-        ["XADD", REQUESTS, "*", "user_id", "user4", "book_ids", "emma"].map(str::to_owned).into(),
+        xadd(REQUESTS, "*", "user3", "dune"),
+        xadd(REQUESTS, "*", "user4", "emma"),
         vec!["EXEC".to_owned()],
     ]);
     assert_eq!(next_ring(), "worker1\nuser3,dune\nuser4,emma");
@@ -113,11 +113,10 @@ fn a_daemon_rings_when_it_has_decided_something_and_when_books_are_on_their_shel
         "on their shelves"
     );
     // Behind another one of the same call it was not heard of at all.
-    let long_return = ["XADD", RETURNS, "*", "user_id", "user7", "book_ids", &long("b").join(",")];
     redis.pipeline(&[
         vec!["MULTI".to_owned()],
-        ["XADD", RETURNS, "*", "user_id", "user5", "book_ids", "faust"].map(str::to_owned).into(),
-        long_return.map(str::to_owned).into(),
+        xadd(RETURNS, "*", "user5", "faust"),
+        xadd(RETURNS, "*", "user7", &long("b").join(",")),
         vec!["EXEC".to_owned()],
     ]);
     assert_eq!(next_ring(), "worker1\nuser5,faust");
@@ -128,17 +127,7 @@ fn a_daemon_rings_when_it_has_decided_something_and_when_books_are_on_their_shel
     }
     // Many with long names come in several messages, and each of them is told.
     let user = |n| format!("{n}-{}", "x".repeat(200));
-    let requests = (0..120).map(|n| {
-        vec![
-            "XADD".to_owned(),
-            REQUESTS.into(),
-            "*".into(),
-            "user_id".into(),
-            user(n),
-            "book_ids".into(),
-            format!("book{n}"),
-        ]
-    });
+    let requests = (0..120).map(|n| xadd(REQUESTS, "*", &user(n), &format!("book{n}")));
     let transaction = std::iter::once(vec!["MULTI".to_owned()]).chain(requests);
     redis.pipeline(&transaction.chain([vec!["EXEC".to_owned()]]).collect::<Vec<_>>());
     let mut told = Vec::new();

@@ -32,9 +32,7 @@ fn requests_and_returns_of_one_transaction_are_decided_in_one_call() {
         state = state.lent(&format!("user{n}"), &[&format!("lent{n}")], "17-0");
     }
     let (redis, _proxy, _daemon, calls) = counted(&state, "decide");
-    let add = |stream: &str, user: String, book: String| {
-        ["XADD", stream, "*", "user_id", &user, "book_ids", &book].map(str::to_owned).to_vec()
-    };
+    let add = |stream: &str, user: String, book: String| xadd(stream, "*", &user, &book);
     let (mut requested, mut returned) = (0, 0);
     for (n, (requests, returns)) in sizes.into_iter().enumerate() {
         let before = calls.load(Ordering::SeqCst);

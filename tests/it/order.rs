@@ -57,14 +57,11 @@ fn one_return_in_the_millisecond_of_a_request_does_not_slow_down_those_behind_it
                 .map(|book| format!("book{n}-{book}"))
                 .collect();
             let user = format!("user{n}");
-            ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", &books.join(",")]
-                .map(str::to_owned)
-                .to_vec()
+            xadd(REQUESTS, "*", &user, &books.join(","))
         };
         let mut events: Vec<_> = (part * 500..part * 500 + 500).map(request).collect();
         if part == 0 {
-            let give_back = ["XADD", RETURNS, "*", "user_id", "nobody", "book_ids", "none"];
-            events.insert(250, give_back.map(str::to_owned).to_vec());
+            events.insert(250, xadd(RETURNS, "*", "nobody", "none"));
         }
         redis.pipeline(&events);
     }
@@ -73,7 +70,6 @@ fn one_return_in_the_millisecond_of_a_request_does_not_slow_down_those_behind_it
     assert!(outcomes.iter().all(refused));
     redis.assert_at_rest();
     let calls = redis.calls_of_scripts();
-    println!("{calls} calls of scripts");
     assert!(calls < REQUESTS_SENT / 2, "{calls} calls of scripts for {REQUESTS_SENT} events");
 }
 
@@ -327,9 +323,7 @@ fn a_newer_request_does_not_overtake_one_that_waits_for_the_same_book() {
     let mut waited = Vec::new();
     for (n, book) in books.iter().enumerate() {
         // The first waits, the second frees the book, the third must not get it.
-        let add = |stream: &str, user: String| {
-            ["XADD", stream, "*", "user_id", &user, "book_ids", book].map(str::to_owned).to_vec()
-        };
+        let add = |stream: &str, user: String| xadd(stream, "*", &user, book);
         let ids = redis.pipeline(&[
             add(REQUESTS, format!("waits{n}")),
             add(RETURNS, format!("had{n}")),
@@ -374,9 +368,7 @@ fn a_newer_request_does_not_overtake_one_for_the_same_book_that_is_under_way() {
     let _daemon = proxy.spawn(&redis, &["--batch", "1", "worker1"]).ready();
     // From then on Redis knows the scripts.
     redis.outcome_of_request(&redis.request_at("10-0", "user0", "momo"));
-    let request = |id: &str, user: &str| {
-        ["XADD", REQUESTS, id, "user_id", user, "book_ids", "geb"].map(str::to_owned).to_vec()
-    };
+    let request = |id: &str, user: &str| xadd(REQUESTS, id, user, "geb");
     let both = [request("11-0", "user1"), request("12-0", "user2")];
     redis.pipeline(&[&[vec!["MULTI".to_owned()]], &both[..], &[vec!["EXEC".to_owned()]]].concat());
     assert_eq!(redis.outcome_of_request("11-0")["outcome"], "accepted");
@@ -507,7 +499,7 @@ fn events_that_tie_by_the_hundred_are_not_tried_in_vain() {
             let id = format!("{}-{}", 10 + n / IN_A_MILLISECOND, n % IN_A_MILLISECOND);
             let books: Vec<_> = (0..=number(4)).map(|_| format!("book{}", number(200))).collect();
             let (user, books) = (format!("user{}", number(26)), books.join(","));
-            ["XADD", stream, &id, "user_id", &user, "book_ids", &books].map(str::to_owned).to_vec()
+            xadd(stream, &id, &user, &books)
         })
         .collect();
     assert_decided_in_fewer_calls(&events, 2 * EVENTS);
@@ -536,7 +528,7 @@ fn events_of_very_many_books_that_tie_are_not_tried_in_vain() {
             let (id, user) = (format!("{}-{}", 10 + n / 4, n % 4), format!("user{}", n / 2));
             let books = (0..1_000).map(|book| format!("{}-{book}", n / 2)).collect::<Vec<_>>();
             let books = books.join(",");
-            ["XADD", stream, &id, "user_id", &user, "book_ids", &books].map(str::to_owned).to_vec()
+            xadd(stream, &id, &user, &books)
         })
         .collect();
     assert_decided_in_fewer_calls(&events, 10 * EVENTS);
@@ -592,7 +584,7 @@ fn requests_that_tie_with_returns_are_not_asked_for_again_in_vain() {
     other.takes_new("5-0", "user3", "geb");
     let add = |stream: &str, ms, user: &str, book: String| {
         let id = format!("{ms}-0");
-        ["XADD", stream, &id, "user_id", user, "book_ids", &book].map(str::to_owned).to_vec()
+        xadd(stream, &id, user, &book)
     };
     let events = (10..10 + PAIRS).flat_map(|ms| {
         let request = add(REQUESTS, ms, "user1", format!("book{ms}"));
@@ -626,9 +618,7 @@ fn what_waits_for_another_instance_is_not_asked_for_again_and_again() {
         other.takes_new(older, "user2", "momo");
         let add = |n| {
             let (id, book) = (format!("{ms}-{n}000000"), format!("book{ms}-{n}"));
-            ["XADD", REQUESTS, &id, "user_id", "user1", "book_ids", &book]
-                .map(str::to_owned)
-                .to_vec()
+            xadd(REQUESTS, &id, "user1", &book)
         };
         redis.pipeline(&(1..=REQUESTS_EACH).map(add).collect::<Vec<_>>());
         let fetches = || fetches.load(Ordering::SeqCst);

@@ -14,11 +14,7 @@ fn send(redis: &Redis, round: usize, count: usize) -> usize {
     let commands: Vec<_> = (0..count)
         .flat_map(|n| {
             let (user, book) = (format!("user{}", n % 40), format!("book{}", (n + round) % 70));
-            [REQUESTS, RETURNS].map(|stream| {
-                ["XADD", stream, "*", "user_id", &user, "book_ids", &book]
-                    .map(str::to_owned)
-                    .to_vec()
-            })
+            [REQUESTS, RETURNS].map(|stream| xadd(stream, "*", &user, &book))
         })
         .collect();
     redis.pipeline(&commands);

@@ -346,7 +346,7 @@ fn hundreds_of_suspects_are_served_with_a_few_calls() {
     let commands: Vec<_> = (0..SUSPECTS)
         .map(|n| {
             let (user, book) = (format!("user{n}"), format!("book{n}"));
-            ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", &book].map(str::to_owned).to_vec()
+            xadd(REQUESTS, "*", &user, &book)
         })
         .collect();
     redis.pipeline(&commands);
@@ -399,9 +399,7 @@ fn fifty_reconnects_with_full_hands_reject_nothing() {
     let commands: Vec<_> = (0..WAITING)
         .map(|n| {
             let user = format!("user{n}");
-            ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", "lent"]
-                .map(str::to_owned)
-                .to_vec()
+            xadd(REQUESTS, "*", &user, "lent")
         })
         .collect();
     redis.pipeline(&commands);

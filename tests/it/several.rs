@@ -13,9 +13,7 @@ fn events(seed: u64, count: usize) -> Vec<Vec<String>> {
         let user = format!("user{}", numbers.below(12));
         let books: Vec<_> =
             (0..=numbers.below(4)).map(|_| format!("book{}", numbers.below(60))).collect();
-        ["XADD", stream, "*", "user_id", &user, "book_ids", &books.join(",")]
-            .map(str::to_owned)
-            .to_vec()
+        xadd(stream, "*", &user, &books.join(","))
     };
     (0..count).map(one).collect()
 }
@@ -79,9 +77,7 @@ fn two_instances_do_not_keep_each_other_waiting_where_thousands_tie() {
         let user = format!("user{}", numbers.below(300));
         let books: Vec<_> =
             (0..=numbers.below(3)).map(|_| format!("book{}", numbers.below(200))).collect();
-        ["XADD", stream, "*", "user_id", &user, "book_ids", &books.join(",")]
-            .map(str::to_owned)
-            .to_vec()
+        xadd(stream, "*", &user, &books.join(","))
     };
     for _ in 0..EVENTS / 40 {
         redis.pipeline(&(0..40).map(|_| event()).collect::<Vec<_>>());
@@ -89,7 +85,6 @@ fn two_instances_do_not_keep_each_other_waiting_where_thousands_tie() {
     Ledger::new().replay(&redis.assert_one_outcome_each(EVENTS));
     redis.assert_at_rest();
     let calls = redis.calls_of_scripts();
-    println!("{calls} calls of scripts");
     assert!(calls < EVENTS, "{calls} calls of scripts for {EVENTS} events");
 }
 
@@ -166,9 +161,7 @@ fn queue_rounds(redis: &Redis, rounds: u32, growing: bool) {
             [(REQUESTS, 'a', 2), (RETURNS, 'a', 3), (REQUESTS, 'b', 4)].map(|(stream, user, at)| {
                 let id = if growing { format!("{}-0", 10 * n + at) } else { "*".to_owned() };
                 let (user, book) = (format!("{user}{n}"), format!("book{n}"));
-                ["XADD", stream, &id, "user_id", &user, "book_ids", &book]
-                    .map(str::to_owned)
-                    .to_vec()
+                xadd(stream, &id, &user, &book)
             })
         })
         .collect();

@@ -95,7 +95,7 @@ fn a_hand_off_that_was_in_hand_when_instances_died_is_done_at_once() {
 fn lay_in_hand_of(redis: &Redis, name: &str, count: usize) {
     let event = |n: usize| {
         let (user, book) = (format!("user{n}"), format!("book{n}"));
-        ["XADD", REQUESTS, "*", "user_id", &user, "book_ids", &book].map(str::to_owned).to_vec()
+        xadd(REQUESTS, "*", &user, &book)
     };
     redis.pipeline(&(0..count).map(event).collect::<Vec<_>>());
     redis.cmd(&["XGROUP", "CREATE", REQUESTS, "lending_service", "0"]);

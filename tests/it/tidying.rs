@@ -18,7 +18,7 @@ fn a_turn_takes_as_many_steps_as_there_is_time_for() {
     let session = session(&redis);
     let add = |n: usize| {
         let (id, book) = (format!("5-{n}"), format!("book{n}"));
-        ["XADD", REQUESTS, &id, "user_id", "user1", "book_ids", &book].map(str::to_owned).to_vec()
+        xadd(REQUESTS, &id, "user1", &book)
     };
     redis.pipeline(&(1..=LEFT).map(add).collect::<Vec<_>>());
     let read = ["XREADGROUP", "GROUP", "lending_service", "reference", "NOACK", "STREAMS"];

@@ -110,7 +110,7 @@ fn only_a_group_that_was_there_and_stays_away_is_lost() {
     for _ in 0..3 {
         redis.pipeline(&[
             ["XGROUP", "DESTROY", REQUESTS, "lending_service"].map(str::to_owned).to_vec(),
-            ["XADD", REQUESTS, "*", "user_id", "u", "book_ids", "x"].map(str::to_owned).to_vec(),
+            xadd(REQUESTS, "*", "u", "x"),
         ]);
         assert_eq!(check(&redis).exits(0).stdout, WELL);
     }

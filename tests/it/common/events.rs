@@ -24,6 +24,11 @@ pub fn fields(pairs: &[(&str, &str)]) -> Fields {
     pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }
 
+/// The command that sends a request or a return, for a pipeline.
+pub fn xadd(stream: &str, id: &str, user: &str, books: &str) -> Vec<String> {
+    ["XADD", stream, id, "user_id", user, "book_ids", books].map(str::to_owned).to_vec()
+}
+
 /// A complete outcome: the four fields that each has, and those that depend.
 pub fn outcome(action: &str, id: &str, user: &str, verdict: &str, more: &[(&str, &str)]) -> Fields {
     let mut all = fields(more);

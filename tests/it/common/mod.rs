@@ -15,7 +15,7 @@ pub use command::{Running, TestCommand};
 pub use daemon::Daemon;
 pub use events::{
     DEAD_LETTERS, Fields, LENT_BOOKS, OUTCOMES, Other, REQUESTS, RETURNS, SHELVES, SHELVING,
-    STORAGE, assert_returns_find_their_loans, fields, outcome,
+    STORAGE, assert_returns_find_their_loans, fields, outcome, xadd,
 };
 pub use ledger::Ledger;
 pub use process::Process;
