@@ -360,21 +360,23 @@ impl<'a> Worker<'a> {
             // them as well.
             std::thread::yield_now();
         }
-        match call {
+        let followed = match call {
             Call::Decide { tries, sent, .. } => {
                 // Redis works on one call after the other.
                 let took = self.replied - before.max(sent.at);
-                self.decided(reply, tries, sent, took)?;
+                self.decided(reply, tries, sent, took)
             }
             Call::Unfetch(event, _) => {
                 Reply::read(reply, "give books back")?;
                 self.pack(Call::Reject(vec![event]), By::Digest);
+                Ok(())
             }
-            Call::Look(event) => self.rejected(reply, vec![event])?,
-            Call::Reject(events) => self.rejected(reply, events)?,
-        }
+            Call::Look(event) => self.rejected(reply, vec![event]),
+            Call::Reject(events) => self.rejected(reply, events),
+        };
+        // Also where what follows could not be sent: these are decided, and never come again.
         self.log.write();
-        Ok(())
+        followed
     }
 
     /// Reads the replies to all calls under way, and to those that they lead to.
@@ -545,6 +547,9 @@ impl<'a> Worker<'a> {
             let rejected = outcome::Verdict::Rejected.as_str();
             let fields = [("outcome", rejected), ("cause", cause.as_str())];
             self.log.add(*key, letter.user.as_deref(), fields);
+        }
+        for (key, _) in &events {
+            self.policy.forget(*key);
         }
         self.session.workload.release(events.iter().map(|(key, _)| *key));
         Ok(())

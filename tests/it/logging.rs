@@ -51,6 +51,23 @@ fn each_outcome_is_one_line_that_says_who_what_and_why_not() {
     assert!(!log.contains('\u{1b}'), "colours: {log}");
 }
 
+/// A chunk had one request decided and one that shelving was to be asked for once more; that could not be
+/// sent, and the line of the decided one, collected until all of the chunk is done, went with the session.
+#[test]
+fn what_is_decided_is_told_though_the_link_breaks_before_what_follows() {
+    let redis = Redis::new();
+    Ledger::new().nowhere(&["lost"], "5-0").lay_down(&redis);
+    let decided = redis.request("user1", "geb");
+    redis.request("user2", "lost");
+    // To the first, Redis says that it does not know the script.
+    let proxy = Proxy::at(&redis, "decide", 2, Fault::CutBehind);
+    let daemon = proxy.spawn(&redis, &["worker1"]).ready();
+    redis.wait_until_drained(DEADLINE);
+    assert!(proxy.has_struck());
+    assert_one_line_with(&daemon, &[&decided, "user1", "accepted", "geb"]);
+    assert_one_line_with(&daemon, &["user2", "denied", "lost"]);
+}
+
 /// Of a malformed event the line names the user as far as it can.
 #[test]
 fn who_sent_a_malformed_event_is_named_where_he_can_be() {

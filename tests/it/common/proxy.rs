@@ -117,6 +117,8 @@ pub enum Fault {
     CutBefore,
     /// Redis executes it; the connection is cut before the reply arrives.
     CutAfter,
+    /// Redis executes it, and the reply arrives; nothing can be sent any more behind that.
+    CutBehind,
     /// Redis executes it; the reply arrives when the test says so.
     LateReply,
     /// The connection is cut, and the command arrives late: when the daemon has a new lease.
@@ -389,7 +391,12 @@ impl Link {
                 *count
             };
             match (self.shared.rule)(&Command { kind, number, bytes: frame }) {
-                Some(fault @ (Fault::CutAfter | Fault::KillAfter | Fault::LateReply)) => {
+                Some(
+                    fault @ (Fault::CutAfter
+                    | Fault::CutBehind
+                    | Fault::KillAfter
+                    | Fault::LateReply),
+                ) => {
                     on_reply = OnReply::Fault(fault);
                 }
                 Some(fault) => return Some(fault),
@@ -452,6 +459,13 @@ impl Link {
                         self.shared.struck.store(true, Ordering::SeqCst);
                         let released = || self.shared.released.load(Ordering::SeqCst);
                         assert!(eventually(DEADLINE, released), "nobody lets the reply go on");
+                    }
+                    Some(OnReply::Fault(Fault::CutBehind)) if !frame.starts_with(b"-NOSCRIPT") => {
+                        // Before the reply: by then it is too late to send.
+                        self.silent.store(true, Ordering::SeqCst);
+                        let _ = self.client.shutdown(Shutdown::Read);
+                        let _ = (&self.client).write_all(frame);
+                        return self.strike(Fault::CutBehind);
                     }
                     Some(OnReply::Fault(fault)) if !frame.starts_with(b"-NOSCRIPT") => {
                         return self.strike(fault);
