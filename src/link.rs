@@ -160,8 +160,8 @@ pub fn now_ms(connection: &mut Connection) -> Result<u64, Error> {
 
 /// A connection on which a question is asked again if it was interrupted: Linux ends a read that has a
 /// timeout with EINTR when a stopped process goes on (Ctrl-Z and `fg`), or a paused machine, and redis-rs
-/// passes over the late reply. For what changes nothing. libraryd begins a new session instead, but for a
-/// PING.
+/// passes over the late reply. For what changes nothing. libraryd begins a new session instead, but for
+/// INFO, the time, and a PING.
 pub struct AskAgain<'a>(pub &'a mut Connection);
 
 impl AskAgain<'_> {

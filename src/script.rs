@@ -250,6 +250,15 @@ impl Reply {
     }
 }
 
+/// A reply's element as bytes; none if it is something else.
+pub fn bytes(value: &Value) -> &[u8] {
+    match value {
+        Value::BulkString(bytes) => bytes,
+        Value::SimpleString(text) => text.as_bytes(),
+        _ => b"",
+    }
+}
+
 /// A reply's element as text, if it is some.
 pub fn text(value: &Value) -> Option<&str> {
     match value {

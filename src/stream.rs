@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::event::{self, Field};
 use crate::ids::EventId;
 use crate::link::Connection;
-use crate::script::{self, Script, lua};
+use crate::script::{self, Script, bytes, lua};
 
 static LAST_ID: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("last_given", "last_id")));
 
@@ -63,13 +63,6 @@ impl Entry {
             _ => Vec::new(),
         };
         Ok(Self { id, values })
-    }
-}
-
-fn bytes(value: &Value) -> &[u8] {
-    match value {
-        Value::BulkString(bytes) => bytes,
-        _ => b"",
     }
 }
 
@@ -307,6 +300,23 @@ pub struct Pending {
     pub idle_ms: u64,
     /// How often it was delivered.
     pub deliveries: u64,
+}
+
+/// The oldest entry that is pending in a group, for whomever.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn oldest_pending(
+    connection: &mut impl ConnectionLike,
+    stream: &str,
+    group: &str,
+) -> Result<Option<EventId>, Error> {
+    let mut cmd = redis::cmd("XPENDING");
+    cmd.arg(stream).arg(group).arg(&["-", "+", "1"]);
+    // The name of the consumer may be any.
+    let list: Vec<(String, Vec<u8>, u64, u64)> =
+        cmd.query(connection).map_err(Error::redis("look for the oldest pending event"))?;
+    Ok(list.first().and_then(|(id, ..)| id.parse().ok()))
 }
 
 /// Up to `count` entries pending for `consumer`, oldest first, after the id `after`.

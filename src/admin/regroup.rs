@@ -119,10 +119,9 @@ impl Lost {
             // Decided events are deleted from this stream: whatever is still there is undecided.
             Known::Decided { decided: HashSet::new(), reach: EventId::default() }
         } else {
-            match stream {
-                Stream::Requests => decided(run, connection, Action::Request)?,
-                Stream::Returns => decided(run, connection, Action::Return)?,
-                Stream::HandOffs => Known::Undone(undone(run, connection)?),
+            match stream.action() {
+                Some(action) => decided(run, connection, action)?,
+                None => Known::Undone(undone(run, connection)?),
             }
         };
         Ok(Some(Self { stream, last, known }))

@@ -54,17 +54,10 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
             stream::ahead(&mut AskAgain(connection), key, stream.group(), group)?.is_some()
         }
     };
-    // The name of the consumer may be any.
-    let oldest_pending: Vec<(String, Vec<u8>, u64, u64)> = match group {
-        None => Vec::new(),
-        Some(_) => redis::cmd("XPENDING")
-            .arg(key)
-            .arg(stream.group())
-            .arg(&["-", "+", "1"])
-            .query(&mut AskAgain(connection))
-            .map_err(Error::redis(DOING))?,
+    let mut oldest = match group {
+        None => None,
+        Some(_) => stream::oldest_pending(&mut AskAgain(connection), key, stream.group())?,
     };
-    let mut oldest = oldest_pending.first().and_then(|(id, ..)| id.parse().ok());
     let mut after = group.map_or(EventId::default(), |group| group.last_delivered);
     let mut backlog = 0;
     loop {

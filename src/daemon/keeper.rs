@@ -50,6 +50,9 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(5);
 /// A consumer without pending entries whose instance is gone for so long is removed.
 const FORGET_AFTER_MS: u64 = 3_600_000;
 
+/// The part of its time that is for keeping house: one in so many.
+const TIDY_SHARE: u32 = 100;
+
 /// What the supervisor tells the keeper.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Order {
@@ -141,7 +144,7 @@ impl Keeper<'_> {
                 full = self.tell_if_full(full)?;
                 next_reconcile = Instant::now() + RECONCILE_EVERY;
             }
-            tidy.turn(&mut self.connection)?;
+            tidy.turn(&mut self.connection, turn / TIDY_SHARE)?;
         }
         Ok(())
     }

@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::event::EventKey;
 use crate::ids::EventId;
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
-use crate::link::{Connection, Fields};
-use crate::script::{Script, lua, text};
+use crate::link::{self, Connection, Fields};
+use crate::script::{Script, bytes, lua, text};
 use crate::session::Session;
 use crate::shelving;
 
@@ -23,11 +23,10 @@ static OLD_TRIES: LazyLock<Script> =
     LazyLock::new(|| Script::new(lua!("order", "groups", "old_tries")));
 static RETAIN: LazyLock<Script> = LazyLock::new(|| Script::new(lua!("retain")));
 
-/// The time that tidying up may take in each turn: about 1 % of Redis.
-const TIDY_TIME: Duration = Duration::from_millis(20);
-
 /// Entries looked at in one step of tidying up; well under a millisecond each.
-const TIDY_PAGE: usize = 500;
+const PAGE: usize = 500;
+
+const SWEEPING: &str = "sweep the states of books";
 
 /// How far the house is kept.
 pub struct Tidy<'a> {
@@ -43,21 +42,21 @@ impl<'a> Tidy<'a> {
         Self { session, swept_to: 0, old_tries_to: 0 }
     }
 
-    /// One turn.
+    /// One turn, which takes about so long at most. Of all that there is to do, a step is done in each.
     ///
     /// # Errors
     /// [`Error::Fenced`] when the lease is lost; what Redis or the link said.
-    pub fn turn(&mut self, connection: &mut Connection) -> Result<(), Error> {
-        self.clear(connection)?;
-        self.retain(connection)?;
-        self.sweep(connection)
+    pub fn turn(&mut self, connection: &mut Connection, time: Duration) -> Result<(), Error> {
+        let until = Instant::now() + time;
+        self.clear(connection, until)?;
+        self.retain(connection, until)?;
+        self.sweep(connection, until)
     }
 
     /// Deletes decided events that are still in their streams.
-    fn clear(&self, connection: &mut Connection) -> Result<(), Error> {
+    fn clear(&self, connection: &mut Connection, until: Instant) -> Result<(), Error> {
         const DOING: &str = "clear decided events away";
         let has_reference = !self.session.neighbours().without_ttl.is_empty();
-        let until = Instant::now() + TIDY_TIME;
         for stream in Stream::ALL {
             let (name, group) = (stream.key(&self.session.keys), stream.group());
             loop {
@@ -65,7 +64,7 @@ impl<'a> Tidy<'a> {
                     .keys(&[self.session.lock(), name, &self.session.keys.kept_events])
                     .arg(&self.session.token)
                     .arg(group)
-                    .arg(TIDY_PAGE)
+                    .arg(PAGE)
                     .arg(self.session.decided_events())
                     .arg(if has_reference { "reference" } else { "none" })
                     .run(connection, DOING)?;
@@ -79,14 +78,10 @@ impl<'a> Tidy<'a> {
     }
 
     /// Drops outcomes that are older than they are to be kept.
-    fn retain(&self, connection: &mut Connection) -> Result<(), Error> {
+    fn retain(&self, connection: &mut Connection, until: Instant) -> Result<(), Error> {
         const DOING: &str = "drop old outcomes";
         let Some(retained) = self.session.settings.retained else { return Ok(()) };
-        // Ids are given by the clock of Redis.
-        let (seconds, _): (u64, u64) =
-            redis::cmd("TIME").query(connection).map_err(Error::redis(DOING))?;
-        let oldest_ms = seconds.saturating_sub(retained.as_secs()) * 1_000;
-        let until = Instant::now() + TIDY_TIME;
+        let oldest_ms = link::now_ms(connection)?.saturating_sub(retained.as_millis() as u64);
         loop {
             let reply = RETAIN
                 .keys(&[self.session.lock(), &self.session.keys.outcomes])
@@ -101,20 +96,12 @@ impl<'a> Tidy<'a> {
     }
 
     /// Removes states of books that mean nothing any more, a part of them in each turn.
-    fn sweep(&mut self, connection: &mut Connection) -> Result<(), Error> {
-        const DOING: &str = "sweep the states of books";
-        let until = Instant::now() + TIDY_TIME;
+    fn sweep(&mut self, connection: &mut Connection, until: Instant) -> Result<(), Error> {
         loop {
-            let (next, page): (u64, Fields) = redis::cmd("HSCAN")
-                .arg(&self.session.keys.book_states)
-                .arg(self.swept_to)
-                .arg("COUNT")
-                .arg(TIDY_PAGE)
-                .query(connection)
-                .map_err(Error::redis(DOING))?;
+            let states = &self.session.keys.book_states;
+            let (next, page) = scan(connection, states, self.swept_to, SWEEPING)?;
             self.swept_to = next;
-            // A small hash comes whole, however large the page.
-            for page in page.chunks(TIDY_PAGE) {
+            for page in page.chunks(PAGE) {
                 let orphans = self.sweep_page(connection, page, "look")?;
                 if orphans.is_empty() {
                     continue;
@@ -126,7 +113,7 @@ impl<'a> Tidy<'a> {
                         Some((book.as_slice(), EventId::from_bytes(state.strip_prefix(b"?")?)?))
                     })
                     .collect();
-                shelving::fetch::undo(self.session, fetched).run(connection, DOING)?;
+                shelving::fetch::undo(self.session, fetched).run(connection, SWEEPING)?;
                 self.sweep_page(connection, &orphans, "unfetched")?;
             }
             if self.swept_to == 0 || Instant::now() > until {
@@ -142,14 +129,8 @@ impl<'a> Tidy<'a> {
     pub fn remove_old_tries(&mut self, connection: &mut Connection) -> Result<(), Error> {
         const DOING: &str = "remove old notes of tries";
         let keys = &self.session.keys;
-        let (next, page): (u64, Fields) = redis::cmd("HSCAN")
-            .arg(&keys.lone_tries)
-            .arg(self.old_tries_to)
-            .arg("COUNT")
-            .arg(TIDY_PAGE)
-            .query(connection)
-            .map_err(Error::redis(DOING))?;
-        for page in page.chunks(TIDY_PAGE) {
+        let (next, page) = scan(connection, &keys.lone_tries, self.old_tries_to, DOING)?;
+        for page in page.chunks(PAGE) {
             let lock = self.session.lock();
             let touched = [lock, &keys.lone_tries, &keys.requests, &keys.returns];
             let mut call = OLD_TRIES.keys(&touched);
@@ -174,7 +155,6 @@ impl<'a> Tidy<'a> {
         page: &[(Vec<u8>, Vec<u8>)],
         step: &str,
     ) -> Result<Fields, Error> {
-        const DOING: &str = "sweep the states of books";
         let keys = &self.session.keys;
         let lock = self.session.lock();
         let touched =
@@ -184,11 +164,20 @@ impl<'a> Tidy<'a> {
         for (book, state) in page {
             call.arg(book).arg(state);
         }
-        let reply = call.run(connection, DOING)?;
-        let mut words = reply.rest.into_iter().skip(1).map(|word| match word {
-            redis::Value::BulkString(bytes) => bytes,
-            _ => Vec::new(),
-        });
+        let reply = call.run(connection, SWEEPING)?;
+        let mut words = reply.rest.iter().skip(1).map(|word| bytes(word).to_vec());
         Ok(std::iter::from_fn(|| Some((words.next()?, words.next()?))).collect())
     }
+}
+
+/// A part of a hash, and where the next begins. A small one comes whole, however large the page.
+fn scan(
+    connection: &mut Connection,
+    hash: &str,
+    from: u64,
+    doing: &'static str,
+) -> Result<(u64, Fields), Error> {
+    let mut scan = redis::cmd("HSCAN");
+    scan.arg(hash).arg(from).arg("COUNT").arg(PAGE);
+    scan.query(connection).map_err(Error::redis(doing))
 }

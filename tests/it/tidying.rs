@@ -32,7 +32,7 @@ fn a_turn_takes_as_many_steps_as_there_is_time_for() {
     let left = || [redis.length(REQUESTS), redis.ask(&["HLEN", "lending_book_states"])];
     let (mut before, mut most) = (left(), [0, 0]);
     for _ in 0..2 * LEFT / STEP {
-        tidy.turn(&mut connection).unwrap();
+        tidy.turn(&mut connection, Duration::from_millis(20)).unwrap();
         let now = left();
         most = [0, 1].map(|n| most[n].max(before[n] - now[n]));
         before = now;

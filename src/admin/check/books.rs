@@ -7,7 +7,7 @@ use std::thread;
 
 use super::{
     CHANGED_MEANWHILE, Check, HAND_OFFS_IN_A_PAGE, MOST_LOOKS, MOST_NOWHERE, MOST_SUSPECTS, Mended,
-    NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation, books_of, bytes,
+    NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation, books_of,
 };
 use crate::admin::failure::Failure;
 use crate::admin::instances::instances;
@@ -17,7 +17,7 @@ use crate::event::MAX_BOOKS;
 use crate::ids::{BookId, EventId};
 use crate::keys::{LENDING_GROUP, SHELVING_GROUP, Stream};
 use crate::lock::Lock;
-use crate::script::{Script, ScriptCall, lua, text};
+use crate::script::{Script, ScriptCall, bytes, lua, text};
 use crate::stream;
 
 static INSPECT: LazyLock<Script> =

@@ -20,7 +20,7 @@ use redis::Value;
 
 use super::{
     CHANGED_MEANWHILE, Check, Fact, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE,
-    PAUSE, Violation, bytes, wrong_type,
+    PAUSE, Violation, wrong_type,
 };
 use crate::admin::failure::Failure;
 use crate::admin::instances::has_reference;
@@ -30,7 +30,7 @@ use crate::ids::EventId;
 use crate::lending::MOST_BOOKS_IN_HAND;
 use crate::link::{AskAgain, Connection};
 use crate::outcome::Verdict;
-use crate::script::{Script, lua, text};
+use crate::script::{Script, bytes, lua, text};
 use crate::stream::{self, Entry};
 use crate::text::counted;
 

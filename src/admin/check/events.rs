@@ -12,6 +12,7 @@ use super::{Check, MOST_SUSPECTS, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation};
 use crate::admin::dead_letters;
 use crate::admin::failure::Failure;
 use crate::error::Error;
+use crate::event::Action;
 use crate::ids::EventId;
 use crate::keys::Stream;
 use crate::script::{Script, lua, text};
@@ -64,10 +65,9 @@ impl Check<'_> {
                 let page = stream::page(&mut self.connection, outcomes, after, PAGE)?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.id);
-                for (stream, action) in
-                    [(Stream::Requests, &b"request"[..]), (Stream::Returns, b"return")]
-                {
-                    let of_action = page.iter().filter(|it| it.field("action") == Some(action));
+                for action in Action::ALL {
+                    let (stream, word) = (Stream::from(action), action.as_str().as_bytes());
+                    let of_action = page.iter().filter(|it| it.field("action") == Some(word));
                     let ids: Vec<EventId> = of_action
                         .filter_map(|it| EventId::from_bytes(it.field("event_id")?))
                         .collect();

@@ -57,11 +57,7 @@ impl Check<'_> {
         let Some(group) = stream::group(&mut self.connection, key, SHELVING_GROUP)? else {
             return Ok(None);
         };
-        let mut oldest = redis::cmd("XPENDING");
-        oldest.arg(key).arg(SHELVING_GROUP).arg(&["-", "+", "1"]);
-        let oldest: Vec<(String, Vec<u8>, u64, u64)> =
-            self.ask(&oldest, "look for the oldest hand-off")?;
-        let oldest = oldest.first().and_then(|(id, ..)| id.parse().ok());
+        let oldest = stream::oldest_pending(&mut self.connection, key, SHELVING_GROUP)?;
         Ok(oldest.map_or(Some(group.last_delivered), EventId::previous))
     }
 

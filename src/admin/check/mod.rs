@@ -481,12 +481,3 @@ fn wrong_type(key: &[u8], is: &str, wanted: &str) -> Violation {
 pub fn books_of(entry: &Entry) -> impl Iterator<Item = &[u8]> {
     entry.field(BOOK_IDS_FIELD).unwrap_or_default().split(|byte| *byte == b',')
 }
-
-/// A reply's element as bytes.
-fn bytes(value: &redis::Value) -> &[u8] {
-    match value {
-        redis::Value::BulkString(bytes) => bytes,
-        redis::Value::SimpleString(text) => text.as_bytes(),
-        _ => b"",
-    }
-}

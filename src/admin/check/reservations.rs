@@ -9,14 +9,14 @@ use std::thread;
 use super::books::Handed;
 use super::{
     Check, Fact, MOST_LOOKS, MOST_SUSPECTS, Mended, NOT_WITHOUT_GUESSING, PAGE, PAUSE, Violation,
-    bytes, wrong_type,
+    wrong_type,
 };
 use crate::admin::failure::Failure;
 use crate::admin::show::shown;
 use crate::error::Error;
 use crate::ids::BookId;
 use crate::keys::{LENDING_GROUP, Stream};
-use crate::script::{Script, lua};
+use crate::script::{Script, bytes, lua};
 use crate::text::counted;
 
 static RESERVED: LazyLock<Script> =
