@@ -7,13 +7,13 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::event::EventKey;
 use crate::keys::Keys;
 use crate::settings::Settings;
-use crate::workload::Workload;
+use crate::workload::{Workload, locked};
 
 /// The threads of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,12 +95,6 @@ pub struct Session {
     pulses: [AtomicU64; Thread::ALL.len()],
     replied_ms: AtomicU64,
     worked: AtomicBool,
-    reader_client_ids: [AtomicU64; Thread::ALL.len()],
-}
-
-/// Locks what threads share. A panic ends the process: nobody finds what one has left half done.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Other instances that decisions have to know about.
@@ -139,7 +133,6 @@ impl Session {
             pulses: Default::default(),
             replied_ms: AtomicU64::new(0),
             worked: AtomicBool::new(false),
-            reader_client_ids: Default::default(),
         }
     }
 
@@ -212,17 +205,6 @@ impl Session {
     /// is to be done.
     pub fn last_reply(&self) -> Instant {
         self.started + Duration::from_millis(self.replied_ms.load(Ordering::Relaxed))
-    }
-
-    /// Remembers the connection on which a reader blocks, so that it can be woken.
-    pub fn register_reader(&self, reader: Thread, client_id: u64) {
-        self.reader_client_ids[reader as usize].store(client_id, Ordering::SeqCst);
-    }
-
-    /// The connections on which readers block.
-    pub fn reader_client_ids(&self) -> Vec<u64> {
-        let ids = self.reader_client_ids.iter().map(|id| id.load(Ordering::SeqCst));
-        ids.filter(|id| *id != 0).collect()
     }
 
     /// The other instances, as the keeper last saw them.

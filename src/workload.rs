@@ -81,17 +81,17 @@ impl InHand {
     }
 }
 
-impl Workload {
-    fn streams(&self) -> MutexGuard<'_, ByAction<InHand>> {
-        // All of it is whole after every operation; whoever panicked did not break it.
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Locks what threads share. A panic ends the process: nobody finds what one has left half done.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
+impl Workload {
     /// Takes events in hand, each with how many books it names; drops from the list those that are in hand
     /// already.
     pub fn take<T>(&self, list: &mut Vec<T>, what: impl Fn(&T) -> (EventKey, usize)) {
         let now = Instant::now();
-        let mut streams = self.streams();
+        let mut streams = locked(&self.streams);
         list.retain(|one| {
             let (key, books) = what(one);
             streams[key.action].take(key.id, books, now)
@@ -101,7 +101,7 @@ impl Workload {
     /// Lets events go: they are decided, or somebody else's.
     pub fn release(&self, keys: impl IntoIterator<Item = EventKey>) {
         let now = Instant::now();
-        let mut streams = self.streams();
+        let mut streams = locked(&self.streams);
         // Nobody waits otherwise, and to wake nobody is a system call as well.
         let were_full = are_full(&streams);
         for key in keys {
@@ -114,23 +114,26 @@ impl Workload {
 
     /// Whether an event is in hand.
     pub fn contains(&self, key: EventKey) -> bool {
-        self.streams()[key.action].events.contains_key(&key.id)
+        locked(&self.streams)[key.action].events.contains_key(&key.id)
     }
 
     /// How many events are in hand.
     pub fn count(&self) -> usize {
-        self.streams().iter().map(|stream| stream.events.len()).sum()
+        locked(&self.streams).iter().map(|stream| stream.events.len()).sum()
     }
 
     /// How many more events of each stream may be taken.
     pub fn free(&self) -> ByAction<usize> {
-        let streams = self.streams();
+        let streams = locked(&self.streams);
         ByAction::of(|action| streams[action].free())
     }
 
     /// Waits as long as no more events of either stream may be taken, for `timeout` at most.
     pub fn wait_while_full(&self, timeout: Duration) {
-        drop(self.fewer.wait_timeout_while(self.streams(), timeout, |streams| are_full(streams)));
+        drop(
+            self.fewer
+                .wait_timeout_while(locked(&self.streams), timeout, |streams| are_full(streams)),
+        );
     }
 }
 

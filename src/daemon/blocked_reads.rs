@@ -72,7 +72,7 @@ fn try_to_end_others(session: &Session, connection: &mut Connection) -> RedisRes
     Ok(others.len())
 }
 
-/// Ends the blocking reads. Where that is not permitted, they end by themselves soon after.
+/// Ends the blocking reads on these connections. Where that is not permitted, they end by themselves soon after.
 ///
 /// Redis 7.0 ends itself where a client is unblocked whose command it has put off because writes are paused
 /// (CLIENT PAUSE, FAILOVER), as it does with reads of a group. A script is put off as well, for it might
@@ -80,15 +80,14 @@ fn try_to_end_others(session: &Session, connection: &mut Connection) -> RedisRes
 ///
 /// # Errors
 /// What the link said: it is not to be used again, for the replies may come later.
-pub fn wake(session: &Session, control: &mut Connection) -> Result<(), Error> {
+pub fn wake(readers: &[u64], control: &mut Connection) -> Result<(), Error> {
     const DOING: &str = "wake the readers";
-    let readers = session.reader_client_ids();
     if readers.is_empty() {
         return Ok(());
     }
     let mut pipe = redis::pipe();
     pipe.atomic().cmd("EVAL").arg("return 0").arg(0);
-    for id in &readers {
+    for id in readers {
         pipe.cmd("CLIENT").arg("UNBLOCK").arg(id);
     }
     // Not as a query: that waits for each of the replies, even if the first one did not come in time.

@@ -26,15 +26,6 @@ pub struct Other {
     pub lock: Lock,
 }
 
-/// Finds out which other instances there are, before a session's first decision.
-///
-/// # Errors
-/// What Redis or the link said.
-pub fn meet_neighbours(session: &Session, connection: &mut Connection) -> Result<(), Error> {
-    note_neighbours(session, &others(session, connection)?);
-    Ok(())
-}
-
 /// The other instances.
 ///
 /// # Errors

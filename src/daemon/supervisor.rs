@@ -130,6 +130,7 @@ pub fn run(options: Options, target: Target) -> ExitCode {
         outage: None,
         lease_unused: false,
         reading: 0,
+        blocked: Vec::new(),
         fruitless: None,
     };
     let end = supervisor.run();
@@ -189,6 +190,8 @@ struct Supervisor {
     lease_unused: bool,
     /// How many readers read what is new in this session, having read what was pending.
     reading: usize,
+    /// The connections on which readers of this session block, by the ids that Redis gives them.
+    blocked: Vec<u64>,
     /// The last sessions, if they failed with a lease that they had not used.
     fruitless: Option<Fruitless>,
 }
@@ -235,9 +238,9 @@ impl Supervisor {
             self.target.question_at_any_time(error).unwrap_or_default()
         };
         // The line that said where it is may be weeks old.
-        let whose = match error {
-            Error::Redis { .. } => format!("Redis at {}: ", self.target),
-            _ => String::new(),
+        let (whose, status) = match error {
+            Error::Redis { .. } => (format!("Redis at {}: ", self.target), "waiting for Redis"),
+            _ => (String::new(), "trying again"),
         };
         let cause = format!("{whose}{error}");
         let now = Instant::now();
@@ -255,7 +258,7 @@ impl Supervisor {
                 }
             }
         }
-        self.notifier.status("waiting for Redis");
+        self.notifier.status(status);
     }
 
     /// A pause is nobody's fault. One that outlasted the lease explains why others have our events.
@@ -420,7 +423,7 @@ impl Supervisor {
             Arc::clone(&self.tried),
             first,
         );
-        let threads = match self.prepare(&session, &mut control) {
+        let mut threads = match self.prepare(&session, &mut control) {
             Ok(threads) => threads,
             Err(error) => {
                 // Whoever starts next need not wait for a lease that nobody uses. On a link that has
@@ -436,6 +439,7 @@ impl Supervisor {
             }
         };
         self.sessions += 1;
+        self.blocked = std::mem::take(&mut threads.of_readers);
         std::thread::scope(|scope| {
             let (sender, events) = unbounded();
             let (orders, keeper_orders) = unbounded();
@@ -460,7 +464,7 @@ impl Supervisor {
             // Whatever happened, every thread ends now: at the scope's end they are all joined.
             session.break_off();
             let _ = orders.send(Order::End);
-            let _ = blocked_reads::wake(&session, &mut control);
+            let _ = blocked_reads::wake(&self.blocked, &mut control);
             over
         })
     }
@@ -503,7 +507,9 @@ impl Supervisor {
         if session.first {
             setup::warn_of_settings(control);
         }
-        neighbours::meet_neighbours(session, control)?;
+        // Before the first decision.
+        let others = neighbours::others(session, control)?;
+        neighbours::note_neighbours(session, &others);
         // The last session was interrupted in a try that was noted, and we survived.
         let tried = session.tried();
         if !tried.is_empty() {
@@ -635,7 +641,7 @@ impl Supervisor {
         while running > 0 && Instant::now() < until {
             // Again and again: a reader may be just about to block.
             if readers > 0
-                && let Err(error) = blocked_reads::wake(session, control)
+                && let Err(error) = blocked_reads::wake(&self.blocked, control)
             {
                 return leave_to_others(error);
             }

@@ -35,6 +35,9 @@ pub enum Report {
 
 /// The connections of a session's threads, opened before any of them starts.
 pub struct Connections {
+    /// The ids by which Redis knows those on which readers block. Without one its reader cannot be woken,
+    /// only waited for.
+    pub of_readers: Vec<u64>,
     lending_reader: Connection,
     lending_worker: Connection,
     lending_listener: Connection,
@@ -50,17 +53,17 @@ impl Connections {
     /// What Redis or the link said.
     pub fn open(target: &Target, session: &Session) -> Result<Self, Error> {
         let block = Duration::from_millis(stream::BLOCK_MS);
-        let reader = |thread| {
+        let mut of_readers = Vec::new();
+        let mut reader = || {
             let mut connection = target.connect(block)?;
-            let id = redis::cmd("CLIENT").arg("ID").query(&mut connection);
-            // Without it the reader cannot be woken, only waited for.
-            session.register_reader(thread, id.unwrap_or(0));
+            of_readers.extend(redis::cmd("CLIENT").arg("ID").query::<u64>(&mut connection).ok());
             blocked_reads::mark(session, &mut connection);
             Ok::<_, Error>(connection)
         };
         Ok(Self {
-            lending_reader: reader(Thread::LendingReader)?,
-            shelving_reader: reader(Thread::ShelvingReader)?,
+            lending_reader: reader()?,
+            shelving_reader: reader()?,
+            of_readers,
             lending_worker: target.connect(Duration::ZERO)?,
             lending_listener: target.connect(Duration::ZERO)?,
             shelving_worker: target.connect(Duration::ZERO)?,

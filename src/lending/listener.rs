@@ -53,7 +53,7 @@ pub fn run(
         session.beat(Thread::LendingListener);
         match wanted.recv_deadline(next_ping) {
             Ok(()) if is_permitted => listen(session, &mut bell, wanted, heard)?,
-            // It is wanted all the time then, and its link silent.
+            // There is only the link to keep, and no wish puts the next PING off.
             Ok(()) => {}
             Err(RecvTimeoutError::Timeout) => {
                 link::pinged(bell.ping())?;

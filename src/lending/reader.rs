@@ -57,7 +57,7 @@ pub fn run(
     session: &Session,
     mut connection: Connection,
     mut intake: Intake<'_>,
-    mut reading: impl FnMut(),
+    reading: impl FnOnce(),
 ) -> Result<(), Error> {
     for action in Action::ALL {
         read_own_pending(session, &mut connection, action, &intake)?;

@@ -13,7 +13,8 @@ use super::Delivered;
 use super::news::News;
 use super::worker::Worker;
 use crate::error::Error;
-use crate::session::{Session, Thread, locked};
+use crate::session::{Session, Thread};
+use crate::workload::locked;
 
 /// How often an idle worker looks up, to show that it is alive, and its link too.
 const IDLE: Duration = Duration::from_secs(1);

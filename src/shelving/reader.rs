@@ -43,7 +43,7 @@ pub fn run(
     session: &Session,
     mut connection: Connection,
     to_worker: &Sender<Vec<Delivered>>,
-    mut reading: impl FnMut(),
+    reading: impl FnOnce(),
 ) -> Result<(), Error> {
     let stream = session.keys.handoffs.as_str();
     let consumer = session.consumer();

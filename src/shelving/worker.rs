@@ -51,6 +51,8 @@ pub fn run(
         let mut chunk: Vec<HandOff> = Vec::new();
         let mut books = 0;
         for one in batch {
+            // A call for each malformed one, and for each thousand books.
+            session.beat(Thread::ShelvingWorker);
             match one {
                 Ok(hand_off) => {
                     books += hand_off.books.len();
