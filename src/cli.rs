@@ -111,6 +111,14 @@ impl Arg {
     }
 }
 
+/// The complaint about a word that is none of `known`, with the one that was meant, or all of them.
+pub fn unknown_word(message: String, word: &str, known: &[&str]) -> Usage {
+    Usage(match nearest(word, known.iter().copied()) {
+        Some(meant) => format!("{message}: did you mean {meant}?"),
+        None => format!("{message}; there are {}", known.join(", ")),
+    })
+}
+
 /// A word as it is typed in a shell.
 pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:@+,".contains(c);
@@ -122,7 +130,7 @@ pub fn shell_word(word: &str) -> String {
 
 /// The candidate that somebody who typed `word` most likely meant: the nearest by letters added,
 /// dropped, replaced, if a few of them are enough.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Nobody means an option by hundreds of letters.
     const LONGEST: usize = 40;
     if word.len() > LONGEST {

@@ -7,9 +7,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::io::ErrorKind::{
-    BrokenPipe, ConnectionReset, Interrupted, PermissionDenied, UnexpectedEof, WouldBlock,
-};
+use std::io::ErrorKind::ConnectionReset;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
@@ -22,7 +20,7 @@ use redis::{
 
 use crate::address::{self, CertFiles, with_tls, without_password};
 use crate::cli::{Arg, Args, Usage, shell_word};
-use crate::error::{Error, Remedy, is_interrupted};
+use crate::error::{Error, is_interrupted};
 use crate::link::{Connection, ignore_server_error};
 
 /// Where Redis is expected when nobody says otherwise.
@@ -283,7 +281,7 @@ pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a password was refused where there is none.
-const HAS_NO_PASSWORD: &str = "this Redis has no password";
+pub(crate) const HAS_NO_PASSWORD: &str = "this Redis has no password";
 
 /// A Redis to connect to.
 #[derive(Clone, Debug)]
@@ -386,88 +384,14 @@ impl Target {
         is_missing.then(|| format!("this Redis has no database {}: {said}", self.db()))
     }
 
+    /// Whether this address is spoken to by TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
+    }
+
     /// The number of the database.
     pub fn db(&self) -> i64 {
         self.info.redis_settings().db()
-    }
-
-    /// That Redis failed there: what it said, and what a person who gave a command this address may do about it.
-    pub fn failed(&self, error: &Error) -> String {
-        format!("Redis at {self}: {error}{}", self.advice(error))
-    }
-
-    /// What a person who gave a command this address may do about an error, as an aside.
-    pub fn advice(&self, error: &Error) -> &'static str {
-        match error {
-            _ if error.code() == Some("WRONGTYPE") => " (library-admin check says which key it is)",
-            _ if error.code() == Some("CROSSSLOT") => " (a Redis Cluster needs --branch NAME)",
-            _ if error.lacks_permission() => {
-                " (this Redis user needs more permissions, see Redis users in library-lending(7))"
-            }
-            _ if error.to_string().ends_with(HAS_NO_PASSWORD) => {
-                " (leave it out of the options, the address, $LIBRARY_PASSWORD and systemd's credentials)"
-            }
-            _ if error.remedy() == Remedy::Credentials => {
-                " (give user and password by --username and --password-file or $LIBRARY_PASSWORD)"
-            }
-            _ => self.question(error),
-        }
-    }
-
-    /// What to ask who gave this address, as an aside, when the link fails; nothing where it does
-    /// not, or stands.
-    pub fn question(&self, error: &Error) -> &'static str {
-        if let Some(question) = self.question_at_any_time(error) {
-            return question;
-        }
-        match error {
-            Error::Redis { source, .. } if source.is_io_error() => match error.io_kind() {
-                Some(PermissionDenied) => " (may this user use that socket?)",
-                Some(ConnectionReset | BrokenPipe | UnexpectedEof) => {
-                    " (it closed the connection: has it too many clients, or does it want --ssl?)"
-                }
-                // Nothing came for as long as an answer is waited for, or a pause ended the wait: the
-                // link stands.
-                Some(WouldBlock | Interrupted) => "",
-                // On this side.
-                _ if error.to_string().contains("Too many open files") => "",
-                _ => " (is Redis running there? -a ADDRESS or $LIBRARY_ADDRESS says where it is)",
-            },
-            _ => "",
-        }
-    }
-
-    /// The same about what can go wrong where all was well: a primary becomes a replica, a certificate expires.
-    pub fn question_at_any_time(&self, error: &Error) -> Option<&'static str> {
-        match error.code() {
-            Some("READONLY") => Some(" (it is a replica: where is its primary?)"),
-            Some("NOREPLICAS") => {
-                Some(" (fewer replicas are there than its min-replicas-to-write wants)")
-            }
-            Some("MISCONF") => Some(" (it cannot write to its disk: its log says why)"),
-            Some("OOM") => Some(" (its memory is full, see its maxmemory)"),
-            _ => self.question_of_tls(error),
-        }
-    }
-
-    fn question_of_tls(&self, error: &Error) -> Option<&'static str> {
-        if !matches!(self.info.addr(), ConnectionAddr::TcpTls { .. }) {
-            return None;
-        }
-        match error {
-            // A server that waits for a line of text says nothing to what TLS begins with.
-            _ if error.is_unanswered() || error.is_no_tls() => Some(" (does that port speak TLS?)"),
-            _ if error.is_untrusted() => Some(" ($SSL_CERT_FILE says which certificates to trust)"),
-            _ if error.is_wrong_certificate() => Some(" (that Redis needs another certificate)"),
-            _ if error.lacks_certificate() => {
-                Some(" (the address names ours: rediss://HOST?cert=FILE&key=FILE)")
-            }
-            _ if error.is_mistrusted() => Some(" (it does not take our certificate)"),
-            _ if error.to_string().contains("KeyMismatch") => {
-                Some(" (our key is not the one of our certificate)")
-            }
-            _ => None,
-        }
     }
 }
 

@@ -91,36 +91,6 @@ impl Error {
         self.io_kind() == Some(io::ErrorKind::WouldBlock)
     }
 
-    /// Whether what came is nothing of what TLS begins with.
-    pub fn is_no_tls(&self) -> bool {
-        self.io_kind() == Some(io::ErrorKind::InvalidData)
-            && self.to_string().contains("corrupt message")
-    }
-
-    /// Whether nobody that is trusted has signed the server's certificate, or those to trust cannot be read.
-    pub fn is_untrusted(&self) -> bool {
-        let said = self.to_string();
-        said.contains("UnknownIssuer") || said.contains("read PEM")
-    }
-
-    /// Whether something else is wrong with the server's certificate: its name, or its time.
-    pub fn is_wrong_certificate(&self) -> bool {
-        self.to_string().contains("invalid peer certificate") && !self.is_untrusted()
-    }
-
-    /// Whether the server wants a certificate of its clients: a Redis does unless it is told otherwise.
-    pub fn lacks_certificate(&self) -> bool {
-        self.to_string().contains("CertificateRequired")
-    }
-
-    /// Whether the server does not take the certificate that it was shown.
-    pub fn is_mistrusted(&self) -> bool {
-        let said = self.to_string();
-        // The words of rustls for what the server's side of TLS sends.
-        said.contains("received fatal alert: ")
-            && ["UnknownCA", "Certificate"].iter().any(|reason| said.contains(reason))
-    }
-
     /// What happened to the link, if that is what went wrong.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         let Self::Redis { source, .. } = self else { return None };

@@ -19,6 +19,7 @@ pub mod terminal;
 pub mod link;
 pub mod address;
 pub mod connect;
+pub mod advice;
 pub mod script;
 pub mod stream;
 pub mod lock;

@@ -3,7 +3,17 @@
 use std::time::Duration;
 
 use crate::ids::InstanceName;
-use crate::logging::LogOutcomes;
+
+/// Which outcomes are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOutcomes {
+    /// All of them.
+    All,
+    /// Denied, unchanged and rejected ones, and accepted ones with a book refused.
+    Refused,
+    /// None.
+    None,
+}
 
 /// The settings of an instance.
 #[derive(Clone, Debug)]

@@ -26,19 +26,13 @@ pub fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Appends what somebody typed, in quotes, for a message: escaped, and cut short where it is long.
-pub fn push_quoted(message: &mut String, text: &str) {
+/// What somebody typed, in quotes, for a message: escaped, and cut short where it is long.
+pub fn quoted(text: &str) -> String {
     const SHOWN_CHARS: usize = 60;
     let cut: String = text.chars().take(SHOWN_CHARS).collect();
-    message.push('"');
-    push_escaped(message, &cut);
-    message.push_str(if cut.len() < text.len() { "...\"" } else { "\"" });
-}
-
-/// The same by itself.
-pub fn quoted(text: &str) -> String {
-    let mut quoted = String::new();
-    push_quoted(&mut quoted, text);
+    let mut quoted = String::from('"');
+    push_escaped(&mut quoted, &cut);
+    quoted.push_str(if cut.len() < text.len() { "...\"" } else { "\"" });
     quoted
 }
 

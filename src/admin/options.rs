@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 
 use super::regroup::Order;
-use crate::cli::{Arg, Args, Usage, WrongCommandLine, nearest};
+use crate::cli::{Arg, Args, Usage, WrongCommandLine, unknown_word};
 use crate::connect::{ConnectArgs, Target};
 use crate::ids::EventId;
 use crate::keys::{Keys, Stream};
@@ -183,14 +183,6 @@ pub fn parse(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Task,
     task.map_err(|fault| WrongCommandLine { fault, usage: usage.to_owned() })
 }
 
-/// The complaint about a word that is none of `known`, with the one that was meant, or all of them.
-fn unknown(message: String, word: &str, known: &[&str]) -> Usage {
-    Usage(match nearest(word, known.iter().copied()) {
-        Some(meant) => format!("{message}: did you mean {meant}?"),
-        None => format!("{message}; there are {}", known.join(", ")),
-    })
-}
-
 fn event_id(what: &str, text: &str) -> Result<EventId, Usage> {
     text.parse().map_err(|fault| Usage(format!("{what} {} is {fault}", quoted(text))))
 }
@@ -269,7 +261,7 @@ impl Raw {
             }
             ["dead-letters", verb, ..] => {
                 let message = format!("dead-letters cannot {}", quoted(verb));
-                return Err(unknown(message, verb, &["list", "retry", "drop"]));
+                return Err(unknown_word(message, verb, &["list", "retry", "drop"]));
             }
             ["regroup", ..] => {
                 let (from, stream) = (self.from, self.stream);
@@ -281,7 +273,11 @@ impl Raw {
             }
             [other, ..] => {
                 let message = format!("unknown command {}", quoted(other));
-                return Err(unknown(message, other, &SUBCOMMANDS.each_ref().map(|it| it.name)));
+                return Err(unknown_word(
+                    message,
+                    other,
+                    &SUBCOMMANDS.each_ref().map(|it| it.name),
+                ));
             }
         };
         match words.get(taken) {

@@ -7,8 +7,7 @@ use log::LevelFilter;
 use crate::cli::{Arg, Args, Usage};
 use crate::connect::ConnectArgs;
 use crate::ids::InstanceName;
-use crate::logging::LogOutcomes;
-use crate::settings::Settings;
+use crate::settings::{LogOutcomes, Settings};
 
 /// What the command line of the daemon says.
 #[derive(Clone, Debug)]

@@ -15,6 +15,8 @@ pub mod worker_thread;
 pub mod worker;
 pub mod decide;
 pub mod reject;
+// What is told of each event.
+mod outcome_log;
 // What the worker goes by: which books are asked for and when, who waits, and how often that is tried.
 mod asking;
 mod busy;

@@ -1,7 +1,8 @@
 //! How often the waiting room tries events again of whose reasons to wait it hears nothing: at the ring of
 //! another instance some of the oldest, and in rounds everything. Rounds slow down while nothing is decided, and
 //! by what they take: what tries in vain cost Redis is measured, not guessed, since that is three times as
-//! much on one machine as on another. Rings are answered the less often the longer the oldest stands still.
+//! much on one machine as on another. Rings are answered the less often the longer the oldest stands still. And how
+//! many are tried at once, by what came of the last.
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,14 @@ const MEMORY: f64 = 16.0;
 /// rounds of a few hundred came seconds apart over a link of 30 ms.
 const MOST_FOR_A_TRY: Duration = Duration::from_micros(60);
 
+/// How many of those that are due are tried by one script: at least, and at most. Twice as many as by the last one
+/// if of those at least one in [`SHARE_WORTH`] was decided at once, else half as many: where dozens of events of a
+/// millisecond wait for each other, one after the other is decided, and all others that are tried with it are only
+/// in its way.
+pub(super) const LEAST_SHARE: usize = 32;
+pub(super) const MOST_SHARE: usize = 512;
+const SHARE_WORTH: usize = 4;
+
 /// What a try in vain takes, on the average of the last calls.
 #[derive(Debug)]
 pub struct Cost {
@@ -62,6 +71,29 @@ impl Cost {
     /// What so many tries will take.
     pub(super) fn of(&self, tries: usize) -> Duration {
         self.took.mul_f64(tries as f64 / self.tries)
+    }
+}
+
+/// How many of those that are due are tried by one script.
+#[derive(Debug)]
+pub struct Share(usize);
+
+impl Default for Share {
+    fn default() -> Self {
+        Self(LEAST_SHARE)
+    }
+}
+
+impl Share {
+    /// How many were tried by one, and how many of those were decided.
+    pub fn note(&mut self, number: usize, decided: usize) {
+        let share = if decided * SHARE_WORTH >= number { 2 * self.0 } else { self.0 / 2 };
+        self.0 = share.clamp(LEAST_SHARE, MOST_SHARE);
+    }
+
+    /// How many are to be tried by the next.
+    pub fn at_once(&self) -> usize {
+        self.0
     }
 }
 

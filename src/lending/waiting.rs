@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::decide::{Change, Doubt};
 use super::news::News;
-use super::pace::{Bell, Cost, Round, Rounds};
+use super::pace::{Bell, Cost, MOST_SHARE, Round, Rounds, Share};
 use crate::event::{Action, Event, EventKey};
 use crate::ids::{BookId, EventId, UserId};
 
@@ -27,14 +27,6 @@ const OLDEST_FOR_EACH: usize = 2;
 /// How many of a user's events are tried again when one of them was decided: what a user may have
 /// in hand is a handful of books.
 const OLDEST_OF_A_USER: usize = 8;
-
-/// How many of those that are due are tried by one script: at least, and at most. Twice as many as by
-/// the last one if of those at least one in [`SHARE_WORTH`] was decided at once, else half as many: where
-/// dozens of events of a millisecond wait for each other, one after the other is decided, and all others
-/// that are tried with it are only in its way.
-const LEAST_SHARE: usize = 32;
-const MOST_SHARE: usize = 512;
-const SHARE_WORTH: usize = 4;
 
 /// One in so many of those that are taken out is not among the oldest, but the one whose turn it is, and one at
 /// least: where the oldest wait for what somebody else has in hand, and are due again and again, all others
@@ -102,7 +94,7 @@ impl Taken {
 }
 
 /// The room.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WaitingRoom {
     by_age: BTreeMap<EventKey, Waiting>,
     by_book: HashMap<BookId, BTreeSet<EventKey>>,
@@ -112,7 +104,7 @@ pub struct WaitingRoom {
     /// What newcomers ask for: all requests for these become due in [`WaitingRoom::take_due`], once
     /// for a whole crowd of newcomers.
     asked_for: HashSet<BookId>,
-    share: usize,
+    share: Share,
     /// The last that was looked at in its turn, and not because it was among the oldest.
     last_in_turn: Option<EventKey>,
     /// The last that was taken out of a company that was too large to be taken out as a whole.
@@ -125,28 +117,6 @@ pub struct WaitingRoom {
     rounds: Rounds,
     bell: Bell,
     cost: Cost,
-}
-
-impl Default for WaitingRoom {
-    fn default() -> Self {
-        Self {
-            by_age: BTreeMap::new(),
-            by_book: HashMap::new(),
-            by_user: HashMap::new(),
-            for_books: BTreeSet::new(),
-            due: BTreeSet::new(),
-            asked_for: HashSet::new(),
-            share: LEAST_SHARE,
-            last_in_turn: None,
-            cut_off_at: None,
-            now: Moment::default(),
-            recent: VecDeque::new(),
-            is_vague: false,
-            rounds: Rounds::default(),
-            bell: Bell::default(),
-            cost: Cost::default(),
-        }
-    }
 }
 
 impl WaitingRoom {
@@ -321,8 +291,7 @@ impl WaitingRoom {
 
     /// How many that waited were tried, how many of those were decided, and how long it took.
     pub fn tried(&mut self, number: usize, decided: usize, took: Duration) {
-        let share = if decided * SHARE_WORTH >= number { 2 * self.share } else { self.share / 2 };
-        self.share = share.clamp(LEAST_SHARE, MOST_SHARE);
+        self.share.note(number, decided);
         if decided == 0 {
             self.cost.note(number, took);
         }
@@ -385,7 +354,7 @@ impl WaitingRoom {
         // Who only comes along takes nobody's place: with as many books as there is room for, it would go
         // again and again, and never those for whom it does.
         let least = 2 * usize::from(oldest.is_some_and(|oldest| self.due.insert(oldest)));
-        let count = count.min(self.share);
+        let count = count.min(self.share.at_once());
         let mut taken = Taken::default();
         let mut stuck = HashSet::new();
         for key in self.due_behind(None, LOOK_AT * count) {
@@ -526,8 +495,8 @@ mod tests {
     use crate::event::AnswerWish;
     use crate::ids::SEQ_STEP;
     use crate::lending::pace::{
-        FEWEST_RUNG, LONGEST_DEAF, LONGEST_PAUSE, LONGEST_TO_A_ROUND, ROUND_IN, SHORTEST_DEAF,
-        SHORTEST_PAUSE,
+        FEWEST_RUNG, LEAST_SHARE, LONGEST_DEAF, LONGEST_PAUSE, LONGEST_TO_A_ROUND, ROUND_IN,
+        SHORTEST_DEAF, SHORTEST_PAUSE,
     };
 
     fn event(ms: u64, action: Action, books: &[&str]) -> Event {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::event::{Action, HANDFUL, MAX_BOOKS};
 use crate::ids::{IdFault, id_text};
-use crate::text::push_quoted;
+use crate::text::quoted;
 
 /// A request or a return that has no id yet. Reading the next one into it costs no allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,17 +62,9 @@ impl Draft {
     }
 }
 
-impl Default for Draft {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// What is wrong with an id that somebody typed.
 pub fn id_fault(what: &str, raw: &[u8], fault: IdFault) -> String {
-    let mut message = format!("{what} ");
-    push_quoted(&mut message, &String::from_utf8_lossy(raw));
-    message + " " + &fault.to_string()
+    format!("{what} {} {fault}", quoted(&String::from_utf8_lossy(raw)))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Read as _};
 use super::draft::Draft;
 use crate::event::{Action, MAX_BOOKS};
 use crate::ids::MAX_ID_BYTES;
-use crate::text::push_quoted;
+use crate::text::quoted;
 
 /// The longest line: an event of all books and the longest ids, in quotes with a blank between.
 pub const MAX_LINE_BYTES: usize = (MAX_BOOKS + 2) * (MAX_ID_BYTES + 3);
@@ -101,9 +101,8 @@ impl Line<'_> {
             return Ok(false);
         };
         let Some(action) = std::str::from_utf8(first).ok().and_then(Action::from_word) else {
-            let mut fault = String::from("begins with ");
-            push_quoted(&mut fault, &String::from_utf8_lossy(first));
-            return Err(fault + ", not with request or return");
+            let first = quoted(&String::from_utf8_lossy(first));
+            return Err(format!("begins with {first}, not with request or return"));
         };
         draft.action = action;
         draft.read(words)?;
@@ -113,9 +112,10 @@ impl Line<'_> {
 
 /// What is wrong with a word that looks like an option: taken for an id, it would be lent as a book.
 fn option_fault(word: &[u8]) -> String {
-    let mut fault = String::from("has an option, ");
-    push_quoted(&mut fault, &String::from_utf8_lossy(word));
-    fault + ": options come after batch, not in a line (quote an id like that)"
+    let word = quoted(&String::from_utf8_lossy(word));
+    format!(
+        "has an option, {word}: options come after batch, not in a line (quote an id like that)"
+    )
 }
 
 /// The words of a line. One is used for all lines, so that they cost no allocation.

@@ -13,13 +13,13 @@ use std::time::Duration;
 use super::draft::{Draft, id_fault};
 use super::query::Filter;
 use super::show::Form;
-use crate::cli::{Arg, Args, Usage, WrongCommandLine, nearest, shell_word};
+use crate::cli::{Arg, Args, Usage, WrongCommandLine, shell_word, unknown_word};
 use crate::clock::{Since, since};
 use crate::connect::{ConnectArgs, Target};
 use crate::event::{Action, AnswerWish, EventKey, MAX_KEEP_MS};
 use crate::ids::{BookId, IdFault, SubmissionId, UserId};
 use crate::keys::Keys;
-use crate::text::push_quoted;
+use crate::text::quoted;
 
 /// A subcommand as it is typed.
 #[derive(Debug)]
@@ -366,14 +366,8 @@ impl Typed {
         };
         let Some(command) = self.command() else {
             let word = word.to_string_lossy();
-            let mut message = String::from("unknown command ");
-            push_quoted(&mut message, &word);
-            let names = COMMANDS.map(|it| it.name);
-            let _ = match nearest(&word, names) {
-                Some(meant) => write!(message, ": did you mean {meant}?"),
-                None => write!(message, "; there are {}", names.join(", ")),
-            };
-            return Err(Usage(message));
+            let message = format!("unknown command {}", quoted(&word));
+            return Err(unknown_word(message, &word, &COMMANDS.map(|it| it.name)));
         };
         for (name, _) in &self.options {
             if !command.options.contains(name) {
@@ -517,9 +511,7 @@ impl Typed {
 }
 
 fn wants(option: &str, what: &str, raw: &OsStr) -> Usage {
-    let mut message = format!("{option} wants {what}, not ");
-    push_quoted(&mut message, &raw.to_string_lossy());
-    Usage(message)
+    Usage(format!("{option} wants {what}, not {}", quoted(&raw.to_string_lossy())))
 }
 
 fn read_since(raw: &OsStr) -> Result<Since, Usage> {
