@@ -94,8 +94,8 @@ the others take over.
         usage: "usage: library-admin check [OPTIONS]",
         help: "\
 Hold the whole state against the rules of the library, while it is at work. Each
-violation is a line. Exit status 0: nothing is wrong; 1: something is (still)
-wrong; 3: what looked wrong changed too fast to be sure, run it again.
+violation is a line. It ends with 0 only if nothing is wrong (any more), and
+with 3 if what looked wrong changed too fast to be sure: run it again.
 
       --repair            mend what can be mended without guessing, and print
                           each change: counts that differ from the loans,
@@ -304,7 +304,7 @@ impl Raw {
     fn help_text(&self) -> String {
         match self.subcommand() {
             Some(Subcommand { usage, help, .. }) => {
-                format!("{usage}\n{help}{JSON}{}{COMMON}", ConnectArgs::HELP)
+                format!("{usage}\n{help}{JSON}{}{COMMON}{STATUSES}", ConnectArgs::HELP)
             }
             None => format!("{USAGE}\n{HELP}\n{JSON}{}{COMMON}{STATUSES}", ConnectArgs::HELP),
         }
@@ -356,6 +356,17 @@ mod tests {
                 before_outcomes: false
             })
         );
+    }
+
+    /// Those of all but `check` stood in the manual and in the general help alone.
+    #[test]
+    fn every_help_says_what_the_command_ends_with() {
+        let of_each = SUBCOMMANDS.each_ref().map(|it| vec![it.name, "--help"]);
+        for words in [vec!["--help"]].into_iter().chain(of_each) {
+            let Ok(Task::Print(help)) = parse(&words) else { panic!("{words:?} asks for help") };
+            assert!(help.contains("Exit status: 0 done"), "{help}");
+            assert!(help.lines().all(|line| line.len() <= 80), "{help}");
+        }
     }
 
     #[test]
