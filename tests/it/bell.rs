@@ -51,7 +51,7 @@ fn what_waits_for_another_instance_is_decided_when_that_one_rings() {
     let redis = Redis::new();
     let _daemon = Daemon::start(&redis, &["worker1"]);
     let other = Other::alive(&redis, "other");
-    let pairs: Vec<_> = (1..=5).map(|n| one_waits_for_another(&other, &redis, n)).collect();
+    let pairs: Vec<_> = (1..=9).map(|n| one_waits_for_another(&other, &redis, n)).collect();
     add_crowd(&redis);
     let mut took: Vec<_> = pairs
         .iter()
@@ -62,8 +62,9 @@ fn what_waits_for_another_instance_is_decided_when_that_one_rings() {
         })
         .collect();
     took.sort();
-    // Without the bell it takes 50 ms and more. The machine may be busy for some of them.
-    assert!(took[1] < Duration::from_millis(30), "{took:?}");
+    // Without the bell it takes any time up to 200 ms. The machine may be busy with something else: with three
+    // times as many processes as it has processors, most took 40.
+    assert!(took[4] < Duration::from_millis(60), "{took:?}");
 }
 
 #[test]
