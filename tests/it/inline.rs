@@ -20,7 +20,7 @@ use library_lending::lending::worker::Worker;
 use library_lending::lending::worker_thread::{self, Channels};
 use library_lending::lending::{Content, Delivered, reader};
 use library_lending::link::Connection;
-use library_lending::session::Session;
+use library_lending::session::{Session, Thread};
 use library_lending::settings::Settings;
 use library_lending::shelving;
 use library_lending::stream::{self, Entry, Pending};
@@ -403,6 +403,45 @@ fn shelving_tells_when_books_are_on_their_shelves() {
     assert_eq!((redis.ledger(), shelved.len()), (Ledger::new(), 1));
 }
 
+/// Each malformed one is a call of its own, and a reply may take seconds: a batch of them was longer than a thread
+/// may go without a sign of life, and the keeper let the lease run out.
+#[test]
+fn shelving_shows_that_it_is_alive_at_each_hand_off() {
+    let redis = Redis::new();
+    let session = session(&redis);
+    for id in ["3-0", "4-0"] {
+        redis.add(SHELVING, id, &[("no_books", b"")]);
+    }
+    let mut connection = link(&redis, Duration::ZERO);
+    let (group, consumer) = ("shelving_service", session.consumer());
+    let reads =
+        stream::read_new(&mut connection, group, consumer, &[SHELVING], 2, &[None]).unwrap();
+    // To the first, Redis says that it does not know the script.
+    let proxy = Proxy::new(&redis, |command| match (command.kind, command.number) {
+        ("discard", 2) => Some(Fault::LateReply),
+        ("discard", 3) => Some(Fault::CutBefore),
+        _ => None,
+    });
+    let connection = link_at(proxy.path().to_str().unwrap(), Duration::ZERO);
+    let ((to_worker, work), (arrived, _shelved)) = (bounded(1), bounded(1));
+    let deliver = |(_, entry): &(usize, Entry)| shelving::reader::delivered(entry);
+    to_worker.send(reads.iter().flatten().map(deliver).collect()).unwrap();
+    std::thread::scope(|scope| {
+        let worker =
+            scope.spawn(|| shelving::worker::run(&session, connection, &work, &arrived).is_err());
+        assert!(eventually(DEADLINE, || proxy.has_struck()));
+        assert!(stays(SOON, || !worker.is_finished()));
+        proxy.release();
+        assert!(worker.join().unwrap(), "the link broke at the second");
+    });
+    Thread::ALL
+        .into_iter()
+        .filter(|it| *it != Thread::ShelvingWorker)
+        .for_each(|it| session.beat(it));
+    let (_, since) = session.slowest();
+    assert!(since < SOON, "no sign of life for {since:?}");
+}
+
 fn key(action: Action, ms: u64) -> EventKey {
     EventKey { id: EventId { ms, seq: 0 }, action }
 }
@@ -415,7 +454,11 @@ fn fill(session: &Session, action: Action, count: usize) {
 
 /// A connection as the daemon makes it.
 pub fn link(redis: &Redis, block: Duration) -> Connection {
-    let args = Args::from_list(["-a", &redis.address(), "worker1"]);
+    link_at(&redis.address(), block)
+}
+
+fn link_at(address: &str, block: Duration) -> Connection {
+    let args = Args::from_list(["-a", address, "worker1"]);
     let Ok(options::Command::Run(options)) = options::parse(args) else {
         panic!("this is a command line")
     };
