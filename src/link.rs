@@ -149,6 +149,32 @@ pub fn ask<T: FromRedisValue>(
     question.query(&mut AskAgain(connection)).map_err(Error::redis(doing))
 }
 
+/// Asks several questions at one instant. A Redis whose memory is full refuses every transaction, whatever is in it:
+/// there they go one by one, in one write, and what it does for others hardly comes in between.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn ask_at_once<T: FromRedisValue>(
+    connection: &mut Connection,
+    doing: &'static str,
+    questions: &[Cmd],
+) -> Result<T, Error> {
+    let mut ask = |is_transaction| {
+        let mut pipe = redis::pipe();
+        if is_transaction {
+            pipe.atomic();
+        }
+        for question in questions {
+            pipe.add_command(question.clone());
+        }
+        pipe.query(&mut AskAgain(connection)).map_err(Error::redis(doing))
+    };
+    match ask(true) {
+        Err(error) if error.code() == Some("OOM") => ask(false),
+        answers => answers,
+    }
+}
+
 /// The milliseconds of the server's clock, by which ids are given.
 ///
 /// # Errors

@@ -76,7 +76,7 @@ impl Waiter<'_> {
                 if !is_told && (left.is_zero() || Instant::now() >= next_look) {
                     next_look = Instant::now() + pause;
                     pause *= 2;
-                    if let Ok(false) = anybody_runs(&mut connection, self.keys, self.event.action) {
+                    if let Ok(false) = anybody_runs(&mut connection, self.keys) {
                         note(Note::NobodyRuns);
                         is_told = true;
                     }
@@ -121,14 +121,21 @@ pub fn take(
     // To Redis, 0 is for ever; and 6.2 takes 0.001 seconds for 0 milliseconds, since it rounds down.
     let slice = slice.max(Duration::from_millis(2));
     connection.set_read_timeout(Some(slice + GRACE)).map_err(Error::redis(DOING))?;
-    let answer: Option<Vec<u8>> = redis::cmd("BLMOVE")
-        .arg(key)
-        .arg(key)
-        .arg("LEFT")
-        .arg("RIGHT")
-        .arg(slice.as_secs_f64())
-        .query(connection)
-        .map_err(Error::redis(DOING))?;
+    let mut wait = redis::cmd("BLMOVE");
+    wait.arg(key).arg(key).arg("LEFT").arg("RIGHT").arg(slice.as_secs_f64());
+    let answer: Option<Vec<u8>> = match wait.query(connection) {
+        // For all Redis knows, BLMOVE needs more memory, and it has none left. What is queued is decided all
+        // the same.
+        Err(error) if error.code() == Some("OOM") => {
+            let answer = redis::cmd("LINDEX").arg(key).arg(0).query(connection);
+            if let Ok(None) = answer {
+                thread::sleep(PAUSE.min(slice));
+            }
+            answer
+        }
+        answer => answer,
+    }
+    .map_err(Error::redis(DOING))?;
     connection.set_read_timeout(Some(target.reply_timeout())).map_err(Error::redis(DOING))?;
     answer.map(|text| parse(&text)).transpose()
 }
@@ -142,31 +149,29 @@ pub fn parse(answer: &[u8]) -> Result<Outcome, Error> {
         .map_err(|got| Error::Reply { doing: "read the answer", got })
 }
 
-/// Whether an instance that reads the stream of these events holds its lock.
+/// Whether an instance of LendingService holds its lock. All of them read both streams.
 ///
 /// # Errors
 /// What Redis or the link said.
-pub fn anybody_runs(
-    connection: &mut Connection,
-    keys: &Keys,
-    action: Action,
-) -> Result<bool, Error> {
+pub fn anybody_runs(connection: &mut Connection, keys: &Keys) -> Result<bool, Error> {
     const DOING: &str = "look for running instances";
-    let consumers =
-        match stream::consumers(&mut AskAgain(connection), keys.stream(action), LENDING_GROUP) {
+    for action in Action::ALL {
+        let stream = keys.stream(action);
+        let consumers = match stream::consumers(&mut AskAgain(connection), stream, LENDING_GROUP) {
             Ok(consumers) => consumers,
             Err(error) => match error.code() {
-                // No group, or no stream: nobody ever served it.
-                Some("NOGROUP" | "ERR") => return Ok(false),
+                // No group, or no stream: nobody ever served it, or it is lost and being made again.
+                Some("NOGROUP" | "ERR") => continue,
                 // This is a courtesy only; the answer may come all the same.
                 Some("NOPERM") => return Ok(true),
                 _ => return Err(error),
             },
         };
-    let locks: Vec<_> = consumers.iter().map(|consumer| keys.lock_of(&consumer.name)).collect();
-    if locks.is_empty() {
-        return Ok(false);
+        let locks: Vec<_> = consumers.iter().map(|consumer| keys.lock_of(&consumer.name)).collect();
+        if !locks.is_empty() && ask::<u64>(connection, DOING, redis::cmd("EXISTS").arg(locks))? > 0
+        {
+            return Ok(true);
+        }
     }
-    let alive: u64 = ask(connection, DOING, redis::cmd("EXISTS").arg(locks))?;
-    Ok(alive > 0)
+    Ok(false)
 }

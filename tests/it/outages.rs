@@ -2,6 +2,7 @@
 //! does nothing twice.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -612,4 +613,50 @@ fn a_redis_whose_memory_is_full_is_served_all_the_same() {
     assert!(status(&[]).contains(" MiB, without a limit"));
     assert_eq!(daemon.log().matches("memory of Redis").count(), 2, "{}", daemon.log());
     redis.assert_at_rest();
+}
+
+/// Answers that were there could not be read: a patron whose book was lent was told that Redis had failed, one who
+/// sent again what was answered long ago waited in vain, and nobody was told where a book is or what happens.
+#[test]
+fn a_redis_whose_memory_is_full_answers_those_who_ask() {
+    let redis = Redis::with(&["--maxmemory-policy", "noeviction"]);
+    let mut daemon = Daemon::start(&redis, &["worker1"]);
+    let req = |args: &[&str]| TestCommand::library_req(&redis, args).exits(0);
+    let named = ["request", "user1", "geb", "--id", "mine"];
+    let answered = req(&named).stdout;
+    assert_eq!(daemon.stop(), 0);
+    let program = env!("CARGO_BIN_EXE_library-req");
+    let args = ["request", "user2", "momo", "--timeout", "60"];
+    let waiting = Running::start(&redis, program, &args, |_| ());
+    assert!(eventually(DEADLINE, || redis.length(REQUESTS) == 1));
+    redis.cmd(&["CONFIG", "SET", "maxmemory", "1"]);
+    // The wait that began before goes on for up to two seconds.
+    assert!(eventually(DEADLINE, || redis.calls_of("lindex") > 1));
+    let seen = redis.directory().join("seen");
+    let mut watch = Running::start(&redis, program, &["watch"], |command| {
+        command.stdout(File::create(&seen).unwrap());
+    });
+    assert!(eventually(DEADLINE, || redis.calls_of("xread") > 0));
+    assert_eq!(req(&named).stdout, answered);
+    assert!(req(&["where", "geb"]).stdout.starts_with("geb: lent"));
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    let told = waiting.ends().exits(0);
+    assert!(told.stdout.starts_with("lent to user2: momo"), "{told}");
+    assert!(!told.stderr.contains("lost"), "{told}");
+    let is_seen = || fs::read_to_string(&seen).unwrap().contains("momo");
+    assert!(eventually(DEADLINE, is_seen));
+    watch.process.signal(Signal::KILL);
+    assert_eq!(watch.ends().stderr, "");
+    TestCommand::library_admin(&redis, &["check"]).exits(0);
+}
+
+/// A libraryd that had noticed that its group was lost, and was about to make it again, was said not to run.
+#[test]
+fn who_sends_what_a_lost_group_is_for_is_not_told_that_nobody_runs() {
+    let redis = Redis::new();
+    let _daemon = Daemon::start(&redis, &["worker1"]);
+    redis.outcome_of_request(&redis.request("user1", "geb"));
+    redis.cmd(&["XGROUP", "DESTROY", RETURNS, "lending_service"]);
+    let told = TestCommand::library_req(&redis, &["return", "user1", "geb"]).exits(0);
+    assert_eq!(told.stderr, "", "{told}");
 }

@@ -10,6 +10,7 @@ use super::counts::number;
 use super::{Check, PAGE};
 use crate::admin::failure::Failure;
 use crate::error::Error;
+use crate::link::ask_at_once;
 
 /// A user, and the books that are noted of the user, joined by commas.
 type Noted = (Vec<u8>, Vec<u8>);
@@ -49,19 +50,21 @@ impl Check<'_> {
     fn with_missing_loans<'u>(&mut self, users: &'u [Noted]) -> Result<Vec<&'u Noted>, Error> {
         let keys = self.keys();
         // At one instant: a busy user's count and loans change together.
-        let mut pipe = redis::pipe();
-        pipe.atomic().cmd("MGET");
+        let mut counts = redis::cmd("MGET");
         for (user, _) in users {
-            pipe.arg(keys.count_of(user));
+            counts.arg(keys.count_of(user));
         }
-        for noted in users {
-            pipe.cmd("HMGET").arg(&keys.loans);
-            for book in listed(&noted.1) {
-                pipe.arg(book);
+        let mut questions = vec![counts];
+        for (_, books) in users {
+            let mut holders = redis::cmd("HMGET");
+            holders.arg(&keys.loans);
+            for book in listed(books) {
+                holders.arg(book);
             }
+            questions.push(holders);
         }
         let mut replies: Vec<Vec<Option<Vec<u8>>>> =
-            pipe.query(&mut self.connection).map_err(Error::redis("look for missing loans"))?;
+            ask_at_once(self.connection.0, "look for missing loans", &questions)?;
         let holders = replies.split_off(1);
         let counts = replies.into_iter().flatten();
         let is_missing = |count: Option<Vec<u8>>, user: &[u8], holders: Vec<Option<Vec<u8>>>| {

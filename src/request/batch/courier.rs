@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use redis::{RedisResult, Value};
 
 use crate::error::{Error, Remedy};
-use crate::event::{Action, AnswerWish, EventKey};
+use crate::event::{AnswerWish, EventKey};
 use crate::ids::{EventId, SEQ_STEP, SubmissionId};
 use crate::keys::Keys;
 use crate::link::Connection;
@@ -158,10 +158,7 @@ impl<'a> Courier<'a> {
     /// Whether no instance holds its lock, as far as can be told.
     pub fn nobody_runs(&mut self) -> bool {
         let Some(link) = &mut self.link else { return false };
-        let keys = &self.run.keys;
-        Action::ALL
-            .into_iter()
-            .all(|action| matches!(answer::anybody_runs(link, keys, action), Ok(false)))
+        matches!(answer::anybody_runs(link, &self.run.keys), Ok(false))
     }
 
     /// How many events Redis has.

@@ -6,7 +6,7 @@ use super::{connect, failed};
 use crate::error::Error;
 use crate::ids::BookId;
 use crate::json::Object;
-use crate::link::{AskAgain, Connection, ask};
+use crate::link::{Connection, ask, ask_at_once};
 use crate::request::failure::{DONE, Failure};
 use crate::request::options::Run;
 use crate::request::show::{Form, print};
@@ -79,22 +79,19 @@ fn place(run: &Run, connection: &mut Connection, book: &BookId) -> Result<Place,
     let keys = &run.keys;
     let book = book.as_str();
     type Text = Option<Vec<u8>>;
-    let (lent, stored, out, state): (Text, bool, Text, Text) = redis::pipe()
-        .atomic()
-        .cmd("HGET")
-        .arg(&keys.loans)
-        .arg(book)
-        .cmd("SISMEMBER")
-        .arg(&keys.storage)
-        .arg(book)
-        .cmd("HGET")
-        .arg(&keys.shelves)
-        .arg(book)
-        .cmd("HGET")
-        .arg(&keys.book_states)
-        .arg(book)
-        .query(&mut AskAgain(connection))
-        .map_err(Error::redis(DOING))?;
+    let question = |command: &str, key: &str| {
+        let mut question = redis::cmd(command);
+        question.arg(key).arg(book);
+        question
+    };
+    let questions = [
+        question("HGET", &keys.loans),
+        question("SISMEMBER", &keys.storage),
+        question("HGET", &keys.shelves),
+        question("HGET", &keys.book_states),
+    ];
+    let (lent, stored, out, state): (Text, bool, Text, Text) =
+        ask_at_once(connection, DOING, &questions)?;
     if let Some(user) = lent {
         return Ok(Place::Lent(String::from_utf8_lossy(&user).into_owned()));
     }
@@ -114,8 +111,6 @@ fn place(run: &Run, connection: &mut Connection, book: &BookId) -> Result<Place,
     let Ok(id) = id else {
         return Ok(Place::Unknown);
     };
-    let mut command = redis::cmd("SISMEMBER");
-    command.arg(keys.reservation(id)).arg(book);
-    let reserved: bool = ask(connection, DOING, &command)?;
+    let reserved: bool = ask(connection, DOING, &question("SISMEMBER", &keys.reservation(id)))?;
     Ok(if reserved { Place::Reserved } else { Place::Unknown })
 }

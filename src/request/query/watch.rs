@@ -11,7 +11,7 @@ use super::{STEP, failed, recorded};
 use crate::clock::rfc3339;
 use crate::error::{Error, Remedy};
 use crate::ids::EventId;
-use crate::link::{AskAgain, Connection, ask};
+use crate::link::{Connection, ask, ask_at_once};
 use crate::request::answer::PAUSE;
 use crate::request::failure::{DONE, Failure};
 use crate::request::options::Run;
@@ -123,10 +123,8 @@ fn watch_step(run: &Run, connection: &mut Connection, mark: &mut Mark) -> Result
     for command in [&mut read_on, &mut wait] {
         command.arg("STREAMS").arg(&run.keys.outcomes).arg(mark.seen.to_string());
     }
-    // At one instant: nothing is dropped in between.
-    let mut both = redis::pipe();
-    both.atomic().add_command(outcomes_info(run)).add_command(read_on);
-    let both = both.query(&mut AskAgain(connection)).map_err(Error::redis(DOING));
+    // Nothing is dropped in between.
+    let both = ask_at_once(connection, DOING, &[outcomes_info(run), read_on]);
     let (info, mut read): (Info, Value) = match both {
         Err(error) if error.code() == Some("ERR") => (Info::new(), Value::Nil),
         both => both?,
