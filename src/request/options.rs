@@ -251,6 +251,8 @@ pub struct Batch {
     pub timeout: Duration,
     /// Whether the outcomes are wanted at all.
     pub wait: bool,
+    /// Whether each line is answered by a word, `OK` or what is wrong with it, and no results are wanted.
+    pub confirm: bool,
     /// The only action that its lines may have.
     pub only: Option<Action>,
     /// Whether good lines are sent where others are bad.
@@ -437,13 +439,11 @@ impl Typed {
 
     fn batch(&self, file: Option<&OsStr>) -> Result<Batch, Usage> {
         let file = file.filter(|file| *file != "-").map(PathBuf::from);
-        if self.has("no-wait") && self.has("results") {
-            return Err(Usage("--no-wait and --results exclude each other".into()));
-        }
         Ok(Batch {
             file,
             timeout: self.timeout()?,
             wait: !self.has("no-wait"),
+            confirm: self.has("no-wait") && !self.has("results") && !self.has("json"),
             only: self.value("only").map(read_action).transpose()?,
             partial: self.has("partial"),
             results: self.file("results")?.filter(|path| path.as_os_str() != "-"),

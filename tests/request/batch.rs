@@ -61,6 +61,27 @@ fn a_batch_with_bad_lines_sends_nothing_unless_told_to_send_the_good_ones() {
     assert_eq!(entries(&mut db, RETURNS)[0].1, ["user_id", "Jorge Luis", "book_ids", "a b"]);
 }
 
+/// The manual had results of what is only sent, and the command did not take both options. Without results there was
+/// no way to learn the ids but JSON.
+#[test]
+fn what_nobody_waits_for_has_results_with_ids() {
+    let redis = Redis::new();
+    let mut db = redis.connect().unwrap();
+    let file = redis.directory().join("results.csv");
+    let no_wait = ["batch", "--no-wait", "--partial", "--results"];
+    let run = |results: &str| {
+        req_fed(&redis, &[&no_wait[..], &[results]].concat(), b"request u geb\nlend x y\n")
+    };
+    let ended = run(file.to_str().unwrap());
+    assert_eq!((ended.status(), ended.stdout.as_str()), (Some(2), ""), "{ended}");
+    let id = &entries(&mut db, REQUESTS)[0].0;
+    let written = fs::read_to_string(&file).unwrap();
+    let rows: Vec<_> = written.lines().skip(1).map(|row| row.trim_end_matches(',')).collect();
+    let bad = "2,,,bad_line,\"begins with \"\"lend\"\", not with request or return\"";
+    assert_eq!(rows, [format!("1,request,{id},queued").as_str(), bad]);
+    assert_eq!(run("-").stdout, written, "sent once");
+}
+
 /// Whoever could write to the spool of the nightly returns could borrow for anybody.
 #[test]
 fn lines_of_the_other_kind_are_bad_where_only_one_is_taken() {

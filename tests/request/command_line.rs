@@ -30,7 +30,6 @@ fn a_bad_command_line_ends_with_2_one_line_of_fault_and_one_of_usage() {
         (&["history", "--since", "yesterday"], "--since wants"),
         (&["history", "--last", "0"], "--last wants"),
         (&["batch", "a", "b"], "unexpected argument"),
-        (&["batch", "--no-wait", "--results", "f"], "--no-wait and --results exclude each other"),
         (&["request"], "the user and the books are missing"),
         (&["request", "u"], "the books are missing"),
         (&["request", "u,v", "b"], "user id \"u,v\" has a comma in it"),

@@ -49,7 +49,7 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
             message: format!("cannot write {}: {error}; nothing was sent", path.display()),
             status: OUTPUT,
         })?,
-        None => Results::to_stdout(format, run.form == Form::Quiet || !order.wait),
+        None => Results::to_stdout(format, run.form == Form::Quiet || order.confirm),
     };
     let id = match &order.id {
         Some(id) => id.clone(),
@@ -69,10 +69,15 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
     let tally = if order.wait {
         collect::outcomes(&mut courier, &spool, &mut results)?
     } else {
-        confirm(&spool, run.form, &courier.placed).map_err(|error| courier.output(&error))?;
         Tally::default()
     };
-    match results.done() {
+    let written = match (order.wait, order.confirm) {
+        (true, _) => Ok(()),
+        (false, true) if run.form == Form::Quiet => Ok(()),
+        (false, true) => confirm(&spool),
+        (false, false) => queued(&spool, &courier.placed, &mut results),
+    };
+    match written.and_then(|()| results.done()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(courier.output(&error));
         }
@@ -131,21 +136,9 @@ fn summary(courier: &Courier<'_>, spool: &Spool, tally: &Tally) -> String {
     text
 }
 
-/// With `--no-wait`: `OK` for every line that is queued, and the others' faults.
-fn confirm(spool: &Spool, form: Form, placed: &[IdRange]) -> io::Result<()> {
+/// `OK` for every line that is queued, and the others' faults.
+fn confirm(spool: &Spool) -> io::Result<()> {
     progress::clear();
-    let written = match form {
-        Form::Words => confirm_in_words(spool),
-        Form::Json => confirm_as_json(spool, placed),
-        Form::Quiet => Ok(()),
-    };
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn confirm_in_words(spool: &Spool) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     if spool.bad == 0 {
         for _ in 0..spool.events {
@@ -163,9 +156,9 @@ fn confirm_in_words(spool: &Spool) -> io::Result<()> {
     out.flush()
 }
 
-fn confirm_as_json(spool: &Spool, placed: &[IdRange]) -> io::Result<()> {
+/// The results of lines of which nobody waits for the outcome.
+fn queued(spool: &Spool, placed: &[IdRange], results: &mut Results) -> io::Result<()> {
     let mut ids = placed.iter().flat_map(|range| range.ids());
-    let mut results = Results::to_stdout(Format::Json, false);
     let mut entries = spool.read()?;
     while let Some(entry) = entries.next()? {
         match entry {
@@ -176,5 +169,5 @@ fn confirm_as_json(spool: &Spool, placed: &[IdRange]) -> io::Result<()> {
             Entry::Bad { line, fault } => results.add(line, &Fate::Bad(fault))?,
         }
     }
-    results.done()
+    Ok(())
 }
