@@ -42,6 +42,9 @@ impl Target {
         match error {
             Error::Redis { source, .. } if source.is_io_error() => match error.io_kind() {
                 Some(PermissionDenied) => " (may this user use that socket?)",
+                Some(ConnectionReset | BrokenPipe | UnexpectedEof) if self.is_socket() => {
+                    " (it closed the connection: has it too many clients, or been stopped?)"
+                }
                 Some(ConnectionReset | BrokenPipe | UnexpectedEof) => {
                     " (it closed the connection: has it too many clients, or does it want --ssl?)"
                 }

@@ -389,6 +389,11 @@ impl Target {
         matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
     }
 
+    /// Whether it is the path of a socket.
+    pub fn is_socket(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::Unix(_))
+    }
+
     /// The number of the database.
     pub fn db(&self) -> i64 {
         self.info.redis_settings().db()
