@@ -30,6 +30,8 @@ pub struct Waiting {
     pub stream: Stream,
     /// Whether its consumer group is there.
     pub has_group: bool,
+    /// Whether that is lost, and decided events are in the stream: how many wait is not known then.
+    pub is_lost: bool,
     /// Whether that is set to an id which the stream has not given yet.
     pub is_ahead: bool,
     /// Entries that no instance has in hand yet.
@@ -54,6 +56,23 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
             stream::ahead(&mut AskAgain(connection), key, stream.group(), group)?.is_some()
         }
     };
+    let is_lost = group.is_none() && {
+        let mut is_kept = redis::cmd("HEXISTS");
+        is_kept.arg(&keys.kept_events).arg(key);
+        ask::<bool>(connection, DOING, &is_kept)?
+    };
+    if is_lost {
+        let (has_group, is_ahead, backlog, pending) = (false, false, 0, 0);
+        return Ok(Waiting {
+            stream,
+            has_group,
+            is_lost,
+            is_ahead,
+            backlog,
+            pending,
+            oldest: None,
+        });
+    }
     let mut oldest = match group {
         None => None,
         Some(_) => stream::oldest_pending(&mut AskAgain(connection), key, stream.group())?,
@@ -79,7 +98,8 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
         after = last;
     }
     let pending = group.map_or(0, |group| group.pending);
-    Ok(Waiting { stream, has_group: group.is_some(), is_ahead, backlog, pending, oldest })
+    let has_group = group.is_some();
+    Ok(Waiting { stream, has_group, is_lost, is_ahead, backlog, pending, oldest })
 }
 
 /// How much there is of what is kept, how much room there is, and the time by which its age is told.
@@ -129,7 +149,7 @@ pub fn run(run: &Run, connection: &mut Connection) -> Result<u8, Failure> {
     } else {
         to_words(&instances, &waiting, &stock)
     })?;
-    let is_there = waiting.iter().any(|one| one.has_group || one.backlog > 0)
+    let is_there = waiting.iter().any(|one| one.has_group || one.is_lost || one.backlog > 0)
         || stock.outcomes + stock.loans + stock.storage + stock.dead_letters > 0;
     if !is_there {
         // A mistyped branch looks like a library in which nothing is to be done.
@@ -158,7 +178,8 @@ fn to_json(run: &Run, instances: &[Instance], waiting: &[Waiting], stock: &Stock
     let streams = waiting.iter().map(|one| {
         let object = Object::new().text("stream", one.stream.word());
         let object = object.text("key", one.stream.key(&run.keys));
-        let object = object.flag("group", one.has_group).flag("ahead", one.is_ahead);
+        let object = object.flag("group", one.has_group).flag("lost", one.is_lost);
+        let object = object.flag("ahead", one.is_ahead);
         let object = object.number("backlog", one.backlog).number("pending", one.pending);
         match one.oldest {
             Some(id) => object.text("oldest", id.to_string()).number("oldest_age_ms", age(id)),
@@ -210,6 +231,12 @@ fn to_words(instances: &[Instance], waiting: &[Waiting], stock: &Stock) -> Strin
         );
     }
     for one in waiting {
+        if one.is_lost {
+            let word = one.stream.word();
+            let _ =
+                writeln!(lines, "{word:<18} the consumer group is lost: see library-admin regroup");
+            continue;
+        }
         let _ = write!(
             lines,
             "{:<18} {} waiting, {} in hand",

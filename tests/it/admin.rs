@@ -101,8 +101,8 @@ fn status_tells_of_instances_what_waits_and_what_is_kept() {
         r#"{"name":"gone","lease":"gone","in_hand":1,"idle_ms":"#,
         r#"{"name":"held","lease":"held","lease_left_ms":5"#,
         r#"{"name":"reference\u001b[2J","lease":"none","in_hand":1,"#,
-        r#"{"stream":"requests","key":"lending_requests_event_stream","group":true,"ahead":false,"backlog":1201,"pending":2,"oldest":"1000-0","oldest_age_ms":"#,
-        r#""stream":"handoffs","key":"books_for_shelving_event_stream","group":false,"ahead":false,"backlog":1,"pending":0,"oldest":"7-0""#,
+        r#"{"stream":"requests","key":"lending_requests_event_stream","group":true,"lost":false,"ahead":false,"backlog":1201,"pending":2,"oldest":"1000-0","oldest_age_ms":"#,
+        r#""stream":"handoffs","key":"books_for_shelving_event_stream","group":false,"lost":false,"ahead":false,"backlog":1,"pending":0,"oldest":"7-0""#,
         r#""oldest_waiting":{"stream":"returns","event_id":"900-5","age_ms":"#,
         r#""dead_letters":1,"automated_storage":{"books":3,"capacity":20},"loans":2,"outcomes":1,"memory":{"used_bytes":"#,
     ] {
@@ -186,8 +186,7 @@ fn status_tells_of_a_stream_that_has_given_its_last_id() {
     redis.request_at(&last, "user1", "geb");
     assert_eq!(Other::alive(&redis, "other").take(REQUESTS), last);
     let said = admin(&redis, &["status", "--json"]).exits(0).stdout;
-    let of_requests =
-        r#""group":true,"ahead":false,"backlog":0,"pending":1,"oldest":"18446744073709551615-"#;
+    let of_requests = r#""group":true,"lost":false,"ahead":false,"backlog":0,"pending":1,"oldest":"18446744073709551615-"#;
     assert!(said.contains(of_requests), "{said}");
 }
 
@@ -541,6 +540,14 @@ fn after_a_lost_group_only_undecided_events_are_worked_on() {
     let third = redis.request("user3", "alice");
     redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
     assert_eq!(Daemon::spawn(&redis, &["--keep-events", "worker1"]).exit_status(), 78);
+
+    // It counted the decided ones too, and told the age of the oldest of them.
+    let status = admin(&redis, &["status"]).exits(0).stdout;
+    let lost = "requests           the consumer group is lost: see library-admin regroup\n";
+    assert!(status.contains(lost) && status.contains("oldest event       none\n"), "{status}");
+    let status = admin(&redis, &["status", "--json"]).exits(0).stdout;
+    assert!(status.contains(r#""group":false,"lost":true,"#), "{status}");
+    assert!(status.contains(r#""oldest_waiting":null"#), "{status}");
 
     let run = admin(&redis, &["regroup", "--from", &second, "--stream", "returns"]).exits(1);
     assert!(run.stderr.contains("the group of returns is not lost"), "{run}");
