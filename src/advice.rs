@@ -15,6 +15,14 @@ impl Target {
         format!("Redis at {self}: {error}{}", self.advice(error))
     }
 
+    /// That there is nothing of a library in that part of it, of which a mistyped address, number or branch would
+    /// else give a picture of peace.
+    pub fn has_no_library(&self, part: &str) -> String {
+        format!(
+            "there is no library on Redis at {self}{part}: no libraryd has ever run there, or its data is gone"
+        )
+    }
+
     /// What a person who gave a command this address may do about an error, as an aside.
     pub fn advice(&self, error: &Error) -> &'static str {
         match error {

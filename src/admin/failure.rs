@@ -1,7 +1,6 @@
 //! How a run of `library-admin` ends: its exit statuses, and the words that tell a person what
 //! went wrong and what to do about it.
 
-use super::options::Run;
 use crate::error::Error;
 
 /// Done; of a check: nothing is wrong.
@@ -44,12 +43,4 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Redis(error)
     }
-}
-
-/// What is said where there is nothing of a library.
-pub fn no_library(run: &Run) -> String {
-    format!(
-        "there is no library on Redis at {}{}: no libraryd has ever run there, or its data is gone",
-        run.target, run.part
-    )
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use super::failure::{DONE, Failure, no_library};
+use super::failure::{DONE, Failure};
 use super::instances::{Instance, instances};
 use super::options::Run;
 use super::show::{print, say, shown, span};
@@ -153,7 +153,7 @@ pub fn run(run: &Run, connection: &mut Connection) -> Result<u8, Failure> {
         || stock.outcomes + stock.loans + stock.storage + stock.dead_letters > 0;
     if !is_there {
         // A mistyped branch looks like a library in which nothing is to be done.
-        say(&no_library(run));
+        say(&run.target.has_no_library(&run.part));
     }
     Ok(DONE)
 }

@@ -22,6 +22,26 @@ fn an_outcome_is_found_in_the_stream_too_and_an_unknown_event_is_said_to_be_unkn
     }
 }
 
+/// With a mistyped branch, or on a Redis that had lost its data, scripts and people were told that every book is on
+/// its shelf and nobody has any.
+#[test]
+fn where_there_is_no_library_that_is_said_with_the_answer() {
+    let redis = Redis::new();
+    let address = redis.address();
+    let said = |part: &str| {
+        format!(
+            "library-req: there is no library on Redis at {address}{part}: no libraryd has ever run there, or its \
+             data is gone\n"
+        )
+    };
+    req(&redis, &["where", "geb"]).is(0, "geb: on its shelf\n", &said(""));
+    req(&redis, &["loans", "u", "--branch", "b"]).is(0, "u has no books\n", &said(", branch b"));
+    let mut db = redis.connect().unwrap();
+    record(&mut db, "5000-0", "return:4000-0", "u", &["outcome", "returned", "book_ids", "geb"]);
+    req(&redis, &["where", "geb"]).is(0, "geb: on its shelf\n", "");
+    req(&redis, &["loans", "u"]).is(0, "u has no books\n", "");
+}
+
 /// `outcome` named the user to everybody, which `history` does not.
 #[test]
 fn an_outcome_names_its_user_only_when_asked_who_it_was() {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use redis::FromRedisValue;
 
-use super::failure::{DONE, Failure, UNSETTLED, WRONG, no_library};
+use super::failure::{DONE, Failure, UNSETTLED, WRONG};
 use super::options::Run;
 use super::show::{print, say, shown, tell};
 use crate::error::Error;
@@ -180,7 +180,7 @@ impl Check<'_> {
         }
         if self.wrong == 0 && !self.is_any_there {
             // Whoever watches over a library by this command, and has mistyped its branch, would never know.
-            return Err(Failure::wrong(no_library(self.run)));
+            return Err(Failure::wrong(self.run.target.has_no_library(&self.run.part)));
         }
         if !self.run.json {
             let mut summary = match self.wrong {

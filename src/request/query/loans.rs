@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{STEP, connect, failed};
+use super::{STEP, connect, failed, say_if_nothing_is_there};
 use crate::ids::UserId;
 use crate::json::Object;
 use crate::lending::MOST_BOOKS_IN_HAND;
@@ -48,6 +48,9 @@ pub fn loans(run: &Run, user: &UserId) -> Result<u8, Failure> {
     }
     books.sort_unstable();
     let found = books.len() as u64;
+    if found == 0 {
+        say_if_nothing_is_there(run, &mut connection);
+    }
     let mut line = String::new();
     if run.form == Form::Json {
         let object = Object::new().text("user_id", user.as_str());

@@ -23,14 +23,25 @@ pub use watch::watch;
 
 use super::failure::Failure;
 use super::options::Run;
+use super::show::say;
 use crate::error::Error;
-use crate::link::Connection;
+use crate::link::{Connection, ask};
 
 /// How many entries one command reads: a few milliseconds of the server's time.
 const STEP: usize = 1_000;
 
 fn connect(run: &Run) -> Result<Connection, Failure> {
     run.target.connect(Duration::ZERO).map_err(failed(run))
+}
+
+/// Says if nothing of a library is there, where every book would be on its shelf. Who may not ask is not told.
+fn say_if_nothing_is_there(run: &Run, connection: &mut Connection) {
+    let keys = &run.keys;
+    let mut question = redis::cmd("EXISTS");
+    question.arg(&[&keys.requests, &keys.returns, &keys.outcomes, &keys.loans, &keys.shelves]);
+    if let Ok(0_u64) = ask(connection, "look for a library", &question) {
+        say(&run.target.has_no_library(&run.part));
+    }
 }
 
 /// Nothing is queued by a question.

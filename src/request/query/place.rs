@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{connect, failed};
+use super::{connect, failed, say_if_nothing_is_there};
 use crate::error::Error;
 use crate::ids::BookId;
 use crate::json::Object;
@@ -44,6 +44,9 @@ impl Place {
 pub fn whereabouts(run: &Run, book: &BookId, show_user: bool) -> Result<u8, Failure> {
     let mut connection = connect(run)?;
     let place = place(run, &mut connection, book).map_err(failed(run))?;
+    if place == Place::Shelf {
+        say_if_nothing_is_there(run, &mut connection);
+    }
     let (word, words) = place.words();
     let mut line = String::new();
     let holder = match &place {
