@@ -139,15 +139,17 @@ Without --from, tell which event is the first to be worked on, and do nothing.
 const JSON: &str = "      --json              print JSON, one object a line
 ";
 
-const COMMON: &str = "  -h, --help              print this help
-  -V, --version           print the version
+const FOR_HELP: &str = "  -h, --help              print this help
+";
+
+const FOR_VERSION: &str = "  -V, --version           print the version
 ";
 
 /// The long options, those of the connection aside.
 const OPTION_NAMES: [&str; 8] =
     ["help", "version", "json", "repair", "last", "from", "stream", "before-outcomes"];
 
-const STATUSES: &str = "
+const STATUSES: &str = "\
 Exit status: 0 done, 1 something is wrong or cannot be done, 2 wrong command
 line, 3 not sure (check), 4 no Redis, 74 cannot write
 ";
@@ -304,9 +306,13 @@ impl Raw {
     fn help_text(&self) -> String {
         match self.subcommand() {
             Some(Subcommand { usage, help, .. }) => {
-                format!("{usage}\n{help}{JSON}{}{COMMON}{STATUSES}", ConnectArgs::HELP)
+                // Without --version: it is to fit a screen.
+                format!("{usage}\n{help}{JSON}{}{FOR_HELP}{STATUSES}", ConnectArgs::HELP)
             }
-            None => format!("{USAGE}\n{HELP}\n{JSON}{}{COMMON}{STATUSES}", ConnectArgs::HELP),
+            None => {
+                let common = ConnectArgs::HELP;
+                format!("{USAGE}\n{HELP}\n{JSON}{common}{FOR_HELP}{FOR_VERSION}\n{STATUSES}")
+            }
         }
     }
 }

@@ -32,7 +32,21 @@ pub struct Command {
     pub about: &'static str,
     /// The options that go with it, those of every command aside.
     pub options: &'static [&'static str],
+    /// What it ends with.
+    pub statuses: &'static str,
 }
+
+const STATUSES: &str = "\
+Exit status: 0 done, 1 refused, 2 wrong command line or file (nothing is sent),
+3 queued, no outcome yet, 4 no Redis (what was sent is said), 74 cannot write
+";
+const STATUSES_OF_OUTCOME: &str = "\
+Exit status: 0 done, 1 refused, or nothing is known about the event, 2 wrong
+command line, 4 no Redis, 74 cannot write
+";
+const STATUSES_OF_QUESTIONS: &str = "\
+Exit status: 0 answered, 2 wrong command line, 4 no Redis, 74 cannot write
+";
 
 const SEND_OPTIONS: &[&str] = &["timeout", "no-wait", "id", "remember", "json", "quiet"];
 
@@ -43,12 +57,14 @@ pub const COMMANDS: [Command; 8] = [
         arguments: "USER BOOK...",
         about: "ask for books to be lent to a user",
         options: SEND_OPTIONS,
+        statuses: STATUSES,
     },
     Command {
         name: "return",
         arguments: "USER BOOK...",
         about: "give a user's books back",
         options: SEND_OPTIONS,
+        statuses: STATUSES,
     },
     Command {
         name: "batch",
@@ -58,36 +74,42 @@ pub const COMMANDS: [Command; 8] = [
             "timeout", "no-wait", "only", "partial", "results", "rejected", "batch-id", "remember",
             "json", "quiet",
         ],
+        statuses: STATUSES,
     },
     Command {
         name: "outcome",
         arguments: "EVENT_ID",
         about: "tell what became of request:ID or return:ID",
         options: &["show-user", "json", "quiet"],
+        statuses: STATUSES_OF_OUTCOME,
     },
     Command {
         name: "loans",
         arguments: "USER",
         about: "tell which books a user has",
         options: &["json"],
+        statuses: STATUSES_OF_QUESTIONS,
     },
     Command {
         name: "where",
         arguments: "BOOK",
         about: "tell where a book is",
         options: &["show-user", "json"],
+        statuses: STATUSES_OF_QUESTIONS,
     },
     Command {
         name: "history",
         arguments: "",
         about: "tell the latest outcomes, the oldest first",
         options: &["user", "book", "since", "last", "show-user", "json"],
+        statuses: STATUSES_OF_QUESTIONS,
     },
     Command {
         name: "watch",
         arguments: "",
         about: "tell outcomes as they happen, until Ctrl-C",
         options: &["user", "book", "show-user", "json"],
+        statuses: STATUSES_OF_QUESTIONS,
     },
 ];
 
@@ -127,7 +149,7 @@ pub const OPTIONS: [OptionSpec; 18] = [
     valued("book", "BOOK", "only what concerns this book"),
     valued("since", "TIME", "only from then on: 90m, 7d, 2026-01-31[T12:00:00Z]"),
     valued("last", "N", "only the last N [default: 20; no limit with --since]"),
-    flag("show-user", "tell who has or had a book"),
+    flag("show-user", "tell who has or had a book, and whose an event is"),
     flag("json", "print JSON, one object a line"),
     OptionSpec {
         name: "quiet",
@@ -141,11 +163,6 @@ pub const OPTIONS: [OptionSpec; 18] = [
 
 /// The options that go with every command.
 const COMMON: [&str; 2] = ["help", "version"];
-
-const STATUSES: &str = "\
-Exit status: 0 done, 1 refused, 2 wrong command line or file (nothing is sent),
-3 queued, no outcome yet, 4 no Redis (what was sent is said), 74 cannot write
-";
 
 /// How long to wait for an outcome unless told otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -609,7 +626,7 @@ fn help(command: Option<&Command>) -> String {
     text.push_str(ConnectArgs::HELP);
     // Without --version: a command's help is to fit a screen.
     tell(&mut text, if command.is_some() { &["help"] } else { &COMMON });
-    text + STATUSES
+    text + command.map_or(STATUSES, |command| command.statuses)
 }
 
 #[cfg(test)]

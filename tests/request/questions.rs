@@ -207,6 +207,7 @@ fn where_tells_the_place_of_a_book_and_only_when_asked_who_has_it() {
 #[test]
 fn two_books_that_differ_are_never_printed_alike() {
     let redis = Redis::new();
+    alive(&mut redis.connect().unwrap(), REQUESTS, "worker1");
     req(&redis, &["where", "geb"]).is(0, "geb: on its shelf\n", "");
     req(&redis, &["where", "ge\u{200b}b"]).is(0, "ge\\u{200b}b: on its shelf\n", "");
     req(&redis, &["where", r"ge\u{200b}b"]).is(0, "ge\\\\u{200b}b: on its shelf\n", "");
