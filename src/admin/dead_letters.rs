@@ -140,11 +140,15 @@ fn number(text: &[u8]) -> Option<u64> {
     (number.to_string().as_bytes() == text).then_some(number)
 }
 
+/// The name or the value of a field as a word of the line: in quotes where else it could not be told where it begins
+/// and ends.
 fn cut(bytes: &[u8], whole: bool) -> String {
-    if whole || bytes.len() <= LONGEST_SHOWN {
-        return shown(bytes);
+    let is_whole = whole || bytes.len() <= LONGEST_SHOWN;
+    let mut text = shown(if is_whole { bytes } else { &bytes[..LONGEST_SHOWN] });
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || "=\"".contains(c)) {
+        text = format!("\"{}\"", text.replace('"', "\\\""));
     }
-    format!("{}... ({} bytes)", shown(&bytes[..LONGEST_SHOWN]), bytes.len())
+    if is_whole { text } else { format!("{text}... ({} bytes)", bytes.len()) }
 }
 
 /// Prints the letters, oldest first; the newest `last` of them if that is given.
@@ -335,4 +339,28 @@ fn busy(id: EventId) -> Failure {
     Failure::wrong(format!(
         "{id} is not put back: the dead letters change all the time, try it again"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The blank that was the fault of a book's id was not seen, and `user_id=a b=c` could be one field or two.
+    #[test]
+    fn where_a_value_begins_and_ends_is_told() {
+        let long = [b' '; LONGEST_SHOWN + 1];
+        for (value, words) in [
+            (&b"geb,momo"[..], "geb,momo"),
+            (b" geb", "\" geb\""),
+            (b"a b=c", "\"a b=c\""),
+            (b"", "\"\""),
+            (br#"a"b"#, r#""a\"b""#),
+            (br"a\b", r"a\\b"),
+            (b"a\nb", r"a\u{a}b"),
+            (&long, &format!("\"{}\"... (201 bytes)", &" ".repeat(LONGEST_SHOWN))),
+        ] {
+            assert_eq!(cut(value, false), words);
+        }
+        assert_eq!(cut(&long, true), format!("\"{}\"", " ".repeat(LONGEST_SHOWN + 1)));
+    }
 }
