@@ -226,7 +226,7 @@ fn a_dead_letter_is_shown_and_put_back_unchanged() {
     assert_eq!(id, redis.raw_entries(DEAD_LETTERS)[0].0);
     let shown = format!(
         "Z requests {event}: user_id_not_utf8, deliveries: 1; user_id=us\\xffer\\u{{1b}}[2J \
-         book_ids=geb stream=of the client's = user_id=twice\n"
+         book_ids=geb stream=\"of the client's\" \"\"=\"\" user_id=twice\n"
     );
     assert!(said.ends_with(&shown), "{said}");
     let json = admin(&redis, &["dead-letters", "list", "--json"]).exits(0).stdout;
