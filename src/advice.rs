@@ -1,4 +1,5 @@
-//! What to tell a person about an error of Redis or of the link: what may be wrong, and what can be done about it.
+//! What to tell a person about an error of Redis or of the link, or where nothing is found: what may be wrong, and what
+//! can be done about it.
 //! It is for those who gave the address of a command, and at first for who started a daemon.
 
 use std::io::ErrorKind::{

@@ -15,7 +15,7 @@ use super::check::{HAND_OFFS_IN_A_PAGE, books_of};
 use super::failure::{DONE, Failure, USAGE};
 use super::options::Run;
 use super::show::{print, say, tell};
-use super::status::waiting;
+use super::status::{keeps_decided, waiting};
 use crate::error::Error;
 use crate::event::Action;
 use crate::ids::EventId;
@@ -113,9 +113,7 @@ impl Lost {
         if stream::group(&mut AskAgain(connection), key, stream.group())?.is_some() {
             return Ok(None);
         }
-        let mut kept = redis::cmd("HEXISTS");
-        kept.arg(&run.keys.kept_events).arg(key);
-        let known = if !ask::<bool>(connection, "look for kept events", &kept)? {
+        let known = if !keeps_decided(connection, &run.keys, stream)? {
             // Decided events are deleted from this stream: whatever is still there is undecided.
             Known::Decided { decided: HashSet::new(), reach: EventId::default() }
         } else {

@@ -56,29 +56,25 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
             stream::ahead(&mut AskAgain(connection), key, stream.group(), group)?.is_some()
         }
     };
-    let is_lost = group.is_none() && {
-        let mut is_kept = redis::cmd("HEXISTS");
-        is_kept.arg(&keys.kept_events).arg(key);
-        ask::<bool>(connection, DOING, &is_kept)?
+    let mut waiting = Waiting {
+        stream,
+        has_group: group.is_some(),
+        // libraryd makes that of an empty stream again.
+        is_lost: group.is_none()
+            && keeps_decided(connection, keys, stream)?
+            && ask::<u64>(connection, DOING, redis::cmd("XLEN").arg(key))? > 0,
+        is_ahead,
+        backlog: 0,
+        pending: group.map_or(0, |group| group.pending),
+        oldest: None,
     };
-    if is_lost {
-        let (has_group, is_ahead, backlog, pending) = (false, false, 0, 0);
-        return Ok(Waiting {
-            stream,
-            has_group,
-            is_lost,
-            is_ahead,
-            backlog,
-            pending,
-            oldest: None,
-        });
+    if waiting.is_lost {
+        return Ok(waiting);
     }
-    let mut oldest = match group {
-        None => None,
-        Some(_) => stream::oldest_pending(&mut AskAgain(connection), key, stream.group())?,
-    };
+    if waiting.has_group {
+        waiting.oldest = stream::oldest_pending(&mut AskAgain(connection), key, stream.group())?;
+    }
     let mut after = group.map_or(EventId::default(), |group| group.last_delivered);
-    let mut backlog = 0;
     loop {
         let reply = BACKLOG
             .keys(&[key])
@@ -93,13 +89,25 @@ pub fn waiting(connection: &mut Connection, keys: &Keys, stream: Stream) -> Resu
         }
         let id = |n: usize| reply.rest.get(n).and_then(text).and_then(|id| id.parse().ok());
         let (first, last) = (id(1).ok_or_else(unexpected)?, id(2).ok_or_else(unexpected)?);
-        oldest = oldest.min(Some(first)).or(Some(first));
-        backlog += count;
+        waiting.oldest = waiting.oldest.min(Some(first)).or(Some(first));
+        waiting.backlog += count;
         after = last;
     }
-    let pending = group.map_or(0, |group| group.pending);
-    let has_group = group.is_some();
-    Ok(Waiting { stream, has_group, is_lost, is_ahead, backlog, pending, oldest })
+    Ok(waiting)
+}
+
+/// Whether an instance has noted that decided events are left in a stream.
+///
+/// # Errors
+/// What Redis or the link said.
+pub fn keeps_decided(
+    connection: &mut Connection,
+    keys: &Keys,
+    stream: Stream,
+) -> Result<bool, Error> {
+    let mut question = redis::cmd("HEXISTS");
+    question.arg(&keys.kept_events).arg(stream.key(keys));
+    ask(connection, "look for kept events", &question)
 }
 
 /// How much there is of what is kept, how much room there is, and the time by which its age is told.

@@ -542,14 +542,12 @@ impl<'a> Worker<'a> {
             self.pack(Call::Reject(left), By::Digest);
         }
         for ((key, cause), letter) in events.iter().zip(letters) {
+            self.policy.forget(*key);
             let Some(letter) = letter else { continue };
             self.log.warn(&format!("{key} is in the dead letters: {cause}"));
             let rejected = outcome::Verdict::Rejected.as_str();
             let fields = [("outcome", rejected), ("cause", cause.as_str())];
             self.log.add(*key, letter.user.as_deref(), fields);
-        }
-        for (key, _) in &events {
-            self.policy.forget(*key);
         }
         self.session.workload.release(events.iter().map(|(key, _)| *key));
         Ok(())

@@ -541,6 +541,11 @@ fn after_a_lost_group_only_undecided_events_are_worked_on() {
     redis.cmd(&["XGROUP", "DESTROY", REQUESTS, "lending_service"]);
     assert_eq!(Daemon::spawn(&redis, &["--keep-events", "worker1"]).exit_status(), 78);
 
+    // That of a stream in which nothing is left libraryd makes again.
+    let returns = "returns            0 waiting, 0 in hand (no consumer group)\n";
+    redis.cmd(&["XGROUP", "DESTROY", RETURNS, "lending_service"]);
+    assert!(admin(&redis, &["status"]).exits(0).stdout.contains(returns));
+    redis.cmd(&["XGROUP", "CREATE", RETURNS, "lending_service", "0"]);
     // It counted the decided ones too, and told the age of the oldest of them.
     let status = admin(&redis, &["status"]).exits(0).stdout;
     let lost = "requests           the consumer group is lost: see library-admin regroup\n";

@@ -66,17 +66,14 @@ pub fn run(run: &Run, order: &Batch) -> Result<u8, Failure> {
     {
         check::remove_earlier(rejected, run.form);
     }
-    let tally = if order.wait {
-        collect::outcomes(&mut courier, &spool, &mut results)?
-    } else {
-        Tally::default()
-    };
-    let written = match (order.wait, order.confirm) {
-        (true, _) => Ok(()),
-        (false, true) if run.form == Form::Quiet => Ok(()),
-        (false, true) => confirm(&spool),
-        (false, false) => queued(&spool, &courier.placed, &mut results),
-    };
+    let (mut tally, mut written) = (Tally::default(), Ok(()));
+    if order.wait {
+        tally = collect::outcomes(&mut courier, &spool, &mut results)?;
+    } else if !order.confirm {
+        written = queued(&spool, &courier.placed, &mut results);
+    } else if run.form != Form::Quiet {
+        written = confirm(&spool);
+    }
     match written.and_then(|()| results.done()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(courier.output(&error));
